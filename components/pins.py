@@ -1,0 +1,35 @@
+"""Every chart and image, pinned here and nowhere else; an environment overrides any of them (`shlink:charts`, `shlink:images`).
+
+The comment above a pin is what Renovate reads (renovate.json). How each product is upgraded, CRDs first: docs/upgrades.md.
+"""
+
+from typing import Final
+
+# renovate: datasource=helm depName=vault registryUrl=https://helm.releases.hashicorp.com
+VAULT_CHART: Final = "0.32.0"
+VAULT_REPOSITORY: Final = "https://helm.releases.hashicorp.com"
+# renovate: datasource=helm depName=external-secrets registryUrl=https://charts.external-secrets.io
+EXTERNAL_SECRETS_CHART: Final = "2.9.0"
+EXTERNAL_SECRETS_REPOSITORY: Final = "https://charts.external-secrets.io"
+# renovate: datasource=docker depName=registry.developers.crunchydata.com/crunchydata/pgo
+PGO_CHART: Final = "6.0.3"
+PGO_REPOSITORY: Final = "oci://registry.developers.crunchydata.com/crunchydata/pgo"
+# Held at 3.2.9: 3.3.0 has a template inside crds/ and can't be installed (spotahome/redis-operator#679).
+REDIS_OPERATOR_CHART: Final = "3.2.9"
+REDIS_OPERATOR_REPOSITORY: Final = "https://spotahome.github.io/redis-operator"
+
+# renovate: datasource=docker depName=docker.io/shlinkio/shlink
+SHLINK_IMAGE: Final = "docker.io/shlinkio/shlink:4.6.0"
+# Vault's chart 0.32.0 is made for this version.
+# renovate: datasource=docker depName=docker.io/hashicorp/vault
+VAULT_IMAGE: Final = "docker.io/hashicorp/vault:1.21.2"
+# renovate: datasource=docker depName=ghcr.io/bank-vaults/bank-vaults
+BANK_VAULTS_IMAGE: Final = "ghcr.io/bank-vaults/bank-vaults:v1.33.1"
+# renovate: datasource=docker depName=ghcr.io/external-secrets/external-secrets
+EXTERNAL_SECRETS_IMAGE: Final = "ghcr.io/external-secrets/external-secrets:v2.9.0"
+# renovate: datasource=docker depName=docker.io/library/redis
+REDIS_IMAGE: Final = "docker.io/library/redis:7.2.11-alpine"
+# renovate: datasource=docker depName=docker.io/oliver006/redis_exporter
+REDIS_EXPORTER_IMAGE: Final = "docker.io/oliver006/redis_exporter:v1.74.0-alpine"
+# Held at the last stable release of the archived project; the maintained fork is a setting (docs/upgrades.md).
+REDIS_OPERATOR_IMAGE: Final = "quay.io/spotahome/redis-operator:v1.2.4"
