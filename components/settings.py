@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar, cast
+from urllib.parse import urlsplit
 
 import pulumi
 from pulumi.runtime import config as runtime_config
@@ -49,6 +50,7 @@ DiskSize = Annotated[str, Field(pattern=r"^[1-9]\d*(Mi|Gi|Ti)$")]
 Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:\d{1,5})?$")]
 Cron = Annotated[str, Field(pattern=r"^\S+ \S+ \S+ \S+ \S+$")]
 Port = Annotated[int, Field(ge=1024, le=65535)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 Cidr = Annotated[str, Field(pattern=r"^[0-9a-fA-F.:]+/\d{1,3}$")]
 Rotation = Annotated[int, Field(ge=1)]
 
@@ -124,15 +126,26 @@ class Images(Model):
         return {**{key: f"{registry}/{image.partition('/')[2]}" for key, image in pinned.items()}, **given}
 
 
-class Operators(Model):
-    """Which operators this program installs. `false`: the cluster has it already, and it watches this environment's namespaces."""
+class Operator(Model):
+    """One operator: installed by this program, or there already."""
 
-    external_secrets: bool = True
-    pgo: bool = True
-    redis_operator: bool = True
-    redis_operator_resources: Resources = Resources()
-    external_secrets_resources: Resources = Resources()
-    pgo_resources: Resources = Resources(memory="128Mi", memory_limit="512Mi")
+    install: bool = Field(True, description="False: the cluster has it already, and it watches this environment's namespaces.")
+    namespace: Name | None = Field(None, description="Where it runs when it is not installed here, for the NetworkPolicies.")
+    resources: Resources = Resources()
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> Self:
+        if self.install == (self.namespace is not None):
+            raise ValueError("`namespace` is needed when `install` is false, and is fixed when it is true")
+        return self
+
+
+class Operators(Model):
+    """The operators that the custom resources need."""
+
+    external_secrets: Operator = Operator()
+    pgo: Operator = Operator(resources=Resources(memory="128Mi", memory_limit="512Mi"))
+    redis_operator: Operator = Operator()
 
 
 class AwsKms(Model):
@@ -271,6 +284,11 @@ class ExternalRedis(Model):
     cidr: Cidr = Field("0.0.0.0/0", description="Where the servers are, for the NetworkPolicy.")
     password: SecretStr | None = Field(None, description="Part of the URL that Shlink gets; never in `servers`.")
 
+    @property
+    def ports(self) -> list[int]:
+        """The ports in `servers`; Redis' own where none is given."""
+        return sorted({urlsplit(server).port or 6379 for server in self.servers})
+
 
 class NoRedis(Model):
     """No Redis (the guide's "start simple"). Lost: locks and caches shared by the replicas, and the pub/sub of real-time updates."""
@@ -288,7 +306,7 @@ class Ingress(Model):
     class_name: str
     tls_secret: str | None = Field(None, description="TLS Secret in namespace `shlink`.")
     annotations: dict[str, str] = {}
-    controller_namespace: str = Field(description="Namespace of the ingress controller, for the NetworkPolicy.")
+    controller_namespace: Name = Field(description="Namespace of the ingress controller, for the NetworkPolicy.")
 
 
 class GatewayRoute(Model):
@@ -298,7 +316,7 @@ class GatewayRoute(Model):
     name: str = Field(description="Gateway.")
     namespace: str = Field(description="Namespace of the Gateway, for the parentRef.")
     section_name: str | None = Field(None, description="Listener.")
-    controller_namespace: str = Field(description="Namespace of the gateway's proxies, for the NetworkPolicy.")
+    controller_namespace: Name = Field(description="Namespace of the gateway's proxies, for the NetworkPolicy.")
 
 
 class ShlinkSettings(Model):
@@ -328,8 +346,9 @@ class Network(Model):
     """NetworkPolicies."""
 
     api_server: list[Cidr] = Field(["0.0.0.0/0"], description="Where the API server answers; no label selects it.")
-    api_server_ports: list[int] = [443, 6443]
-    monitoring_namespace: str | None = Field(None, description="Namespace of Prometheus; its pods may reach the exporters.")
+    api_server_ports: list[Annotated[int, Field(ge=1, le=65535)]] = [443, 6443]
+    dns_namespace: Name = Field("kube-system", description="Where the cluster's DNS runs.")
+    monitoring_namespace: Name | None = Field(None, description="Namespace of Prometheus; its pods may reach the exporters.")
 
 
 class RotationSettings(Model):

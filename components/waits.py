@@ -1,0 +1,85 @@
+"""Waiting for what an operator makes of a resource, as hooks: whatever depends on the resource starts when the hook returns."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pulumi
+
+from components.forward import ClusterAccess
+
+Verdict = Callable[[Mapping[str, Any]], str | None]
+"""Looks at an object; says what is still missing, or None when it is as wanted."""
+
+
+@dataclass(frozen=True)
+class Awaited:
+    """An object and what must be true of it."""
+
+    resource: str
+    """Plural name with its group: `statefulsets.apps`."""
+    namespace: str
+    name: str
+    missing: Verdict
+    patience: float = 300
+    """Seconds."""
+
+    def __str__(self) -> str:
+        return f"{self.resource} {self.namespace}/{self.name}"
+
+
+def wait_hook(name: str, access: ClusterAccess, awaited: Sequence[Awaited]) -> pulumi.ResourceHook:
+    """A hook that returns when every object is as wanted, and fails the update with the reason when one is not in time.
+
+    Not run in a preview. A failed `after_` hook is not repeated by the next `up` (the resource counts as made by then), a failed
+    `before_` hook is.
+    """
+
+    async def wait(_: pulumi.ResourceHookArgs) -> None:
+        await asyncio.gather(*(until(access, one) for one in awaited))
+
+    return pulumi.ResourceHook(name, wait)
+
+
+async def until(access: ClusterAccess, awaited: Awaited, interval: float = 2) -> None:
+    """Look every `interval` seconds. Raises TimeoutError with the last reason once the patience is over."""
+    deadline = asyncio.get_running_loop().time() + awaited.patience
+    while (reason := await _missing(access, awaited)) is not None:
+        if asyncio.get_running_loop().time() > deadline:
+            raise TimeoutError(
+                f"{awaited}: {reason}, {awaited.patience:.0f} s long; see: "
+                f"kubectl --context {access.context} -n {awaited.namespace} describe {awaited.resource} {awaited.name}"
+            )
+        await asyncio.sleep(interval)
+
+
+async def _missing(access: ClusterAccess, awaited: Awaited) -> str | None:
+    try:
+        api = await access.client()
+        found = [item async for item in api.async_get(awaited.resource, awaited.name, namespace=awaited.namespace)]
+    except Exception as error:  # whatever an API server, a proxy or a credential plugin may answer; the patience bounds it
+        return f"{type(error).__name__}: {error}"
+    return awaited.missing(found[0].raw) if found else "does not exist yet"
+
+
+def replicas_ready(item: Mapping[str, Any]) -> str | None:
+    """For Deployments and StatefulSets: the latest spec was seen and all its pods are Ready."""
+    wanted, status = item["spec"]["replicas"], item.get("status", {})
+    if status.get("observedGeneration", 0) < item["metadata"]["generation"]:
+        return "its controller has not seen the latest change"
+    ready = status.get("readyReplicas", 0)
+    return None if ready >= wanted else f"{ready} of {wanted} pods are Ready"
+
+
+def synced(item: Mapping[str, Any]) -> str | None:
+    """For ExternalSecrets: this very generation was synced. `Ready` alone stays True from the last sync.
+
+    `status.syncedResourceVersion` begins with the generation (external-secrets/external-secrets, util.GetResourceVersion).
+    """
+    generation = item["metadata"]["generation"]
+    if str(item.get("status", {}).get("syncedResourceVersion", "")).startswith(f"{generation}-"):
+        return None
+    conditions = item.get("status", {}).get("conditions", [])
+    reasons = [f"{one['reason']}: {one.get('message', '')}" for one in conditions if one["type"] == "Ready" and one["status"] != "True"]
+    return "; ".join(reasons) or f"generation {generation} is not synced yet"
