@@ -262,3 +262,31 @@ class ExternalSecret(CustomResource):
 
     def __init__(self, name: str, metadata: ObjectMetaArgs, spec: ExternalSecretSpec, opts: pulumi.ResourceOptions) -> None:
         super().__init__(name, "external-secrets.io/v1", "ExternalSecret", metadata=metadata, spec=spec, opts=opts)
+
+
+class ParentReference(TypedDict):
+    name: str
+    namespace: str
+    sectionName: NotRequired[str]
+
+
+class BackendReference(TypedDict):
+    name: str
+    port: int
+
+
+class HTTPRouteRule(TypedDict):
+    backendRefs: Sequence[BackendReference]
+
+
+class HTTPRouteSpec(TypedDict):
+    parentRefs: Sequence[ParentReference]
+    hostnames: Sequence[str]
+    rules: Sequence[HTTPRouteRule]
+
+
+class HTTPRoute(CustomResource):
+    """Gateway API's route: https://gateway-api.sigs.k8s.io/api-types/httproute/"""
+
+    def __init__(self, name: str, metadata: ObjectMetaArgs, spec: HTTPRouteSpec, opts: pulumi.ResourceOptions) -> None:
+        super().__init__(name, "gateway.networking.k8s.io/v1", "HTTPRoute", metadata=metadata, spec=spec, opts=opts)

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import hmac
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pulumi
@@ -35,18 +36,19 @@ PRIMARY = ForwardTarget(
 class DatabaseEndpoint:
     """Where a client finds the database, and as whom."""
 
-    host: pulumi.Output[str]
+    host: str
     port: int
     database: str
-    user: str
-    password: pulumi.Output[str]
-    """Secret."""
+    secrets: Mapping[str, pulumi.Output[str]]
+    """`user` and `password`."""
+    usable: Sequence[pulumi.Resource]
+    """What a client depends on: the user can log in and may create its tables."""
 
 
 @dataclass(frozen=True)
 class PostgresArgs:
     namespace: Namespace
-    operator: pulumi.Resource | None
+    operator: Sequence[pulumi.Resource]
     """PGO, when this program installs it: it must outlive the cluster, whose finalizer it removes."""
     settings: PostgresSettings
     images: Images
@@ -61,8 +63,6 @@ class Postgres(pulumi.ComponentResource):
 
     endpoint: DatabaseEndpoint
     """The application's access."""
-    ready: pulumi.Output[str]
-    """Known once the grant is in place; holds the grant's id."""
 
     def __init__(self, name: str, args: PostgresArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("shlink:postgres:Postgres", name, None, opts)
@@ -79,7 +79,6 @@ class Postgres(pulumi.ComponentResource):
                 (SUPERUSER, superuser_password, args.rotation.superuser),
             )
         ]
-        requirements = [*secrets, args.namespace, *([args.operator] if args.operator else [])]
         pgbackrest = self._backups(name, settings, args.images, child)
         cluster = PostgresCluster(
             name,
@@ -99,7 +98,7 @@ class Postgres(pulumi.ComponentResource):
                 },
             ),
             spec=_cluster_spec(settings, args.images, pgbackrest),
-            opts=pulumi.ResourceOptions(parent=self, depends_on=requirements),
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[*secrets, args.namespace, *args.operator]),
         )
 
         # Connects when something inside PostgreSQL changes, not before; a preview opens no connection.
@@ -130,10 +129,13 @@ class Postgres(pulumi.ComponentResource):
         )
 
         self.endpoint = DatabaseEndpoint(
-            host=pulumi.Output.from_input(f"{CLUSTER}-primary.{POSTGRES}.svc"), port=5432, database=DATABASE, user=USER, password=user_password
+            host=f"{CLUSTER}-primary.{POSTGRES}.svc",
+            port=5432,
+            database=DATABASE,
+            secrets={"user": pulumi.Output.from_input(USER), "password": user_password},
+            usable=[cluster, grant],
         )
-        self.ready = grant.id
-        self.register_outputs({"host": self.endpoint.host, "ready": self.ready})
+        self.register_outputs({"host": self.endpoint.host})
 
     def _user_secret(
         self, name: str, role: str, secret: pulumi.Output[str], rotation: int, opts: pulumi.ResourceOptions

@@ -1,8 +1,8 @@
 """Redis with Sentinel by redis-operator, a managed Redis elsewhere, or none; and what Shlink must be told to reach it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import pulumi
 from pulumi_kubernetes import batch, core, meta
@@ -21,29 +21,40 @@ MASTER = "mymaster"
 """What redis-operator calls the monitored master."""
 
 _USER = 1000
+_SENTINEL = f"rfs-{FAILOVER}.{REDIS}.svc.cluster.local"
 
 
 @dataclass(frozen=True)
 class RedisEndpoint:
-    """What a client must know. `servers` is secret where it holds a password."""
+    """What a client must know to reach Redis."""
 
-    servers: pulumi.Input[str]
+    host: str
+    """What a client connects to first."""
+    port: int
+    servers: str | None
+    """URLs; None where they hold a password and so are among the secrets."""
     sentinel_service: str | None
-    password: pulumi.Output[str] | None
-    """Secret."""
-    address: str
-    """host:port of the first thing a client connects to, for waiting."""
+    secrets: Mapping[str, pulumi.Output[str]]
+    """`password`: of the Redis servers behind Sentinel. `servers`: the URLs with the password in them."""
+    usable: Sequence[pulumi.Resource]
+    """What a client depends on."""
 
 
 def external(settings: ExternalRedis) -> RedisEndpoint:
     """A managed Redis. Shlink takes a password only inside the URL unless it goes through Sentinel (shlink-common, RedisFactory)."""
-    host = settings.servers[0].partition("://")[2]
-    address = host if ":" in host else f"{host}:6379"
-    if settings.password is None:
-        return RedisEndpoint(",".join(settings.servers), None, None, address)
-    secret = quote(settings.password.get_secret_value(), safe="")
-    urls = [server.replace("://", f"://:{secret}@", 1) for server in settings.servers]
-    return RedisEndpoint(pulumi.Output.secret(",".join(urls)), None, None, address)
+    first = urlsplit(settings.servers[0])
+    secrets: dict[str, pulumi.Output[str]] = {}
+    if settings.password:
+        secret = quote(settings.password.get_secret_value(), safe="")
+        secrets["servers"] = pulumi.Output.secret(",".join(url.replace("://", f"://:{secret}@", 1) for url in settings.servers))
+    return RedisEndpoint(
+        host=first.hostname or "",
+        port=first.port or 6379,
+        servers=None if secrets else ",".join(settings.servers),
+        sentinel_service=None,
+        secrets=secrets,
+        usable=[],
+    )
 
 
 @dataclass(frozen=True)
@@ -98,14 +109,11 @@ class Redis(pulumi.ComponentResource):
         if previous is not None:
             usable = _rotation(f"{name}-rotation-{args.rotation}", args, secret, pulumi.ResourceOptions(parent=self, depends_on=[failover]))
 
-        sentinel = f"rfs-{FAILOVER}.{REDIS}.svc.cluster.local:26379"
+        # The same sentinel twice: with a single server Shlink ignores the sentinel setting and speaks Redis to the sentinel
+        # (the guide's "Cannot use object of type Predis\\Response\\Error as array").
+        url = f"tcp://{_SENTINEL}:26379"
         self.endpoint = RedisEndpoint(
-            # The same sentinel twice: with a single server Shlink ignores the sentinel setting and speaks Redis to the sentinel
-            # (the guide's "Cannot use object of type Predis\Response\Error as array").
-            servers=f"tcp://{sentinel},tcp://{sentinel}",
-            sentinel_service=MASTER,
-            password=pulumi.Output.all(current, usable.urn).apply(lambda known: str(known[0])),
-            address=sentinel,
+            host=_SENTINEL, port=26379, servers=f"{url},{url}", sentinel_service=MASTER, secrets={"password": current}, usable=[usable]
         )
         self.register_outputs({"servers": self.endpoint.servers})
 
@@ -217,7 +225,7 @@ def _rotation(name: str, args: RedisArgs, secret: core.v1.Secret, opts: pulumi.R
                 command=["sh", "-c", ROTATE],
                 env=[
                     core.v1.EnvVarArgs(name="SERVERS", value=" ".join(servers)),
-                    core.v1.EnvVarArgs(name="SENTINEL", value=f"rfs-{FAILOVER}.{REDIS}.svc.cluster.local:26379"),
+                    core.v1.EnvVarArgs(name="SENTINEL", value=f"{_SENTINEL}:26379"),
                     secret_variable("NEW", secret.metadata.name, "password"),
                     secret_variable("OLD", secret.metadata.name, "previous"),
                 ],

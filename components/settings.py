@@ -203,7 +203,6 @@ class VaultSettings(Model):
     mode: Literal["standalone", "ha"] = Field("standalone", description="One server on a file volume, or a raft cluster.")
     replicas: Literal[3, 5, 7] = Field(3, description="Raft voters in `ha`; an even number, or two, loses quorum with one pod.")
     storage: Volume = Volume()
-    audit_storage: Volume = Volume()
     resources: Resources = Resources(cpu="100m", memory="128Mi", memory_limit="512Mi")
     seal: Seal | None = Field(None, description="Key service for auto-unseal. Without one, the unseal keys are in a Kubernetes Secret.")
     service_account_annotations: dict[str, str] = Field({}, description="Workload identity for the key service.")
