@@ -13,6 +13,7 @@ from pulumi_kubernetes.apiextensions import CustomResource
 from pulumi_kubernetes.core.v1 import ResourceRequirementsArgsDict
 from pulumi_kubernetes.meta.v1 import ObjectMetaArgs
 
+
 class ClaimResources(TypedDict):
     requests: Mapping[str, str]
 

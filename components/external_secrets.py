@@ -54,9 +54,7 @@ class SecretRef:
 @dataclass(frozen=True)
 class SecretDeliveryArgs:
     namespace: Namespace
-    """The consumer's."""
-    consumer: str
-    """The name of that namespace; policy and role in Vault are called after it."""
+    """The consumer's; policy and role in Vault are called after it."""
     operator: Sequence[pulumi.Resource]
     """External Secrets, when this program installs it: it must outlive what it looks after."""
     controller_namespace: str
@@ -76,7 +74,7 @@ class SecretDelivery(pulumi.ComponentResource):
     def __init__(self, name: str, args: SecretDeliveryArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("shlink:externalsecrets:SecretDelivery", name, None, opts)
         child = pulumi.ResourceOptions(parent=self, depends_on=[args.namespace])
-        metadata = meta.v1.ObjectMetaArgs(name=ACCOUNT, namespace=args.consumer)
+        metadata = meta.v1.ObjectMetaArgs(name=ACCOUNT, namespace=args.namespace.name)
 
         account = core.v1.ServiceAccount(f"{name}-account", metadata=metadata, automount_service_account_token=False, opts=child)
         # The controller may ask for a token of this one account; its chart would let it ask for any account's.
@@ -97,13 +95,15 @@ class SecretDelivery(pulumi.ComponentResource):
         )
 
         inside_vault = args.vault.inside(self)
-        policy = vault.Policy(f"{name}-policy", name=args.consumer, policy=_policy(args.vault.mount, args.deliveries), opts=inside_vault)
+        policy = vault.Policy(
+            f"{name}-policy", name=args.namespace.name, policy=_policy(args.vault.mount, args.deliveries), opts=inside_vault
+        )
         role = vault.kubernetes.AuthBackendRole(
             f"{name}-role",
             backend=args.vault.auth_path,
-            role_name=args.consumer,
+            role_name=args.namespace.name,
             bound_service_account_names=[ACCOUNT],
-            bound_service_account_namespaces=[args.consumer],
+            bound_service_account_namespaces=[args.namespace.name],
             audience=AUDIENCE,
             token_policies=[policy.name],
             token_ttl=600,
@@ -112,7 +112,7 @@ class SecretDelivery(pulumi.ComponentResource):
         )
         store = SecretStore(
             name,
-            metadata=meta.v1.ObjectMetaArgs(name=STORE, namespace=args.consumer),
+            metadata=meta.v1.ObjectMetaArgs(name=STORE, namespace=args.namespace.name),
             spec={
                 "provider": {
                     "vault": {
@@ -148,7 +148,7 @@ class SecretDelivery(pulumi.ComponentResource):
         version = pulumi.Output.unsecret(in_vault.metadata.apply(lambda found: str(found["version"])))
         external = ExternalSecret(
             name,
-            metadata=meta.v1.ObjectMetaArgs(name=delivery.name, namespace=args.consumer),
+            metadata=meta.v1.ObjectMetaArgs(name=delivery.name, namespace=args.namespace.name),
             spec={
                 "refreshPolicy": "Periodic",
                 "refreshInterval": "1h",
@@ -160,7 +160,7 @@ class SecretDelivery(pulumi.ComponentResource):
             },
             opts=pulumi.ResourceOptions(parent=self, depends_on=[args.namespace, store, in_vault]),
         )
-        awaited = Awaited("externalsecrets.external-secrets.io", args.consumer, delivery.name, synced)
+        awaited = Awaited("externalsecrets.external-secrets.io", args.namespace.name, delivery.name, synced)
         return SecretRef(
             name=delivery.secret,
             keys=list(delivery.values),

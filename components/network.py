@@ -21,7 +21,6 @@ SHLINK = "shlink"
 NAMESPACES = (VAULT, EXTERNAL_SECRETS, POSTGRES, REDIS, SHLINK)
 
 
-
 @dataclass(frozen=True)
 class Pods:
     """Some pods of one namespace; no labels: every pod in it. Those outside this environment get no policy from us."""
@@ -58,8 +57,6 @@ INTERNET = Addresses(["0.0.0.0/0"], exclude=["10.0.0.0/8", "100.64.0.0/10", "169
 VAULT_SERVER = Pods("vault", VAULT, {"app.kubernetes.io/name": "vault", "component": "server"})
 VAULT_INIT = Pods("vault-init", VAULT, {"app.kubernetes.io/name": "vault-init"})
 CONTROLLER = Pods("external-secrets", EXTERNAL_SECRETS, {"app.kubernetes.io/name": "external-secrets"})
-WEBHOOK = Pods("external-secrets-webhook", EXTERNAL_SECRETS, {"app.kubernetes.io/name": "external-secrets-webhook"})
-CERT_CONTROLLER = Pods("external-secrets-cert-controller", EXTERNAL_SECRETS, {"app.kubernetes.io/name": "external-secrets-cert-controller"})
 PGO = Pods("pgo", POSTGRES, {"postgres-operator.crunchydata.com/control-plane": "pgo"})
 # Instances, the pgBackRest repository host and its jobs all carry the cluster's label.
 DATABASE = Pods("shlink-db", POSTGRES, {"postgres-operator.crunchydata.com/cluster": "shlink-db"})
@@ -88,9 +85,7 @@ def flows(settings: Settings) -> list[Flow]:
         Flow(MIGRATION, DATABASE, [5432]),
     ]
     if operators.external_secrets.install:
-        rows += [Flow(pods, api, network.api_server_ports) for pods in (CONTROLLER, WEBHOOK, CERT_CONTROLLER)]
-        # The caller is the control plane itself, which no label selects.
-        rows.append(Flow(Addresses(network.api_server), WEBHOOK, [10250]))
+        rows.append(Flow(CONTROLLER, api, network.api_server_ports))
     if operators.pgo.install:
         rows.append(Flow(PGO, api, network.api_server_ports))
     if settings.vault.seal:
@@ -117,10 +112,10 @@ def _redis(settings: Settings) -> list[Flow]:
     if redis.mode == "none":
         return []
     operator = _where(REDIS_OPERATOR, operators.redis_operator.namespace)
-    redis_clients = [operator, SENTINELS, REDIS_SERVERS, SERVER, REDIS_ROTATION]
-    sentinel_clients = [operator, SENTINELS, REDIS_SERVERS, SERVER, REDIS_ROTATION]
-    rows = [Flow(client, REDIS_SERVERS, [6379]) for client in redis_clients]
-    rows += [Flow(client, SENTINELS, [26379]) for client in sentinel_clients]
+    # A Redis pod asks a sentinel for a failover before it stops, hence the same clients for both.
+    clients = [operator, SENTINELS, REDIS_SERVERS, SERVER, *([REDIS_ROTATION] if settings.rotation.redis > 1 else [])]
+    rows = [Flow(client, REDIS_SERVERS, [6379]) for client in clients]
+    rows += [Flow(client, SENTINELS, [26379]) for client in clients]
     if operators.redis_operator.install:
         rows.append(Flow(REDIS_OPERATOR, Addresses(settings.network.api_server), settings.network.api_server_ports))
     return rows
@@ -136,12 +131,13 @@ class NamespaceArgs:
     name: str
     flows: Sequence[Flow]
     dns_namespace: str
+    protect: bool
 
 
 class Namespace(pulumi.ComponentResource):
     """One namespace with everything that governs its pods. Depend on it, not on the namespace object alone."""
 
-    name: pulumi.Output[str]
+    name: str
     """The namespace's name."""
 
     def __init__(self, name: str, args: NamespaceArgs, opts: pulumi.ResourceOptions | None = None) -> None:
@@ -152,7 +148,7 @@ class Namespace(pulumi.ComponentResource):
                 name=args.name,
                 labels={f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "audit", "warn")},
             ),
-            opts=pulumi.ResourceOptions(parent=self),
+            opts=pulumi.ResourceOptions(parent=self, protect=args.protect),
         )
         inside = pulumi.ResourceOptions(parent=self, depends_on=[namespace])
         dns = networking.v1.NetworkPolicyEgressRuleArgs(
@@ -190,7 +186,7 @@ class Namespace(pulumi.ComponentResource):
                 ),
                 opts=inside,
             )
-        self.name = namespace.metadata.name
+        self.name = args.name
         self.register_outputs({"name": self.name})
 
 
@@ -198,7 +194,8 @@ def namespaces(settings: Settings, opts: pulumi.ResourceOptions) -> dict[str, Na
     """The five namespaces of an environment, by name."""
     table = flows(settings)
     return {
-        name: Namespace(f"namespace-{name}", NamespaceArgs(name, table, settings.network.dns_namespace), opts) for name in NAMESPACES
+        name: Namespace(f"namespace-{name}", NamespaceArgs(name, table, settings.network.dns_namespace, settings.protect), opts)
+        for name in NAMESPACES
     }
 
 

@@ -49,9 +49,15 @@ class ExternalSecretsOperator(pulumi.ComponentResource):
                 "aggregateToAdmin": False,
             },
             "systemAuthDelegator": False,
-            **{f"process{kind}": False for kind in ("ClusterStore", "ClusterExternalSecret", "ClusterPushSecret", "PushSecret", "ClusterGenerator")},
+            **{
+                f"process{kind}": False
+                for kind in ("ClusterStore", "ClusterExternalSecret", "ClusterPushSecret", "PushSecret", "ClusterGenerator")
+            },
             "crds": {
-                **{f"create{kind}": False for kind in ("ClusterExternalSecret", "ClusterSecretStore", "ClusterGenerator", "ClusterPushSecret", "PushSecret")},
+                **{
+                    f"create{kind}": False
+                    for kind in ("ClusterExternalSecret", "ClusterSecretStore", "ClusterGenerator", "ClusterPushSecret", "PushSecret")
+                },
                 "conversion": {"enabled": False},
             },
             # The webhook only repeats what the CRDs' schemas and the controller's own conditions say, and its cert controller

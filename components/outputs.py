@@ -1,14 +1,15 @@
 """The outputs contract: what another stack may read of an environment. No value here is secret.
 
-A consumer reads it through `Outputs.of(stack_reference)` (examples/consumer), so neither side writes a key twice. Names and types
+A consumer reads it through `read(stack_reference)` (examples/consumer), so no key is written in it. Names and types
 are a promise: tests/test_outputs.py holds them.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Self
+from typing import Any
 
 import pulumi
+from pydantic import TypeAdapter
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class SecretKey:
 
 @dataclass(frozen=True)
 class Outputs:
-    """What this environment tells other stacks."""
+    """What an environment tells other stacks."""
 
     internal_url: str
     """Where Shlink answers inside the cluster."""
@@ -44,27 +45,28 @@ class Outputs:
     redis_port: int | None
     redis_sentinel_service: str | None
     """The name of the monitored master; None without Sentinel."""
-    versions: Mapping[str, str]
-    """What is deployed: each product's image, or its chart's version where the chart brings the image."""
+    versions: dict[str, str]
+    """What is deployed, by product."""
 
-    @classmethod
-    def of(cls, stack: pulumi.StackReference) -> "pulumi.Output[Outputs]":
-        """The outputs of another stack. Fails, naming it, when one is missing or not of its type."""
-        return stack.outputs.apply(lambda found: cls.parse(found))
 
-    @classmethod
-    def parse(cls, found: Mapping[str, Any]) -> Self:
-        """The contract out of a stack's raw outputs. Raises ValueError naming what is missing or of another type."""
-        expected = {field.name: field for field in fields(cls)}
-        missing = sorted(set(expected) - set(found))
-        if missing:
-            raise ValueError(f"the stack has no output {', '.join(missing)}; it must be deployed with a program that exports it")
-        values = {name: found[name] for name in expected}
-        values["api_key"] = SecretKey(**values["api_key"])
-        # A stack's numbers come back as floats.
-        for name in ("database_port", "redis_port"):
-            values[name] = None if values[name] is None else int(values[name])
-        for name, field in expected.items():
-            if not _is(values[name], field.type):
-                raise ValueError(f"the stack's output {name} is {type(values[name]).__name__}, and {field.type} is expected")
-        return cls(**values)
+_CONTRACT = TypeAdapter(Outputs)
+
+
+def export(values: Mapping[str, pulumi.Input[Any]]) -> None:
+    """Export the contract. Raises ValueError: an output is missing or unknown."""
+    names = {field.name for field in fields(Outputs)}
+    if names != set(values):
+        raise ValueError(f"outputs differ from the contract: {', '.join(sorted(names ^ set(values)))}")
+    for name, value in values.items():
+        pulumi.export(name, value)
+
+
+def read(stack: pulumi.StackReference) -> "pulumi.Output[Outputs]":
+    """The outputs of another stack; fails with the name of what is missing there or of another type."""
+    return stack.outputs.apply(parse)
+
+
+def parse(found: Mapping[str, Any]) -> Outputs:
+    """The contract out of a stack's raw outputs; what else the stack exports is ignored. Raises ValueError (pydantic's)."""
+    names = [field.name for field in fields(Outputs)]
+    return _CONTRACT.validate_python({name: found[name] for name in names if name in found})

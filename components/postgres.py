@@ -28,7 +28,10 @@ INSTANCE_SET = "instance1"
 _LABEL = "postgres-operator.crunchydata.com"
 # After a failover the label names the new primary, so the next connection finds it.
 PRIMARY = ForwardTarget(
-    service=f"{POSTGRES}/{CLUSTER}-primary", namespace=POSTGRES, pod_labels={f"{_LABEL}/cluster": CLUSTER, f"{_LABEL}/role": "master"}, port=5432
+    service=f"{POSTGRES}/{CLUSTER}-primary",
+    namespace=POSTGRES,
+    pod_labels={f"{_LABEL}/cluster": CLUSTER, f"{_LABEL}/role": "master"},
+    port=5432,
 )
 
 
@@ -53,9 +56,10 @@ class PostgresArgs:
     settings: PostgresSettings
     images: Images
     rotation: RotationSettings
-    host: str
+    provider_host: str
     """Where the provider of this program reaches the primary."""
-    port: int
+    provider_port: int
+    protect: bool
 
 
 class Postgres(pulumi.ComponentResource):
@@ -98,14 +102,14 @@ class Postgres(pulumi.ComponentResource):
                 },
             ),
             spec=_cluster_spec(settings, args.images, pgbackrest),
-            opts=pulumi.ResourceOptions(parent=self, depends_on=[*secrets, args.namespace, *args.operator]),
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[*secrets, args.namespace, *args.operator], protect=args.protect),
         )
 
         # Connects when something inside PostgreSQL changes, not before; a preview opens no connection.
         provider = postgresql.Provider(
             name,
-            host=args.host,
-            port=args.port,
+            host=args.provider_host,
+            port=args.provider_port,
             username=SUPERUSER,
             password=superuser_password,
             database=DATABASE,
@@ -137,9 +141,7 @@ class Postgres(pulumi.ComponentResource):
         )
         self.register_outputs({"host": self.endpoint.host})
 
-    def _user_secret(
-        self, name: str, role: str, secret: pulumi.Output[str], rotation: int, opts: pulumi.ResourceOptions
-    ) -> core.v1.Secret:
+    def _user_secret(self, name: str, role: str, secret: pulumi.Output[str], rotation: int, opts: pulumi.ResourceOptions) -> core.v1.Secret:
         salt = random.RandomBytes(f"{name}-salt-{rotation}", length=16, opts=pulumi.ResourceOptions(parent=self))
         # PGO never compares the two: a changed password reaches the database only with the verifier that belongs to it.
         verifier = pulumi.Output.all(secret, salt.base64).apply(lambda both: scram_verifier(both[0], base64.b64decode(both[1])))

@@ -66,6 +66,7 @@ class RedisArgs:
     settings: FailoverRedis
     images: Images
     rotation: int
+    protect: bool
 
 
 class Redis(pulumi.ComponentResource):
@@ -103,6 +104,7 @@ class Redis(pulumi.ComponentResource):
                 parent=self,
                 depends_on=[args.namespace, secret, account, *args.operator],
                 hooks=_ready(name, args.access),
+                protect=args.protect,
             ),
         )
         usable: pulumi.Resource = failover

@@ -338,7 +338,9 @@ class ShlinkSettings(Model):
     environment: dict[Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")], Annotated[str, Field(min_length=1)]] = Field(
         {}, description="More of Shlink's variables. An empty value counts as set in Shlink, so it is refused here."
     )
-    route: Annotated[Ingress | GatewayRoute, Field(discriminator="type")] | None = Field(None, description="How it is reached from outside.")
+    route: Annotated[Ingress | GatewayRoute, Field(discriminator="type")] | None = Field(
+        None, description="How it is reached from outside."
+    )
 
 
 class Network(Model):
@@ -390,6 +392,25 @@ class Settings(Model):
             )
         return self
 
+    @property
+    def versions(self) -> dict[str, str]:
+        """What is deployed, by product; where a chart brings the image, the chart's version."""
+        images, charts, operators = self.images, self.charts, self.operators
+        deployed = {
+            "shlink": images.shlink,
+            "vault": images.vault,
+            "bank_vaults": images.bank_vaults,
+            "postgresql": images.postgres or str(self.postgres.version),
+        }
+        if self.redis.mode == "failover":
+            deployed["redis"] = images.redis
+        installed = {
+            "external_secrets": operators.external_secrets.install and charts.external_secrets,
+            "pgo": operators.pgo.install and charts.pgo,
+            "redis_operator": operators.redis_operator.install and self.redis.mode == "failover" and charts.redis_operator,
+        }
+        return deployed | {f"{name}_chart": chart.version for name, chart in {"vault": charts.vault, **installed}.items() if chart}
+
 
 class Cluster(Model):
     """The one cluster of this stack: `kubernetes:context` and, where needed, `kubernetes:kubeconfig`."""
@@ -397,7 +418,9 @@ class Cluster(Model):
     context: str = Field(min_length=1, description="Context in the kubeconfig. Never the ambient one.")
     kubeconfig: str | None = Field(None, min_length=1, description="Path or contents; $KUBECONFIG, then ~/.kube/config when left out.")
     cluster_identifier: str | None = Field(
-        None, min_length=1, description="Keep it when a context is renamed: a new identifier means a new cluster, and everything is replaced."
+        None,
+        min_length=1,
+        description="Keep it when a context is renamed: a new identifier means a new cluster, and everything is replaced.",
     )
 
     @property
@@ -444,9 +467,7 @@ def parse(values: Mapping[str, Any], secret_keys: frozenset[str] = frozenset()) 
     return cluster, settings
 
 
-def _validate(
-    model: type[_Model], group: str, values: dict[str, Any], secret_keys: frozenset[str], faults: list[str]
-) -> _Model | None:
+def _validate(model: type[_Model], group: str, values: dict[str, Any], secret_keys: frozenset[str], faults: list[str]) -> _Model | None:
     try:
         return model.model_validate(values, by_alias=True, by_name=False)
     except ValidationError as error:
@@ -469,7 +490,9 @@ def _explain(schema: dict[str, Any], group: str, fault: ErrorDetails, secret_key
             hint = f"did you mean `{near[0]}`? " if near else ""
             return f"{group}:{'.'.join([*path, str(part)])}: is not a setting; {hint}allowed: {', '.join(known)}"
         path.append(str(part))
-        child = node.get("items", {}) if isinstance(part, int) else node.get("properties", {}).get(part, node.get("additionalProperties", {}))
+        child = (
+            node.get("items", {}) if isinstance(part, int) else node.get("properties", {}).get(part, node.get("additionalProperties", {}))
+        )
         node = _resolve(schema, child)
     key = f"{group}:{'.'.join(path)}".rstrip(":")
     if fault["type"] == "missing":

@@ -145,9 +145,7 @@ class Shlink(pulumi.ComponentResource):
         self.register_outputs({"internal_url": self.internal_url, "external_url": self.external_url})
 
 
-def _container(
-    container: str, args: ShlinkArgs, variables: list[core.v1.EnvVarArgs], script: str | None = None
-) -> core.v1.ContainerArgs:
+def _container(container: str, args: ShlinkArgs, variables: list[core.v1.EnvVarArgs], script: str | None = None) -> core.v1.ContainerArgs:
     """Shlink's image with its connections; the image's own entrypoint, or a script."""
     return core.v1.ContainerArgs(
         name=container,

@@ -50,6 +50,7 @@ class VaultArgs:
     images: Images
     provider_address: str
     """Where the provider of this program reaches Vault."""
+    protect: bool
 
 
 class Vault(pulumi.ComponentResource):
@@ -73,7 +74,7 @@ class Vault(pulumi.ComponentResource):
         keys = core.v1.Secret(
             f"{name}-unseal-keys",
             metadata=meta.v1.ObjectMetaArgs(name=UNSEAL_SECRET, namespace=VAULT),
-            opts=pulumi.ResourceOptions.merge(child, pulumi.ResourceOptions(ignore_changes=["data", "stringData"])),
+            opts=pulumi.ResourceOptions.merge(child, pulumi.ResourceOptions(ignore_changes=["data", "stringData"], protect=args.protect)),
         )
         rights = self._rights(name, child)
         seal_secret = self._seal_secret(name, settings, child)
@@ -107,7 +108,13 @@ class Vault(pulumi.ComponentResource):
         )
         inside = self.inside(self)
         vault.Audit(f"{name}-audit", type="file", path="stdout", options={"file_path": "stdout"}, opts=inside)
-        store = vault.Mount(f"{name}-kv", path=MOUNT, type="kv", options={"version": "2"}, opts=inside)
+        store = vault.Mount(
+            f"{name}-kv",
+            path=MOUNT,
+            type="kv",
+            options={"version": "2"},
+            opts=pulumi.ResourceOptions.merge(inside, pulumi.ResourceOptions(protect=args.protect)),
+        )
         auth = vault.AuthBackend(f"{name}-kubernetes", type="kubernetes", path=AUTH_PATH, opts=inside)
         # No token_reviewer_jwt: Vault then uses its own pod's token, which the kubelet renews. A pasted one ends with its pod
         # (the guide's `token_reviewer_jwt_set: false` is the healthy state).
@@ -156,7 +163,12 @@ class Vault(pulumi.ComponentResource):
         return [core.v1.Secret(f"{name}-seal", metadata=metadata, string_data={"token": token}, opts=opts)]
 
     def _init_job(
-        self, name: str, args: VaultArgs, root_token: pulumi.Output[str], depends_on: Sequence[pulumi.Resource], opts: pulumi.ResourceOptions
+        self,
+        name: str,
+        args: VaultArgs,
+        root_token: pulumi.Output[str],
+        depends_on: Sequence[pulumi.Resource],
+        opts: pulumi.ResourceOptions,
     ) -> pulumi.Resource:
         token = core.v1.Secret(
             f"{name}-root-token",

@@ -1,0 +1,60 @@
+"""The one cluster of a stack, and how this program reaches the servers inside it."""
+
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import pulumi
+import pulumi_kubernetes as kubernetes
+
+from components import postgres, vault
+from components.forward import ClusterAccess, Forward, ForwardTarget, local_port
+from components.settings import Cluster, Settings
+
+
+def provider(cluster: Cluster) -> kubernetes.Provider:
+    """Everything that this program makes in Kubernetes goes through it; never through the ambient context."""
+    return kubernetes.Provider(
+        "cluster",
+        context=cluster.context,
+        kubeconfig=cluster.kubeconfig,
+        # Else another current context of the kubeconfig means another cluster to the provider, and it replaces everything.
+        cluster_identifier=cluster.identifier,
+        # A rotated password changes its Secret in place, under the name that its product knows.
+        enable_secret_mutable=True,
+        enable_config_map_mutable=True,
+    )
+
+
+def access(cluster: Cluster) -> ClusterAccess:
+    """The same cluster for what is not a resource: forwards and waits."""
+    return ClusterAccess(context=cluster.context, kubeconfig=cluster.kubeconfig)
+
+
+@dataclass(frozen=True)
+class Servers:
+    """Where the providers of this program find Vault and PostgreSQL."""
+
+    vault: str
+    """URL."""
+    postgres_host: str
+    postgres_port: int
+
+
+def servers(cluster: Cluster, settings: Settings) -> Servers:
+    """Direct addresses where they are set, else forwards, bound now and used when something connects.
+
+    Raises ForwardError: a port is taken.
+    """
+    url = settings.vault.address
+    if url is None:
+        url = f"http://127.0.0.1:{_forward(cluster, vault.forward_target(settings.vault), settings.vault.local_port, 'vault')}"
+    if settings.postgres.address is None:
+        return Servers(url, "127.0.0.1", _forward(cluster, postgres.PRIMARY, settings.postgres.local_port, "postgres"))
+    direct = urlsplit(f"//{settings.postgres.address}")
+    return Servers(url, direct.hostname or "", direct.port or 5432)
+
+
+def _forward(cluster: Cluster, target: ForwardTarget, port: int | None, layer: str) -> int:
+    port = port or local_port(pulumi.get_project(), pulumi.get_stack(), target.service)
+    Forward(access(cluster), target, port, setting=f"shlink:{layer}").start()
+    return port
