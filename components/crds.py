@@ -10,8 +10,15 @@ from typing import Any, NotRequired, TypedDict
 import pulumi
 from pulumi import Input
 from pulumi_kubernetes.apiextensions import CustomResource
-from pulumi_kubernetes.core.v1 import ResourceRequirementsArgsDict
 from pulumi_kubernetes.meta.v1 import ObjectMetaArgs
+
+
+class _Custom(CustomResource):
+    def __init__(
+        self, name: str, api_version: str, kind: str, metadata: ObjectMetaArgs, spec: Mapping[str, Any], opts: pulumi.ResourceOptions
+    ) -> None:
+        # pyright: CustomResource takes any further keyword, untyped.
+        super().__init__(name, api_version, kind, metadata=metadata, spec=spec, opts=opts)  # pyright: ignore[reportUnknownMemberType]
 
 
 class ClaimResources(TypedDict):
@@ -38,7 +45,7 @@ class SpreadConstraint(TypedDict):
 class PostgresInstance(TypedDict):
     name: str
     replicas: int
-    resources: ResourceRequirementsArgsDict
+    resources: Any
     dataVolumeClaimSpec: VolumeClaim
     topologySpreadConstraints: Sequence[SpreadConstraint]
 
@@ -96,7 +103,7 @@ class PostgresBackups(TypedDict):
 
 
 class PgMonitorExporter(TypedDict):
-    resources: NotRequired[ResourceRequirementsArgsDict]
+    resources: NotRequired[Any]
 
 
 class PgMonitor(TypedDict):
@@ -121,11 +128,11 @@ class PostgresClusterSpec(TypedDict):
     monitoring: NotRequired[PostgresMonitoring]
 
 
-class PostgresCluster(CustomResource):
+class PostgresCluster(_Custom):
     """PGO's cluster: https://access.crunchydata.com/documentation/postgres-operator/latest/references/crd"""
 
     def __init__(self, name: str, metadata: ObjectMetaArgs, spec: PostgresClusterSpec, opts: pulumi.ResourceOptions) -> None:
-        super().__init__(name, "postgres-operator.crunchydata.com/v1beta1", "PostgresCluster", metadata=metadata, spec=spec, opts=opts)
+        super().__init__(name, "postgres-operator.crunchydata.com/v1beta1", "PostgresCluster", metadata, spec, opts)
 
 
 class NamedClaim(TypedDict):
@@ -143,7 +150,7 @@ class RedisExporter(TypedDict):
     image: str
     imagePullPolicy: str
     containerSecurityContext: Any
-    resources: ResourceRequirementsArgsDict
+    resources: Any
 
 
 class ConfigCopy(TypedDict):
@@ -154,7 +161,7 @@ class RedisHalf(TypedDict):
     image: str
     imagePullPolicy: str
     replicas: int
-    resources: ResourceRequirementsArgsDict
+    resources: Any
     securityContext: Any
     containerSecurityContext: Any
     serviceAccountName: Input[str]
@@ -184,11 +191,11 @@ class RedisFailoverSpec(TypedDict):
     labelWhitelist: Sequence[str]
 
 
-class RedisFailover(CustomResource):
+class RedisFailover(_Custom):
     """redis-operator's Redis with Sentinel: https://github.com/spotahome/redis-operator/tree/v1.2.4/example/redisfailover"""
 
     def __init__(self, name: str, metadata: ObjectMetaArgs, spec: RedisFailoverSpec, opts: pulumi.ResourceOptions) -> None:
-        super().__init__(name, "databases.spotahome.com/v1", "RedisFailover", metadata=metadata, spec=spec, opts=opts)
+        super().__init__(name, "databases.spotahome.com/v1", "RedisFailover", metadata, spec, opts)
 
 
 class ServiceAccountSelector(TypedDict):
@@ -221,11 +228,11 @@ class SecretStoreSpec(TypedDict):
     provider: SecretStoreProvider
 
 
-class SecretStore(CustomResource):
+class SecretStore(_Custom):
     """External Secrets' store: https://external-secrets.io/latest/provider/hashicorp-vault/"""
 
     def __init__(self, name: str, metadata: ObjectMetaArgs, spec: SecretStoreSpec, opts: pulumi.ResourceOptions) -> None:
-        super().__init__(name, "external-secrets.io/v1", "SecretStore", metadata=metadata, spec=spec, opts=opts)
+        super().__init__(name, "external-secrets.io/v1", "SecretStore", metadata, spec, opts)
 
 
 class StoreReference(TypedDict):
@@ -258,11 +265,11 @@ class ExternalSecretSpec(TypedDict):
     data: Sequence[SecretData]
 
 
-class ExternalSecret(CustomResource):
+class ExternalSecret(_Custom):
     """External Secrets' copy of remote values in a Secret: https://external-secrets.io/latest/api/externalsecret/"""
 
     def __init__(self, name: str, metadata: ObjectMetaArgs, spec: ExternalSecretSpec, opts: pulumi.ResourceOptions) -> None:
-        super().__init__(name, "external-secrets.io/v1", "ExternalSecret", metadata=metadata, spec=spec, opts=opts)
+        super().__init__(name, "external-secrets.io/v1", "ExternalSecret", metadata, spec, opts)
 
 
 class ParentReference(TypedDict):
@@ -286,8 +293,8 @@ class HTTPRouteSpec(TypedDict):
     rules: Sequence[HTTPRouteRule]
 
 
-class HTTPRoute(CustomResource):
+class HTTPRoute(_Custom):
     """Gateway API's route: https://gateway-api.sigs.k8s.io/api-types/httproute/"""
 
     def __init__(self, name: str, metadata: ObjectMetaArgs, spec: HTTPRouteSpec, opts: pulumi.ResourceOptions) -> None:
-        super().__init__(name, "gateway.networking.k8s.io/v1", "HTTPRoute", metadata=metadata, spec=spec, opts=opts)
+        super().__init__(name, "gateway.networking.k8s.io/v1", "HTTPRoute", metadata, spec, opts)

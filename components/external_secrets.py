@@ -13,7 +13,7 @@ from pulumi_kubernetes import core, meta, rbac
 
 from components.crds import ExternalSecret, SecretStore
 from components.forward import ClusterAccess
-from components.network import EXTERNAL_SECRETS, Namespace
+from components.network import Namespace
 from components.vault import Vault
 from components.waits import Awaited, synced, wait_hook
 
@@ -68,7 +68,7 @@ class SecretDelivery(pulumi.ComponentResource):
 
     secrets: Mapping[str, SecretRef]
     """The delivered Secrets by the name of their ExternalSecret."""
-    store: pulumi.Output[str]
+    store: str
     """The SecretStore's name."""
 
     def __init__(self, name: str, args: SecretDeliveryArgs, opts: pulumi.ResourceOptions | None = None) -> None:
@@ -132,7 +132,7 @@ class SecretDelivery(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(parent=self, depends_on=[args.namespace, binding, role, *args.operator]),
         )
         self.secrets = {one.name: self._deliver(f"{name}-{one.name}", one, args, store) for one in args.deliveries}
-        self.store = store.metadata.apply(lambda found: str(found["name"]))
+        self.store = STORE
         self.register_outputs({"store": self.store})
 
     def _deliver(self, name: str, delivery: Delivery, args: SecretDeliveryArgs, store: SecretStore) -> SecretRef:

@@ -108,12 +108,12 @@ def flows(settings: Settings) -> list[Flow]:
 def _redis(settings: Settings) -> list[Flow]:
     operators, redis = settings.operators, settings.redis
     if redis.mode == "external":
-        return [Flow(SERVER, Addresses([redis.cidr]), redis.ports)]
+        return [Flow(client, Addresses([redis.cidr]), redis.ports) for client in (SERVER, MIGRATION)]
     if redis.mode == "none":
         return []
     operator = _where(REDIS_OPERATOR, operators.redis_operator.namespace)
     # A Redis pod asks a sentinel for a failover before it stops, hence the same clients for both.
-    clients = [operator, SENTINELS, REDIS_SERVERS, SERVER, *([REDIS_ROTATION] if settings.rotation.redis > 1 else [])]
+    clients = [operator, SENTINELS, REDIS_SERVERS, SERVER, MIGRATION, *([REDIS_ROTATION] if settings.rotation.redis > 1 else [])]
     rows = [Flow(client, REDIS_SERVERS, [6379]) for client in clients]
     rows += [Flow(client, SENTINELS, [26379]) for client in clients]
     if operators.redis_operator.install:

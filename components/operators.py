@@ -69,7 +69,15 @@ class ExternalSecretsOperator(pulumi.ComponentResource):
             "readinessProbe": {"enabled": True},
             "livenessProbe": {"enabled": True},
         }
-        release = _release(self, name, EXTERNAL_SECRETS, "external-secrets", args.chart, values, [args.namespace, consumer])
+        release = _release(
+            self,
+            name,
+            namespace=EXTERNAL_SECRETS,
+            chart_name="external-secrets",
+            chart=args.chart,
+            values=values,
+            depends_on=[args.namespace, consumer],
+        )
         self.register_outputs({"version": release.version})
 
 
@@ -85,7 +93,7 @@ class PostgresOperator(pulumi.ComponentResource):
         }
         if args.images.pgo:
             values["controllerImages"] = {"cluster": args.images.pgo}
-        release = _release(self, name, POSTGRES, "pgo", args.chart, values, [args.namespace])
+        release = _release(self, name, namespace=POSTGRES, chart_name="pgo", chart=args.chart, values=values, depends_on=[args.namespace])
         self.register_outputs({"version": release.version})
 
 
@@ -147,7 +155,15 @@ class RedisOperator(pulumi.ComponentResource):
             "securityContext": {**CONTAINER_SECURITY, "runAsUser": 1000, "runAsGroup": 1000},
             "resources": requirements(args.resources),
         }
-        release = _release(self, name, REDIS, "redis-operator", args.chart, values, [args.namespace, account, *bindings])
+        release = _release(
+            self,
+            name,
+            namespace=REDIS,
+            chart_name="redis-operator",
+            chart=args.chart,
+            values=values,
+            depends_on=[args.namespace, account, *bindings],
+        )
         self.register_outputs({"version": release.version})
 
 
@@ -194,6 +210,7 @@ def _rule(group: str, resources: str, verbs: str, names: Sequence[str] | None = 
 def _release(
     parent: pulumi.Resource,
     name: str,
+    *,
     namespace: str,
     chart_name: str,
     chart: Chart,

@@ -33,7 +33,7 @@ def pod_security(user: int, group: int | None = None) -> Any:
     }
 
 
-def requirements(resources: Resources) -> core.v1.ResourceRequirementsArgsDict:
+def requirements(resources: Resources) -> Any:
     """Requests and the memory limit, as Kubernetes writes them."""
     return {
         "requests": {"cpu": resources.cpu, "memory": resources.memory},
@@ -69,10 +69,10 @@ def job(
     resource_name: str,
     name: str,
     pods: Pods,
+    *,
     user: int,
     containers: Sequence[core.v1.ContainerArgs],
     opts: pulumi.ResourceOptions,
-    *,
     init_containers: Sequence[core.v1.ContainerArgs] = (),
     volumes: Sequence[core.v1.VolumeArgs] = (),
     service_account: pulumi.Input[str] | None = None,

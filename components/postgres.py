@@ -12,8 +12,8 @@ import pulumi_postgresql as postgresql
 import pulumi_random as random
 from pulumi_kubernetes import core, meta
 
-from components.credentials import password
 from components.crds import PgBackRest, PostgresCluster, PostgresClusterSpec, RepositoryS3, RepositorySchedules
+from components.credentials import password
 from components.forward import ForwardTarget
 from components.network import POSTGRES, Namespace
 from components.pods import requirements, spread, volume_claim

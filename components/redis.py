@@ -7,8 +7,8 @@ from urllib.parse import quote, urlsplit
 import pulumi
 from pulumi_kubernetes import batch, core, meta
 
-from components.credentials import password
 from components.crds import RedisFailover, RedisFailoverSpec
+from components.credentials import password
 from components.forward import ClusterAccess
 from components.network import REDIS, REDIS_ROTATION, Namespace
 from components.pods import CONTAINER_SECURITY, job, pod_security, requirements, secret_variable, spread, volume_claim
@@ -16,7 +16,7 @@ from components.settings import ExternalRedis, FailoverRedis, Images, Resources
 from components.waits import Awaited, replicas_ready, wait_hook
 
 FAILOVER = "shlink-redis"
-AUTH_SECRET = "shlink-redis-auth"
+AUTH_SECRET = "shlink-redis-auth"  # noqa: S105 -- a name
 MASTER = "mymaster"
 """What redis-operator calls the monitored master."""
 
@@ -199,7 +199,10 @@ rotate() {
 }
 for server in $SERVERS; do rotate "${server%:*}" "${server##*:}"; done
 # A sentinel knows the others but not itself: ask one, then ask the ones it names.
-others() { redis-cli -e -h "$1" -p "$2" --csv sentinel sentinels mymaster | tr -d '"' | tr ',' '\n' | awk '$0=="ip"{getline;i=$0} $0=="port"{getline;print i":"$0}'; }
+others() {
+  redis-cli -e -h "$1" -p "$2" --csv sentinel sentinels mymaster | tr -d '"' | tr ',' '\n' |
+    awk '$0=="ip"{getline;i=$0} $0=="port"{getline;print i":"$0}'
+}
 first=$(others "${SENTINEL%:*}" "${SENTINEL##*:}")
 all=$(for one in $first; do echo "$one"; others "${one%:*}" "${one##*:}"; done | sort -u)
 [ -n "$all" ] || { echo "no sentinel answers" >&2; exit 1; }
@@ -219,8 +222,8 @@ def _rotation(name: str, args: RedisArgs, secret: core.v1.Secret, opts: pulumi.R
         name,
         f"{FAILOVER}-rotation-{args.rotation}",
         REDIS_ROTATION,
-        _USER,
-        [
+        user=_USER,
+        containers=[
             core.v1.ContainerArgs(
                 name="rotate",
                 image=args.images.redis,
@@ -235,5 +238,5 @@ def _rotation(name: str, args: RedisArgs, secret: core.v1.Secret, opts: pulumi.R
                 resources=requirements(Resources(cpu="10m", memory="16Mi", memory_limit="64Mi")),
             )
         ],
-        opts,
+        opts=opts,
     )

@@ -58,16 +58,16 @@ Rotation = Annotated[int, Field(ge=1)]
 class Volume(Model):
     """A persistent volume."""
 
-    size: DiskSize = Field("1Gi", description="Requested size, with a binary unit: 500Mi, 10Gi.")
-    storage_class: str | None = Field(None, min_length=1, description="Storage class; the cluster's default when left out.")
+    size: DiskSize = Field(default="1Gi", description="Requested size, with a binary unit: 500Mi, 10Gi.")
+    storage_class: str | None = Field(default=None, min_length=1, description="Storage class; the cluster's default when left out.")
 
 
 class Resources(Model):
     """Requests and the memory limit of one container. There is no CPU limit: it throttles without protecting anyone."""
 
-    cpu: Quantity = Field("50m", description="CPU request.")
-    memory: Quantity = Field("64Mi", description="Memory request.")
-    memory_limit: Quantity = Field("256Mi", description="Memory limit.")
+    cpu: Quantity = Field(default="50m", description="CPU request.")
+    memory: Quantity = Field(default="64Mi", description="Memory request.")
+    memory_limit: Quantity = Field(default="256Mi", description="Memory limit.")
 
 
 class Chart(Model):
@@ -94,7 +94,7 @@ class Charts(Model):
         for name, field in cls.model_fields.items():
             key = field.alias or name
             if isinstance(merged.get(key), dict):
-                merged[key] = {**cast(Chart, field.default).model_dump(by_alias=True), **merged[key]}
+                merged[key] = {**cast("Chart", field.default).model_dump(by_alias=True), **merged[key]}
         return merged
 
 
@@ -102,7 +102,9 @@ class Images(Model):
     """The images. PostgreSQL's, pgBackRest's and PGO's come with the PGO chart and need naming only to change them."""
 
     registry: str | None = Field(
-        None, pattern=r"^[^\s/]+(/[^\s/]+)*$", description="A mirror that takes the place of the registry host of every image below."
+        default=None,
+        pattern=r"^[^\s/]+(/[^\s/]+)*$",
+        description="A mirror that takes the place of the registry host of every image below.",
     )
     shlink: Image = pins.SHLINK_IMAGE
     vault: Image = pins.VAULT_IMAGE
@@ -118,10 +120,12 @@ class Images(Model):
     @model_validator(mode="before")
     @classmethod
     def _mirror(cls, value: Any) -> Any:
-        registry = value.get("registry") if isinstance(value, dict) else None
-        if not isinstance(registry, str):
+        if not isinstance(value, dict):
             return value
         given = cast("dict[str, Any]", value)
+        registry = given.get("registry")
+        if not isinstance(registry, str):
+            return given
         pinned = {field.alias or name: field.default for name, field in cls.model_fields.items() if isinstance(field.default, str)}
         return {**{key: f"{registry}/{image.partition('/')[2]}" for key, image in pinned.items()}, **given}
 
@@ -129,8 +133,8 @@ class Images(Model):
 class Operator(Model):
     """One operator: installed by this program, or there already."""
 
-    install: bool = Field(True, description="False: the cluster has it already, and it watches this environment's namespaces.")
-    namespace: Name | None = Field(None, description="Where it runs when it is not installed here, for the NetworkPolicies.")
+    install: bool = Field(default=True, description="False: the cluster has it already, and it watches this environment's namespaces.")
+    namespace: Name | None = Field(default=None, description="Where it runs when it is not installed here, for the NetworkPolicies.")
     resources: Resources = Resources()
 
     @model_validator(mode="after")
@@ -200,15 +204,19 @@ class AuthLogin(Model):
 class VaultSettings(Model):
     """Vault: one server on file storage, or a raft cluster with a key service."""
 
-    mode: Literal["standalone", "ha"] = Field("standalone", description="One server on a file volume, or a raft cluster.")
-    replicas: Literal[3, 5, 7] = Field(3, description="Raft voters in `ha`; an even number, or two, loses quorum with one pod.")
+    mode: Literal["standalone", "ha"] = Field(default="standalone", description="One server on a file volume, or a raft cluster.")
+    replicas: Literal[3, 5, 7] = Field(default=3, description="Raft voters in `ha`; an even number, or two, loses quorum with one pod.")
     storage: Volume = Volume()
     resources: Resources = Resources(cpu="100m", memory="128Mi", memory_limit="512Mi")
-    seal: Seal | None = Field(None, description="Key service for auto-unseal. Without one, the unseal keys are in a Kubernetes Secret.")
-    service_account_annotations: dict[str, str] = Field({}, description="Workload identity for the key service.")
-    address: str | None = Field(None, pattern=r"^https?://\S+$", description="Direct address from where Pulumi runs; no forward then.")
-    local_port: Port | None = Field(None, description="Local port of the forward; derived from project and stack when left out.")
-    token: SecretStr | None = Field(None, description="A limited token for day-to-day runs in place of the root token.")
+    seal: Seal | None = Field(
+        default=None, description="Key service for auto-unseal. Without one, the unseal keys are in a Kubernetes Secret."
+    )
+    service_account_annotations: dict[str, str] = Field(default={}, description="Workload identity for the key service.")
+    address: str | None = Field(
+        default=None, pattern=r"^https?://\S+$", description="Direct address from where Pulumi runs; no forward then."
+    )
+    local_port: Port | None = Field(default=None, description="Local port of the forward; derived from project and stack when left out.")
+    token: SecretStr | None = Field(default=None, description="A limited token for day-to-day runs in place of the root token.")
     auth_login: AuthLogin | None = None
 
     @model_validator(mode="after")
@@ -225,11 +233,11 @@ class VaultSettings(Model):
 class Backups(Model):
     """pgBackRest: full and differential backups, and how many are kept."""
 
-    full: Cron = Field("0 1 * * 0", description="Schedule of full backups (cron, UTC).")
-    differential: Cron = Field("0 1 * * 1-6", description="Schedule of differential backups (cron, UTC).")
-    retention_full: int = Field(2, ge=1, description="Full backups kept; older ones expire with their differentials and WAL.")
+    full: Cron = Field(default="0 1 * * 0", description="Schedule of full backups (cron, UTC).")
+    differential: Cron = Field(default="0 1 * * 1-6", description="Schedule of differential backups (cron, UTC).")
+    retention_full: int = Field(default=2, ge=1, description="Full backups kept; older ones expire with their differentials and WAL.")
     storage: Volume = Volume()
-    s3: "S3 | None" = Field(None, description="An object store instead of the volume, so that backups outlive the cluster.")
+    s3: "S3 | None" = Field(default=None, description="An object store instead of the volume, so that backups outlive the cluster.")
 
 
 class S3(Model):
@@ -245,23 +253,23 @@ class S3(Model):
 class PostgresSettings(Model):
     """The PostgresCluster."""
 
-    version: Literal[15, 16, 17, 18] = Field(16, description="PostgreSQL's major version.")
-    instances: int = Field(1, ge=1, le=9, description="Pods: one primary, the others replicas.")
+    version: Literal[15, 16, 17, 18] = Field(default=16, description="PostgreSQL's major version.")
+    instances: int = Field(default=1, ge=1, le=9, description="Pods: one primary, the others replicas.")
     storage: Volume = Volume()
     resources: Resources = Resources(cpu="100m", memory="256Mi", memory_limit="512Mi")
-    max_connections: int = Field(100, ge=30, le=5000, description="PostgreSQL's max_connections; checked against Shlink's workers.")
+    max_connections: int = Field(default=100, ge=30, le=5000, description="PostgreSQL's max_connections; checked against Shlink's workers.")
     backups: Backups = Backups()
-    monitoring: bool = Field(False, description="pgMonitor's exporter on port 9187.")
-    address: Host | None = Field(None, description="Direct address (host:port) from where Pulumi runs; no forward then.")
-    local_port: Port | None = Field(None, description="Local port of the forward; derived from project and stack when left out.")
+    monitoring: bool = Field(default=False, description="pgMonitor's exporter on port 9187.")
+    address: Host | None = Field(default=None, description="Direct address (host:port) from where Pulumi runs; no forward then.")
+    local_port: Port | None = Field(default=None, description="Local port of the forward; derived from project and stack when left out.")
 
 
 class FailoverRedis(Model):
     """Redis and Sentinel, run by redis-operator."""
 
     mode: Literal["failover"] = "failover"
-    replicas: int = Field(3, ge=3, le=9, description="Redis pods.")
-    sentinels: int = Field(3, ge=3, le=9, description="Sentinel pods, an odd number: two of three agree on a failover.")
+    replicas: int = Field(default=3, ge=3, le=9, description="Redis pods.")
+    sentinels: int = Field(default=3, ge=3, le=9, description="Sentinel pods, an odd number: two of three agree on a failover.")
     storage: Volume = Volume()
     resources: Resources = Resources()
     sentinel_resources: Resources = Resources(memory="32Mi", memory_limit="128Mi")
@@ -280,8 +288,8 @@ class ExternalRedis(Model):
     servers: list[Annotated[str, Field(pattern=r"^(tcp|tls|redis|rediss)://[^\s@,]+$")]] = Field(
         min_length=1, description="scheme://host:port of the server; several are the nodes of a Redis Cluster."
     )
-    cidr: Cidr = Field("0.0.0.0/0", description="Where the servers are, for the NetworkPolicy.")
-    password: SecretStr | None = Field(None, description="Part of the URL that Shlink gets; never in `servers`.")
+    cidr: Cidr = Field(default="0.0.0.0/0", description="Where the servers are, for the NetworkPolicy.")
+    password: SecretStr | None = Field(default=None, description="Part of the URL that Shlink gets; never in `servers`.")
 
     @property
     def ports(self) -> list[int]:
@@ -303,7 +311,7 @@ class Ingress(Model):
 
     type: Literal["ingress"]
     class_name: str
-    tls_secret: str | None = Field(None, description="TLS Secret in namespace `shlink`.")
+    tls_secret: str | None = Field(default=None, description="TLS Secret in namespace `shlink`.")
     annotations: dict[str, str] = {}
     controller_namespace: Name = Field(description="Namespace of the ingress controller, for the NetworkPolicy.")
 
@@ -314,57 +322,59 @@ class GatewayRoute(Model):
     type: Literal["gateway"]
     name: str = Field(description="Gateway.")
     namespace: str = Field(description="Namespace of the Gateway, for the parentRef.")
-    section_name: str | None = Field(None, description="Listener.")
+    section_name: str | None = Field(default=None, description="Listener.")
     controller_namespace: Name = Field(description="Namespace of the gateway's proxies, for the NetworkPolicy.")
 
 
 class ShlinkSettings(Model):
     """Shlink."""
 
-    domain: Host = Field("localhost:8080", description="Default domain of short URLs.")
-    https: bool = Field(False, description="Whether short URLs begin with https.")
-    base_path: str | None = Field(None, pattern=r"^/\S*[^/\s]$", description="Path prefix, e.g. /s.")
-    replicas: int = Field(3, ge=1, le=50)
-    web_workers: int = Field(4, ge=1, le=64, description="RoadRunner's web workers a pod; each may hold a database connection.")
-    task_workers: int = Field(2, ge=1, le=64, description="RoadRunner's task workers a pod; likewise.")
-    memory_limit: str = Field("256M", pattern=r"^\d+M$", description="PHP's memory limit of one worker.")
+    domain: Host = Field(default="localhost:8080", description="Default domain of short URLs.")
+    https: bool = Field(default=False, description="Whether short URLs begin with https.")
+    base_path: str | None = Field(default=None, pattern=r"^/\S*[^/\s]$", description="Path prefix, e.g. /s.")
+    replicas: int = Field(default=3, ge=1, le=50)
+    web_workers: int = Field(default=4, ge=1, le=64, description="RoadRunner's web workers a pod; each may hold a database connection.")
+    task_workers: int = Field(default=2, ge=1, le=64, description="RoadRunner's task workers a pod; likewise.")
+    memory_limit: str = Field(default="256M", pattern=r"^\d+M$", description="PHP's memory limit of one worker.")
     resources: Resources = Resources(cpu="100m", memory="256Mi", memory_limit="512Mi")
-    timezone: str = Field("UTC", pattern=r"^[A-Za-z_]+(/[A-Za-z0-9_+-]+)*$")
+    timezone: str = Field(default="UTC", pattern=r"^[A-Za-z_]+(/[A-Za-z0-9_+-]+)*$")
     logs_format: Literal["console", "json"] = "json"
-    verbosity: Literal[0, 1, 2, 3] = Field(0, description="The console's SHELL_VERBOSITY, for the server only.")
-    geolite_license_key: SecretStr | None = Field(None, description="MaxMind licence for visit locations; opens egress on 443.")
-    resolve_titles: bool = Field(False, description="Fetch the title of each long URL: opens egress on 80 and 443.")
-    trusted_proxies: list[Cidr] = Field([], description="Proxies whose X-Forwarded-For is believed.")
+    verbosity: Literal[0, 1, 2, 3] = Field(default=0, description="The console's SHELL_VERBOSITY, for the server only.")
+    geolite_license_key: SecretStr | None = Field(default=None, description="MaxMind licence for visit locations; opens egress on 443.")
+    resolve_titles: bool = Field(default=False, description="Fetch the title of each long URL: opens egress on 80 and 443.")
+    trusted_proxies: list[Cidr] = Field(default=[], description="Proxies whose X-Forwarded-For is believed.")
     environment: dict[Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")], Annotated[str, Field(min_length=1)]] = Field(
-        {}, description="More of Shlink's variables. An empty value counts as set in Shlink, so it is refused here."
+        default={}, description="More of Shlink's variables. An empty value counts as set in Shlink, so it is refused here."
     )
     route: Annotated[Ingress | GatewayRoute, Field(discriminator="type")] | None = Field(
-        None, description="How it is reached from outside."
+        default=None, description="How it is reached from outside."
     )
 
 
 class Network(Model):
     """NetworkPolicies."""
 
-    api_server: list[Cidr] = Field(["0.0.0.0/0"], description="Where the API server answers; no label selects it.")
+    api_server: list[Cidr] = Field(default=["0.0.0.0/0"], description="Where the API server answers; no label selects it.")
     api_server_ports: list[Annotated[int, Field(ge=1, le=65535)]] = [443, 6443]
-    dns_namespace: Name = Field("kube-system", description="Where the cluster's DNS runs.")
-    monitoring_namespace: Name | None = Field(None, description="Namespace of Prometheus; its pods may reach the exporters.")
+    dns_namespace: Name = Field(default="kube-system", description="Where the cluster's DNS runs.")
+    monitoring_namespace: Name | None = Field(default=None, description="Namespace of Prometheus; its pods may reach the exporters.")
 
 
 class RotationSettings(Model):
     """Raise a number and that password is made anew and reaches whoever uses it. See docs/operations.md."""
 
-    database: Rotation = Field(1, description="The password of `shlink` in PostgreSQL.")
-    superuser: Rotation = Field(1, description="The password of `postgres` in PostgreSQL.")
-    redis: Rotation = Field(1, description="Redis' password.")
+    database: Rotation = Field(default=1, description="The password of `shlink` in PostgreSQL.")
+    superuser: Rotation = Field(default=1, description="The password of `postgres` in PostgreSQL.")
+    redis: Rotation = Field(default=1, description="Redis' password.")
 
 
 class Settings(Model):
     """Everything under `shlink:`."""
 
-    protect: bool = Field(False, description="Refuse to delete what holds data: namespaces, Vault, the PostgresCluster, the RedisFailover.")
-    shlink: ShlinkSettings = Field(ShlinkSettings(), alias="app")
+    protect: bool = Field(
+        default=False, description="Refuse to delete what holds data: namespaces, Vault, the PostgresCluster, the RedisFailover."
+    )
+    shlink: ShlinkSettings = Field(default=ShlinkSettings(), alias="app")
     postgres: PostgresSettings = PostgresSettings()
     redis: RedisSettings = FailoverRedis()
     vault: VaultSettings = VaultSettings()
@@ -387,8 +397,8 @@ class Settings(Model):
         if needed > self.postgres.max_connections:
             raise ValueError(
                 f"postgres.maxConnections: {self.postgres.max_connections} is less than what {self.shlink.replicas} replicas with "
-                f"{self.shlink.web_workers} web and {self.shlink.task_workers} task workers can hold during a rollout; allowed: {needed} or more "
-                "(or fewer app.replicas, app.webWorkers, app.taskWorkers)"
+                f"{self.shlink.web_workers} web and {self.shlink.task_workers} task workers can hold during a rollout; "
+                f"allowed: {needed} or more (or fewer app.replicas, app.webWorkers, app.taskWorkers)"
             )
         return self
 
@@ -405,20 +415,23 @@ class Settings(Model):
         if self.redis.mode == "failover":
             deployed["redis"] = images.redis
         installed = {
-            "external_secrets": operators.external_secrets.install and charts.external_secrets,
-            "pgo": operators.pgo.install and charts.pgo,
-            "redis_operator": operators.redis_operator.install and self.redis.mode == "failover" and charts.redis_operator,
+            "vault": charts.vault,
+            "external_secrets": charts.external_secrets if operators.external_secrets.install else None,
+            "pgo": charts.pgo if operators.pgo.install else None,
+            "redis_operator": charts.redis_operator if operators.redis_operator.install and self.redis.mode == "failover" else None,
         }
-        return deployed | {f"{name}_chart": chart.version for name, chart in {"vault": charts.vault, **installed}.items() if chart}
+        return deployed | {f"{name}_chart": chart.version for name, chart in installed.items() if chart}
 
 
 class Cluster(Model):
     """The one cluster of this stack: `kubernetes:context` and, where needed, `kubernetes:kubeconfig`."""
 
     context: str = Field(min_length=1, description="Context in the kubeconfig. Never the ambient one.")
-    kubeconfig: str | None = Field(None, min_length=1, description="Path or contents; $KUBECONFIG, then ~/.kube/config when left out.")
+    kubeconfig: str | None = Field(
+        default=None, min_length=1, description="Path or contents; $KUBECONFIG, then ~/.kube/config when left out."
+    )
     cluster_identifier: str | None = Field(
-        None,
+        default=None,
         min_length=1,
         description="Keep it when a context is renamed: a new identifier means a new cluster, and everything is replaced.",
     )
@@ -439,6 +452,7 @@ def load() -> tuple[Cluster, Settings]:
 
     Raises:
         SettingsError: it can't be used. Every fault is in the one message.
+
     """
     values = runtime_config.CONFIG.get() or runtime_config.get_config_env()
     return parse(values, secret_keys=frozenset(key for key in values if runtime_config.is_config_secret(key)))

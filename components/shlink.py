@@ -57,15 +57,16 @@ class Shlink(pulumi.ComponentResource):
         metadata = meta.v1.ObjectMetaArgs(name="shlink", namespace=SHLINK, labels=SERVER.labels)
 
         connections = [args.database_secret, *([args.redis_secret] if args.redis_secret else [])]
-        usable = [*args.database.usable, *(args.redis.usable if args.redis else [])]
+        usable: list[pulumi.Resource] = [*args.database.usable]
+        usable += args.redis.usable if args.redis else []
         # Its own pod, so that replicas never race for the schema: without Redis their lock is a local one. It also proves that the
         # password in the Secret is the one in the database before any replica is replaced.
         migration = job(
             f"{name}-migration",
             "shlink-migration",
             MIGRATION,
-            _USER,
-            [
+            user=_USER,
+            containers=[
                 _container(
                     "migration",
                     args,
@@ -77,7 +78,7 @@ class Shlink(pulumi.ComponentResource):
                     _MIGRATE,
                 )
             ],
-            _after(child, [*connections, args.api_key], usable),
+            opts=_after(child, [*connections, args.api_key], usable),
             init_containers=_waits(args),
             volumes=_volumes(),
             annotations=_versions(connections),

@@ -22,9 +22,9 @@ from components.settings import Chart, Images, Resources, Transit, VaultSettings
 
 MOUNT = "secret"
 AUTH_PATH = "kubernetes"
-UNSEAL_SECRET = "vault-unseal-keys"
-ROOT_SECRET = "vault-root-token"
-SEAL_SECRET = "vault-seal"
+UNSEAL_SECRET = "vault-unseal-keys"  # noqa: S105 -- a name
+ROOT_SECRET = "vault-root-token"  # noqa: S105 -- a name
+SEAL_SECRET = "vault-seal"  # noqa: S105 -- a name
 INIT_ACCOUNT = "vault-init"
 ADDRESS = f"http://vault.{VAULT}.svc.cluster.local:8200"
 # Not the Service, which would balance the steps of one initialisation over several pods.
@@ -180,8 +180,8 @@ class Vault(pulumi.ComponentResource):
             f"{name}-init",
             "vault-init",
             VAULT_INIT,
-            _BANK_VAULTS_USER,
-            [
+            user=_BANK_VAULTS_USER,
+            containers=[
                 core.v1.ContainerArgs(
                     name="init",
                     image=args.images.bank_vaults,
@@ -200,7 +200,7 @@ class Vault(pulumi.ComponentResource):
                     resources=requirements(_SMALL),
                 )
             ],
-            pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=[*depends_on, token])),
+            opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=[*depends_on, token])),
             service_account=INIT_ACCOUNT,
             # The server may still be pulling its image; the delay between tries grows to five minutes.
             backoff_limit=20,
@@ -248,7 +248,7 @@ def _values(settings: VaultSettings, images: Images) -> dict[str, Any]:
         },
         # The start script copies its configuration there, and the root file system is read-only.
         "volumes": [{"name": "tmp", "emptyDir": {}}],
-        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108 -- an emptyDir of the pod
         "affinity": "",
     }
     if settings.seal is None:  # with a key service Vault unseals itself

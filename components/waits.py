@@ -58,7 +58,7 @@ async def _missing(access: ClusterAccess, awaited: Awaited) -> str | None:
     try:
         api = await access.client()
         found = [item async for item in api.async_get(awaited.resource, awaited.name, namespace=awaited.namespace)]
-    except Exception as error:  # whatever an API server, a proxy or a credential plugin may answer; the patience bounds it
+    except Exception as error:  # noqa: BLE001 -- whatever an API server, a proxy or a credential plugin may answer; the patience bounds it
         return f"{type(error).__name__}: {error}"
     return awaited.missing(found[0].raw) if found else "does not exist yet"
 

@@ -7,7 +7,6 @@ request itself is read here.
 import asyncio
 import contextvars
 import hashlib
-import json
 import logging
 import runpy
 from base64 import b64encode
@@ -22,7 +21,6 @@ from google.protobuf import empty_pb2, json_format
 from pulumi.runtime import config as runtime_config
 from pulumi.runtime import mocks
 from pulumi.runtime import settings as runtime_settings
-from pulumi.runtime.proto import resource_pb2
 from pulumi.runtime.stack import run_in_stack
 
 ROOT = Path(__file__).parent.parent
@@ -141,7 +139,7 @@ class _Provider(mocks.Mocks):
     """What the providers would answer."""
 
     def new_resource(self, args: mocks.MockResourceArgs) -> tuple[str | None, dict[Any, Any]]:
-        state = dict(args.inputs)
+        state = dict(cast("dict[str, Any]", args.inputs))  # pyright: ignore[reportUnknownMemberType] -- untyped in the SDK
         digest = hashlib.sha256(args.name.encode())
         if args.typ == "random:index/randomPassword:RandomPassword":
             state["result"] = digest.hexdigest()[: int(state["length"])]
@@ -161,7 +159,7 @@ class _Monitor(mocks.MockMonitor):
         self.recording = recording
 
     def RegisterResource(self, request: Any) -> Any:  # noqa: N802 -- the name of the call in Pulumi's protocol
-        response = super().RegisterResource(request)
+        response = cast("Any", super()).RegisterResource(request)
         if request.type == "pulumi:pulumi:Stack":
             return response
         # The SDK says which outputs are secret; the engine marks them.
@@ -191,7 +189,7 @@ class _Monitor(mocks.MockMonitor):
     def RegisterResourceOutputs(self, request: Any) -> Any:  # noqa: N802
         if "pulumi:pulumi:Stack::" in request.urn:
             self.recording.outputs = _marked(json_format.MessageToDict(request.outputs))
-        return super().RegisterResourceOutputs(request)
+        return cast("Any", super()).RegisterResourceOutputs(request)
 
 
 class _Callbacks:
@@ -218,7 +216,7 @@ def record(
         runtime_settings.configure(
             mocks.MockSettings(
                 monitor=monitor,
-                monitor_features=set(monitor.GetDeploymentInfo(empty_pb2.Empty()).supportedFeatures),
+                monitor_features=set(cast("Any", monitor).GetDeploymentInfo(empty_pb2.Empty()).supportedFeatures),
                 engine=mocks.MockEngine(logger),
                 callbacks=_Callbacks(),
                 project=project,
@@ -228,10 +226,14 @@ def record(
             )
         )
         with mock.patch("components.forward.Forward.start"):
-            asyncio.run(run_in_stack(lambda: runpy.run_path(str(ROOT / "__main__.py")) and None))
+            asyncio.run(run_in_stack(_program))
 
     contextvars.copy_context().run(run)
     return recording
+
+
+def _program() -> None:
+    runpy.run_path(str(ROOT / "__main__.py"))
 
 
 class _Collect(logging.Handler):
