@@ -15,7 +15,7 @@ from components.vault import Vault, VaultArgs
 
 cluster, settings = load()
 access = reach.access(cluster)
-forwarded = reach.servers(cluster, settings)
+forwarded = reach.servers(cluster, settings, project=pulumi.get_project(), stack=pulumi.get_stack())
 opts = pulumi.ResourceOptions(providers=[reach.provider(cluster)])
 
 spaces = namespaces(settings, opts)

@@ -14,10 +14,10 @@ from pulumi_kubernetes.meta.v1 import ObjectMetaArgs
 
 
 class _Custom(CustomResource):
-    def __init__(
+    def __init__(  # noqa: PLR0917 -- as many as its base class has
         self, name: str, api_version: str, kind: str, metadata: ObjectMetaArgs, spec: Mapping[str, Any], opts: pulumi.ResourceOptions
     ) -> None:
-        # pyright: CustomResource takes any further keyword, untyped.
+        # The base class takes any further keyword, untyped.
         super().__init__(name, api_version, kind, metadata=metadata, spec=spec, opts=opts)  # pyright: ignore[reportUnknownMemberType]
 
 

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-import pulumi
 import pulumi_kubernetes as kubernetes
 
 from components import postgres, vault
@@ -40,21 +39,22 @@ class Servers:
     postgres_port: int
 
 
-def servers(cluster: Cluster, settings: Settings) -> Servers:
+def servers(cluster: Cluster, settings: Settings, *, project: str, stack: str) -> Servers:
     """Direct addresses where they are set, else forwards, bound now and used when something connects.
 
     Raises ForwardError: a port is taken.
     """
+
+    def bind(target: ForwardTarget, port: int | None, layer: str) -> int:
+        # The same from run to run, since a provider's inputs must not change; another for each stack.
+        port = port or local_port(project, stack, target.service)
+        Forward(access(cluster), target, port, setting=f"shlink:{layer}").start()
+        return port
+
     url = settings.vault.address
     if url is None:
-        url = f"http://127.0.0.1:{_forward(cluster, vault.forward_target(settings.vault), settings.vault.local_port, 'vault')}"
+        url = f"http://127.0.0.1:{bind(vault.forward_target(settings.vault), settings.vault.local_port, 'vault')}"
     if settings.postgres.address is None:
-        return Servers(url, "127.0.0.1", _forward(cluster, postgres.PRIMARY, settings.postgres.local_port, "postgres"))
+        return Servers(url, "127.0.0.1", bind(postgres.PRIMARY, settings.postgres.local_port, "postgres"))
     direct = urlsplit(f"//{settings.postgres.address}")
     return Servers(url, direct.hostname or "", direct.port or 5432)
-
-
-def _forward(cluster: Cluster, target: ForwardTarget, port: int | None, layer: str) -> int:
-    port = port or local_port(pulumi.get_project(), pulumi.get_stack(), target.service)
-    Forward(access(cluster), target, port, setting=f"shlink:{layer}").start()
-    return port

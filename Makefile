@@ -1,0 +1,78 @@
+# `make` alone says what there is. STACK=dev unless said.
+STACK ?= dev
+UV_VERSION := 0.13.9
+UV := .uv/bin/uv
+PY := .venv/bin/python
+# The system's Python is used, none is downloaded; the SDK writes no byte code into the checkout.
+export UV_PYTHON_DOWNLOADS := never
+export PYTHONDONTWRITEBYTECODE := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup preview test verify lint bench mutants schema crds up live-preview destroy refresh recover forward
+
+help: ## say what there is
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+# uv in an environment of its own, then exactly what uv.lock says.
+$(UV):
+	python3 -m venv .uv && .uv/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+.venv/.locked: uv.lock pyproject.toml | $(UV)
+	$(UV) sync --locked --quiet --group dev && touch $@
+
+setup: .venv/.locked ## install what is locked, into .venv
+
+preview: setup ## show what STACK would hold, offline: tree, order, outputs, manifests in build/preview/STACK
+	@$(PY) -m offline $(STACK)
+
+test: setup ## the program under Pulumi's test monitor, every switch, with coverage
+	@$(PY) -m pytest tests --ignore=tests/real --cov -q
+
+lint: setup ## style and types
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check -q . && $(PY) -m pyright
+
+verify: setup ## try every object and every claim on real parts; SHLINK_TEST_KUBECONFIG names a scratch cluster
+	@$(PY) -m pytest tests/real -q
+
+bench: setup ## how long a preview takes against a bare interpreter, resource counts, the longest chain
+	@$(PY) -m offline.bench $(STACK)
+
+mutants: setup ## break the program on purpose and say which check notices
+	@$(PY) -m tests.mutants
+
+schema: setup ## write Pulumi.schema.json and docs/configuration.md from the settings' models
+	@$(PY) -m offline.schema
+
+# Below this line a cluster is touched.
+PULUMI = $(shell command -v pulumi)
+define need_pulumi
+@test -n "$(PULUMI)" || { echo "error: the pulumi command is not installed; https://www.pulumi.com/docs/install/ says how (make preview works without it)" >&2; exit 1; }
+@$(PULUMI) stack select $(STACK) 2>/dev/null || { echo "error: this back end has no stack $(STACK); pulumi login, then: pulumi stack init $(STACK)" >&2; exit 1; }
+endef
+
+live-preview: setup ## the difference between STACK's program and what is running
+	$(need_pulumi)
+	$(PULUMI) preview --stack $(STACK)
+
+up: setup ## create or update STACK
+	$(need_pulumi)
+	$(PULUMI) up --stack $(STACK)
+
+destroy: setup ## delete STACK; Vault and PostgreSQL need not answer for it
+	$(need_pulumi)
+	$(PULUMI) destroy --stack $(STACK)
+
+# Without the program there is no forward to Vault and PostgreSQL.
+refresh: setup ## read what is really there into the state, then mend it
+	$(need_pulumi)
+	$(PULUMI) up --refresh --run-program --stack $(STACK)
+
+# A killed run leaves creations of which nobody knows whether they happened. Objects that did are adopted.
+recover: setup ## after a killed run: forget its pending creations, adopt what exists, go on
+	$(need_pulumi)
+	$(PULUMI) cancel --yes --stack $(STACK) || true
+	$(PULUMI) refresh --clear-pending-creates --run-program --yes --stack $(STACK)
+	PULUMI_K8S_UPSERT_EXISTING_OBJECTS=true $(PULUMI) up --stack $(STACK)
+
+forward: setup ## hold the forwards to Vault and PostgreSQL open, for a plain `pulumi refresh` or psql
+	@$(PY) -m offline.forward $(STACK)
