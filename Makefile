@@ -70,7 +70,7 @@ refresh: setup ## read what is really there into the state, then mend it
 # A killed run leaves creations of which nobody knows whether they happened. Objects that did are adopted.
 recover: setup ## after a killed run: forget its pending creations, adopt what exists, go on
 	$(need_pulumi)
-	$(PULUMI) cancel --yes --stack $(STACK) || true
+	$(PULUMI) cancel --yes $(STACK) || true
 	$(PULUMI) refresh --clear-pending-creates --run-program --yes --stack $(STACK)
 	PULUMI_K8S_UPSERT_EXISTING_OBJECTS=true $(PULUMI) up --stack $(STACK)
 

@@ -3,11 +3,14 @@
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pulumi
 
 from components.forward import ClusterAccess
+
+if TYPE_CHECKING:
+    from kr8s.asyncio import Api
 
 Verdict = Callable[[Mapping[str, Any]], str | None]
 """Looks at an object; says what is still missing, or None when it is as wanted."""
@@ -45,22 +48,23 @@ def wait_hook(name: str, access: ClusterAccess, awaited: Sequence[Awaited]) -> p
 async def until(access: ClusterAccess, awaited: Awaited, interval: float = 2) -> None:
     """Look every `interval` seconds. Raises TimeoutError with the last reason once the patience is over."""
     deadline = asyncio.get_running_loop().time() + awaited.patience
-    while (reason := await _missing(access, awaited)) is not None:
+    api: Api | None = None
+    while True:
+        try:
+            api = api or await access.client()
+            found = [item async for item in api.async_get(awaited.resource, awaited.name, namespace=awaited.namespace)]
+            reason = awaited.missing(found[0].raw) if found else "it does not exist yet"
+        except Exception as error:  # noqa: BLE001 -- whatever an API server, a proxy or a credential plugin answers; the patience bounds it
+            # With a new client the next look logs in again.
+            api, reason = None, f"{type(error).__name__}: {error}"
+        if reason is None:
+            return
         if asyncio.get_running_loop().time() > deadline:
             raise TimeoutError(
-                f"{awaited}: {reason}, {awaited.patience:.0f} s long; see: "
-                f"kubectl --context {access.context} -n {awaited.namespace} describe {awaited.resource} {awaited.name}"
+                f"{awaited}: {reason}, {awaited.patience:g} s long; see: "
+                f"{access.kubectl} -n {awaited.namespace} describe {awaited.resource} {awaited.name}"
             )
         await asyncio.sleep(interval)
-
-
-async def _missing(access: ClusterAccess, awaited: Awaited) -> str | None:
-    try:
-        api = await access.client()
-        found = [item async for item in api.async_get(awaited.resource, awaited.name, namespace=awaited.namespace)]
-    except Exception as error:  # noqa: BLE001 -- whatever an API server, a proxy or a credential plugin may answer; the patience bounds it
-        return f"{type(error).__name__}: {error}"
-    return awaited.missing(found[0].raw) if found else "does not exist yet"
 
 
 def replicas_ready(item: Mapping[str, Any]) -> str | None:

@@ -63,8 +63,8 @@ def reference() -> str:
     lines = [
         "# Configuration",
         "",
-        "Made from `components/settings.py` by `make schema`; don't edit. Keys stand under `config:` in `Pulumi.<stack>.yaml`;",
-        "`Pulumi.schema.json` lets an editor check them while you type. Secrets are set with `pulumi config set --secret --path KEY VALUE`.",
+        "Made from `components/settings.py` by `make schema`; don't edit. Keys stand under `config:` of `Pulumi.<stack>.yaml`,",
+        "`Pulumi.schema.json` lets an editor check them while you type. A secret: `pulumi config set --secret --path KEY VALUE`.",
         "",
     ]
     for group, model in (("kubernetes", Cluster), ("shlink", Settings)):
@@ -74,7 +74,8 @@ def reference() -> str:
 
 
 def _section(root: dict[str, Any], prefix: str, node: dict[str, Any], *, level: int = 2) -> Iterator[str]:
-    yield f"{'#' * level} `{prefix.rstrip('.')}`"
+    chosen = [f"{name}: {field['const']}" for name, field in node.get("properties", {}).items() if "const" in field]
+    yield " ".join([f"{'#' * level} `{prefix.rstrip('.')}`", *(f"with `{choice}`" for choice in chosen)])
     yield ""
     if "description" in node:
         yield node["description"].replace("\n", " ")
