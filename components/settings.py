@@ -511,7 +511,10 @@ def _explain(schema: dict[str, Any], group: str, fault: ErrorDetails, secret_key
     key = f"{group}:{'.'.join(path)}".rstrip(":")
     if fault["type"] == "missing":
         return f"{key}: is missing; {_allowed(node)}"
-    problem = fault["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    # The limits follow anyway.
+    problem = {"string_pattern_mismatch": "is not of that form", "literal_error": "is not possible"}.get(
+        fault["type"], fault["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("String ")
+    )
     if fault["loc"] == () or isinstance(fault["input"], dict | list | Model):
         return f"{key}: {problem}"
     secret = node.get("writeOnly") or any(key == name or key.startswith(f"{name}.") for name in secret_keys)

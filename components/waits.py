@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pulumi
 
@@ -52,7 +52,9 @@ async def until(access: ClusterAccess, awaited: Awaited, interval: float = 2) ->
     while True:
         try:
             api = api or await access.client()
-            found = [item async for item in api.async_get(awaited.resource, awaited.name, namespace=awaited.namespace)]
+            found: list[Any] = [
+                item async for item in cast("Any", api).async_get(awaited.resource, awaited.name, namespace=awaited.namespace)
+            ]
             reason = awaited.missing(found[0].raw) if found else "it does not exist yet"
         except Exception as error:  # noqa: BLE001 -- whatever an API server, a proxy or a credential plugin answers; the patience bounds it
             # With a new client the next look logs in again.
