@@ -4,6 +4,7 @@
 (`make schema`), so an editor, the reference and the program can't disagree.
 """
 
+import contextlib
 import difflib
 import json
 import re
@@ -13,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pulumi
 from pulumi.runtime import config as runtime_config
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 from pydantic_core import ErrorDetails
 
@@ -303,7 +304,11 @@ class NoRedis(Model):
     mode: Literal["none"]
 
 
-RedisSettings = Annotated[FailoverRedis | ExternalRedis | NoRedis, Field(discriminator="mode")]
+def _failover_unless_said(value: Any) -> Any:
+    return {"mode": "failover", **cast("dict[str, Any]", value)} if isinstance(value, dict) else value
+
+
+RedisSettings = Annotated[FailoverRedis | ExternalRedis | NoRedis, Field(discriminator="mode"), BeforeValidator(_failover_unless_said)]
 
 
 class Ingress(Model):
@@ -465,7 +470,7 @@ def parse(values: Mapping[str, Any], secret_keys: frozenset[str] = frozenset()) 
     for key, value in values.items():
         group, _, name = key.partition(":")
         if group in groups:
-            groups[group][name] = json.loads(value) if isinstance(value, str) and value.startswith(("{", "[")) else value
+            groups[group][name] = _opened(value)
         elif group in ("vault", "postgresql", "random"):
             faults.append(f"{key}: has no effect, its provider is configured by this program; see `shlink:{group}`")
     if "context" not in groups["kubernetes"]:
@@ -479,6 +484,14 @@ def parse(values: Mapping[str, Any], secret_keys: frozenset[str] = frozenset()) 
     if faults or cluster is None or settings is None:
         raise SettingsError("this stack's configuration can't be used:\n" + "\n".join(f"  {fault}" for fault in faults))
     return cluster, settings
+
+
+def _opened(value: Any) -> Any:
+    """Pulumi hands over objects and lists as JSON text."""
+    if isinstance(value, str) and value.startswith(("{", "[")):
+        with contextlib.suppress(json.JSONDecodeError):
+            return json.loads(value)
+    return value
 
 
 def _validate(model: type[_Model], group: str, values: dict[str, Any], secret_keys: frozenset[str], faults: list[str]) -> _Model | None:
@@ -512,10 +525,14 @@ def _explain(schema: dict[str, Any], group: str, fault: ErrorDetails, secret_key
     if fault["type"] == "missing":
         return f"{key}: is missing; {_allowed(node)}"
     # The limits follow anyway.
-    problem = {"string_pattern_mismatch": "is not of that form", "literal_error": "is not possible"}.get(
-        fault["type"], fault["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("String ")
-    )
-    if fault["loc"] == () or isinstance(fault["input"], dict | list | Model):
+    problem = {
+        "string_pattern_mismatch": "is not of that form",
+        "literal_error": "is not possible",
+        "model_type": "is not a group of keys",
+    }.get(fault["type"], fault["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("String "))
+    if fault["loc"] == ():  # a rule between groups, which names its keys itself
+        return f"{group}:{problem}"
+    if isinstance(fault["input"], dict | list | Model):
         return f"{key}: {problem}"
     secret = node.get("writeOnly") or any(key == name or key.startswith(f"{name}.") for name in secret_keys)
     value = "[secret]" if secret else json.dumps(fault["input"])
