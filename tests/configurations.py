@@ -1,0 +1,118 @@
+"""Every configuration that the tests try: each stack's file, and each switch by itself. A new switch is added here and nowhere else."""
+
+import gc
+import json
+import warnings
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from offline import stacks
+from offline.record import ROOT, Recording, record
+
+_RAFT = {"mode": "ha", "seal": {"type": "awskms", "region": "eu-central-1", "kmsKeyId": "alias/vault"}}
+
+SWITCHES: Mapping[str, Mapping[str, Any]] = {
+    "defaults": {},
+    "redis-external": {"redis": {"mode": "external", "servers": ["tls://redis.example.org:6380"], "password": "p@ss/word"}},
+    "redis-external-open": {"redis": {"mode": "external", "servers": ["tcp://10.1.2.3:6379"], "cidr": "10.1.2.3/32"}},
+    "redis-cluster": {"redis": {"mode": "external", "servers": [f"tcp://redis-{n}.example.org:6379" for n in range(3)]}},
+    "redis-none": {"redis": {"mode": "none"}},
+    "redis-sized": {
+        "redis": {"mode": "failover", "replicas": 5, "sentinels": 5, "storage": {"size": "4Gi", "storageClass": "kwok-volume"}}
+    },
+    "redis-rotated": {"rotation": {"redis": 2}},
+    "database-rotated": {"rotation": {"database": 2, "superuser": 3}},
+    "database-sized": {"postgres": {"version": 17, "instances": 3, "maxConnections": 400, "storage": {"size": "20Gi"}}},
+    "backups-s3": {
+        "postgres": {
+            "backups": {"s3": {"bucket": "b", "endpoint": "s3.example.org", "region": "eu-central-1", "key": "k", "keySecret": "s"}}
+        }
+    },
+    "monitoring": {"postgres": {"monitoring": True}, "network": {"monitoringNamespace": "monitoring"}},
+    "vault-awskms": {"vault": _RAFT},
+    "vault-gcpckms": {
+        "vault": {"mode": "ha", "seal": {"type": "gcpckms", "project": "p", "region": "global", "keyRing": "r", "cryptoKey": "k"}}
+    },
+    "vault-azurekeyvault": {
+        "vault": {"mode": "ha", "replicas": 5, "seal": {"type": "azurekeyvault", "tenantId": "t", "vaultName": "v", "keyName": "k"}}
+    },
+    "vault-transit": {
+        "vault": {
+            "mode": "ha",
+            "seal": {"type": "transit", "address": "https://vault.example.org:8200", "keyName": "shlink", "token": "t"},
+        }
+    },
+    "vault-standalone-sealed": {"vault": {"seal": _RAFT["seal"], "serviceAccountAnnotations": {"eks.amazonaws.com/role-arn": "arn"}}},
+    "vault-token": {"vault": {"token": "limited"}},
+    "vault-login": {"vault": {"authLogin": {"path": "auth/jwt/login", "method": "jwt", "parameters": {"role": "deploy", "jwt": "j"}}}},
+    "direct": {"vault": {"address": "http://10.0.0.7:8200"}, "postgres": {"address": "10.0.0.8:5432"}},
+    "operators-there": {
+        "operators": {
+            "externalSecrets": {"install": False, "namespace": "platform"},
+            "pgo": {"install": False, "namespace": "platform"},
+            "redisOperator": {"install": False, "namespace": "platform"},
+        }
+    },
+    "ingress": {
+        "app": {
+            "domain": "s.example.org",
+            "https": True,
+            "basePath": "/s",
+            "route": {
+                "type": "ingress",
+                "className": "nginx",
+                "tlsSecret": "shlink-tls",
+                "annotations": {"cert-manager.io/cluster-issuer": "letsencrypt"},
+                "controllerNamespace": "ingress-nginx",
+            },
+        }
+    },
+    "gateway": {
+        "app": {
+            "domain": "s.example.org",
+            "https": True,
+            "route": {
+                "type": "gateway",
+                "name": "public",
+                "namespace": "gateways",
+                "sectionName": "https",
+                "controllerNamespace": "envoy",
+            },
+        }
+    },
+    "app": {
+        "app": {
+            "geoliteLicenseKey": "key",
+            "resolveTitles": True,
+            "replicas": 1,
+            "verbosity": 3,
+            "trustedProxies": ["10.0.0.0/8"],
+            "environment": {"ANONYMIZE_REMOTE_ADDR": "false"},
+        }
+    },
+    "mirror": {"images": {"registry": "registry.example.org/mirror", "postgres": "r.example.org/postgres:16.9-1"}, "protect": True},
+}
+
+
+def configuration(name: str) -> dict[str, str]:
+    """A switch's configuration as the program gets it."""
+    return {"kubernetes:context": "lab"} | {f"shlink:{key}": json.dumps(value) for key, value in SWITCHES[name].items()}
+
+
+NAMES = (*SWITCHES, *(f"stack {stack}" for stack in stacks.names(ROOT)))
+
+
+@cache
+def recording(name: str) -> Recording:
+    """What the program registers under one of `NAMES`. Made once: about half a second each."""
+    with warnings.catch_warnings():
+        # Pulumi's test monitor leaves event loops open; collected here, they are nobody's failure.
+        warnings.simplefilter("ignore", ResourceWarning)
+        if name in SWITCHES:
+            made = record("test", configuration(name))
+        else:
+            stack = name.removeprefix("stack ")
+            made = record(stack, *stacks.configuration(ROOT, stack))
+        gc.collect()
+    return made

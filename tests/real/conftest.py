@@ -1,0 +1,72 @@
+"""The real parts: a scratch Kubernetes API named by SHLINK_TEST_KUBECONFIG, and Debian's PostgreSQL and Redis on loopback."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from offline.record import plain
+from tests import configurations
+from tests.real.cluster import Cluster
+
+_VARIABLE = "SHLINK_TEST_KUBECONFIG"
+_NO_CLUSTER = (
+    f"no cluster to try it on: {_VARIABLE} names no kubeconfig. Start a scratch cluster, e.g. `../shared/lab/cluster up`, "
+    f"and set {_VARIABLE} to the path that it prints; never a cluster that is in use"
+)
+# What each file is held against; a test that counts for more says so with record_property("checks", n).
+_PARTS = {"test_postgres": "PostgreSQL", "test_redis": "Redis and Sentinel", "test_forward": "forwards"}
+_API_SERVER = "the API server"
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A scratch cluster; where none is given the test is skipped, and the summary says why."""
+    kubeconfig = os.environ.get(_VARIABLE)
+    if not kubeconfig:
+        pytest.skip(_NO_CLUSTER)
+    path = Path(kubeconfig)
+    if not path.is_file():
+        pytest.fail(f"{_VARIABLE}={kubeconfig}: there is no such file")
+    found = Cluster(path)
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="session")
+def environment(cluster: Cluster) -> Iterator[Mapping[str, Mapping[str, Any]]]:
+    """The namespaces of an environment for real, with the ServiceAccounts that its pods run as; by name, as the API server has them."""
+    objects = [
+        plain(one.inputs)
+        for name in configurations.NAMES
+        for one in configurations.recording(name).resources.values()
+        if one.is_kubernetes_object and one.kind in ("Namespace", "ServiceAccount")
+    ]
+    by_path = {cluster.path(one): one for one in objects}
+    namespaces = [one for one in by_path.values() if one["kind"] == "Namespace"]
+    for one in namespaces:
+        found = cluster.call("GET", cluster.path(one))
+        if found.ok and "deletionTimestamp" in found.body["metadata"]:
+            cluster.gone(one)
+    there = {one["metadata"]["name"]: one for one in cluster.must(namespaces)}
+    cluster.must(one for one in by_path.values() if one["kind"] == "ServiceAccount")
+    for name in there:  # pods are refused until a namespace has its default account
+        cluster.there({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": name}})
+    yield there
+    cluster.delete(namespaces)
+    for one in namespaces:
+        cluster.gone(one)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One line: how much was tried on real parts, so that a run without them can't look like one with them."""
+    counts: Counter[str] = Counter()
+    for report in terminalreporter.getreports("passed"):
+        if report.when == "call" and "tests/real/" in report.nodeid:
+            part = _PARTS.get(Path(report.nodeid.partition("::")[0]).stem, _API_SERVER)
+            counts[part] += next((int(str(value)) for key, value in report.user_properties if key == "checks"), 1)
+    said = ", ".join(f"{counts[part]} against {part}" for part in (_API_SERVER, *_PARTS.values()) if counts[part])
+    terminalreporter.write_line(f"checks on real parts: {said or 'none'}")
