@@ -193,8 +193,9 @@ def outputs(recording: Recording) -> Table:
     table = Table(title="Outputs", title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, value in sorted(recording.outputs.items()):
         shown = masked(value)
-        parts = cast("dict[str, str]", shown if isinstance(shown, dict) else {}).items()
-        table.add_row(name, ", ".join(f"{key}={item}" for key, item in parts) or str(shown))
+        if isinstance(shown, dict):
+            shown = ", ".join(f"{key}={item}" for key, item in cast("dict[str, str]", shown).items())
+        table.add_row(name, str(shown))
     return table
 
 

@@ -112,7 +112,7 @@ def _type(root: dict[str, Any], field: dict[str, Any]) -> str:
         elif "minimum" in branch:
             names.append(f"{branch['minimum']} to {branch['maximum']}" if "maximum" in branch else f"{branch['minimum']} or more")
         elif branch.get("type") not in (None, "null"):
-            names.append({"object": "group" if "properties" in branch else "map"}.get(branch["type"], branch["type"]))
+            names.append(("group" if "properties" in branch else "map") if branch["type"] == "object" else str(branch["type"]))
     return " or ".join(dict.fromkeys(names))
 
 
