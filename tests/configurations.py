@@ -91,6 +91,7 @@ SWITCHES: Mapping[str, Mapping[str, Any]] = {
             "environment": {"ANONYMIZE_REMOTE_ADDR": "false"},
         }
     },
+    "api-server-narrow": {"network": {"apiServer": ["10.96.0.1/32"], "apiServerPorts": [443]}},
     "mirror": {"images": {"registry": "registry.example.org/mirror", "postgres": "r.example.org/postgres:16.9-1"}, "protect": True},
 }
 
