@@ -43,6 +43,7 @@ class Call:
     body: Any = None
     content_type: str = "application/json"
     params: Mapping[str, str] | None = None
+    headers: Mapping[str, str] | None = None
 
 
 class Cluster:
@@ -136,7 +137,7 @@ class Cluster:
             call.path,
             content=None if call.body is None else json.dumps(call.body),
             params=dict(call.params or {}),
-            headers={"Content-Type": call.content_type},
+            headers={"Content-Type": call.content_type, **(call.headers or {})},
         )
         try:
             return Answer(response.status_code, response.json())
