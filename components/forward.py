@@ -1,0 +1,431 @@
+"""Reaching a server inside the cluster from this process: a local port whose connections end in a pod.
+
+On kr8s' websocket and not its PortForward: that one starts without complaint when the port is taken (a password could go to another
+stack's server), repeats a refused permission for ever, and stays with the pod that it saw first, whatever fails over.
+"""
+
+import asyncio
+import base64
+import contextlib
+import contextvars
+import hashlib
+import os
+import shlex
+import socket
+import tempfile
+import threading
+import warnings
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import pulumi
+import yaml
+
+PATIENCE = 15.0
+"""Seconds that a new connection waits for a Ready pod and for the API server."""
+_INTERVAL = 0.5
+"""Seconds between two looks for a pod."""
+_SILENCE = 2.0
+"""Seconds. The protocol has no half close, so when the client sends no more, the server is heard until it is silent this long."""
+_CHUNK = 64 * 1024
+"""Bytes of one read and one frame."""
+_ERROR_CHANNEL = 1
+_EXPIRED = "the API server does not accept the login (401), it may have expired"
+
+
+class ForwardError(pulumi.RunError):
+    """The cluster can't be reached as configured, or a local port can't be bound; the message names the cause and the remedy.
+
+    A `RunError`, so that Pulumi prints the message without a traceback.
+    """
+
+
+class _NoConnectionError(Exception):
+    """What stands in the way, and what a person does about it. `passing`: the next look may find it gone."""
+
+    def __init__(self, cause: str, remedy: str, *, passing: bool = False) -> None:
+        super().__init__(cause)
+        self.cause, self.remedy, self.passing = cause, remedy, passing
+
+
+@dataclass(frozen=True)
+class ClusterAccess:
+    """The one cluster of a stack, as its configuration names it."""
+
+    context: str
+    kubeconfig: str | None = None
+    """Path or contents, as in `kubernetes:kubeconfig`; $KUBECONFIG, then ~/.kube/config when None."""
+
+    @property
+    def kubectl(self) -> str:
+        """The command that reaches the same cluster, for messages; without a kubeconfig given by its contents."""
+        file = [] if self.kubeconfig is None or _is_contents(self.kubeconfig) else ["--kubeconfig", self.kubeconfig]
+        return shlex.join(["kubectl", *file, "--context", self.context])
+
+    async def client(self) -> Any:
+        """A new client of kr8s, logged in, for the running event loop. Keep it: a login asks the API server and may run a plugin.
+
+        `Any`, because kr8s' types are half unknown. Raises ForwardError when the kubeconfig can't be used, and whatever kr8s does
+        when the API server or the credential plugin refuses.
+        """
+        import kr8s.asyncio  # noqa: PLC0415 - it takes half a second, and a preview never connects
+
+        # It warns of releases newer than itself. What is used here has not changed for years.
+        warnings.filterwarnings("ignore", "Kubernetes version", UserWarning)
+        # kr8s would leave private keys behind in files. These go with the client.
+        directory = tempfile.TemporaryDirectory(prefix="kubeconfig-")
+        try:
+            # Not kr8s.asyncio.api(), which hands an older client out again and closes its open connections in logging it in anew.
+            api: Any = kr8s.asyncio.Api(
+                bypass_factory=True,
+                kubeconfig=self._reduced(Path(directory.name)),
+                context=self.context,
+                namespace="default",
+                serviceaccount="",  # else, without a kubeconfig, the account of the pod that this runs in: another cluster
+            )
+        except BaseException:
+            directory.cleanup()
+            raise
+        weakref.finalize(api, directory.cleanup)
+        try:
+            return await api
+        except BaseException:
+            await _disconnect(api)
+            raise
+
+    def _reduced(self, directory: Path) -> dict[str, Any]:
+        """A kubeconfig of this context only, its keys and certificates in files."""
+        known: dict[str, dict[str, Any]] = {"contexts": {}, "clusters": {}, "users": {}}
+        for folder, content in self._read():
+            for kind, entries in known.items():
+                named = cast("list[dict[str, Any]]", content.get(kind) or [])
+                for entry in named:
+                    fields = cast("dict[str, Any]", entry.get(kind[:-1]) or {})
+                    value = {key: str(folder / field) if key in _FILES else field for key, field in fields.items()}
+                    entries.setdefault(entry["name"], value)  # the first file that has the name wins, as with kubectl
+        if self.context not in known["contexts"]:
+            raise ForwardError(f"the kubeconfig has no context {self.context!r}, only: {', '.join(known['contexts']) or 'none'}")
+        context = known["contexts"][self.context]
+        cluster, user = (known[f"{kind}s"].get(context.get(kind), {}) for kind in ("cluster", "user"))
+        if "server" not in cluster:
+            raise ForwardError(f"the kubeconfig's context {self.context!r} leads to no cluster")
+        _to_files(cluster, directory)
+        _to_files(user, directory)
+        if "tokenFile" in user:
+            user["token"] = Path(user["tokenFile"]).read_text().strip()
+        return {
+            "current-context": self.context,
+            "contexts": [{"name": self.context, "context": {"cluster": "cluster", "user": "user"}}],
+            "clusters": [{"name": "cluster", "cluster": cluster}],
+            "users": [{"name": "user", "user": user}],
+        }
+
+    def _read(self) -> Iterator[tuple[Path, dict[str, Any]]]:
+        source = self.kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
+        try:
+            if _is_contents(source):
+                yield Path(), yaml.safe_load(source)
+                return
+            files = [file for name in source.split(os.pathsep) if name and (file := Path(name).expanduser()).is_file()]
+            if not files:
+                raise ForwardError(f"there is no kubeconfig at {source}")
+            for file in files:
+                yield file.absolute().parent, yaml.safe_load(file.read_text()) or {}
+        except yaml.YAMLError:
+            # Its message quotes the text, which may be a token.
+            raise ForwardError("the kubeconfig is not valid YAML") from None
+
+
+_FILES = {"certificate-authority", "client-certificate", "client-key", "tokenFile"}
+"""Keys of a kubeconfig whose value is a path, relative to the kubeconfig."""
+
+
+def _to_files(entry: dict[str, Any], directory: Path) -> None:
+    for key in _FILES & {name.removesuffix("-data") for name in entry}:
+        if data := entry.pop(f"{key}-data", None):
+            entry[key] = str(directory / key)
+            Path(entry[key]).write_bytes(base64.b64decode(data))
+        if (file := entry.get(key)) and not Path(file).is_file():
+            raise ForwardError(f"the kubeconfig's {key} is not there: {file}")
+
+
+async def _disconnect(api: Any) -> None:
+    if api is not None and api._session is not None:  # noqa: SLF001 - kr8s has no word for it
+        await api._session.aclose()  # noqa: SLF001
+
+
+def _is_contents(kubeconfig: str) -> bool:
+    return "\n" in kubeconfig or kubeconfig.lstrip().startswith("{")
+
+
+@dataclass(frozen=True)
+class ForwardTarget:
+    """The pods behind a Service, one of which gets each connection."""
+
+    service: str
+    """Name for messages: `vault/vault`."""
+    namespace: str
+    pod_labels: Mapping[str, str]
+    port: int
+    """The pod's port."""
+
+    @property
+    def selector(self) -> str:
+        return ",".join(f"{key}={value}" for key, value in self.pod_labels.items())
+
+
+def local_port(project: str, stack: str, service: str) -> int:
+    """The port of this machine for a Service of a stack: the same from run to run, another for every stack and Service.
+
+    In 20000 to 29999, below the ports that operating systems hand out by themselves. Two may rarely be the same; `Forward.start` says so.
+    """
+    return 20000 + int.from_bytes(hashlib.sha256(f"{project}/{stack}/{service}".encode()).digest()[:8]) % 10000
+
+
+class Forward:
+    """A port of 127.0.0.1 whose connections each end in the pod that is right at that moment.
+
+    `start` binds the port and asks nothing of the cluster; the first connection does. It ends with the process or with `close`.
+    A connection that can't be made is closed, and the cause goes to `report`, once until it changes or a connection succeeds.
+    """
+
+    def __init__(
+        self,
+        access: ClusterAccess,
+        target: ForwardTarget,
+        port: int,
+        setting: str,
+        *,
+        patience: float = PATIENCE,
+        report: Callable[[str], object] = pulumi.log.error,
+    ) -> None:
+        """`setting`: the group of settings to name in messages, `shlink:vault`; it has `localPort` and `address`.
+
+        `patience`: seconds that a connection waits for a Ready pod and for the API server. The default `report` makes an update fail;
+        it is called in the forward's thread.
+        """
+        self._access, self._target, self._port, self._setting = access, target, port, setting
+        self._patience, self._report = patience, report
+        self._reported: str | None = None
+        self._api: Any = None
+        self._login = asyncio.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def start(self) -> None:
+        """Bind the port, then serve it in a daemon thread. Raises ForwardError when the port can't be bound, as when it is taken."""
+        try:
+            listener = socket.create_server(("127.0.0.1", self._port), backlog=128)
+        except OSError as error:
+            raise ForwardError(
+                f"{self._target.service}: port {self._port} of 127.0.0.1 can't be bound: {os.strerror(error.errno or 0)}. "
+                "Stop what holds it, perhaps `make forward` or another run of this stack, "
+                f"or choose another: pulumi config set --path {self._setting}.localPort PORT"
+            ) from None
+        loop = self._loop = asyncio.new_event_loop()
+        # Pulumi keeps its engine's address in context variables, which a thread does not inherit, and the default report needs it.
+        context = contextvars.copy_context()
+        self._thread = threading.Thread(target=context.run, args=(loop.run_forever,), name=f"forward {self._target.service}", daemon=True)
+        self._thread.start()
+        self._server = asyncio.run_coroutine_threadsafe(asyncio.start_server(self._connected, sock=listener), loop).result()
+
+    def close(self) -> None:
+        """Stop listening and cut the open connections. Harmless before `start` and when repeated."""
+        loop, self._loop = self._loop, None
+        if loop is None:
+            return
+        asyncio.run_coroutine_threadsafe(self._shut_down(), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        self._thread.join()
+        loop.close()
+
+    async def _shut_down(self) -> None:
+        self._server.close()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await _disconnect(self._api)
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                stack.callback(writer.close)
+                websocket = await self._open(stack)
+                refusal = await Relay(websocket, reader, writer).run()
+            if refusal is None:
+                self._reported = None
+                return
+            target = self._target
+            fault = _NoConnectionError(
+                f"nothing answers on port {target.port} of its pod: {refusal}",
+                f"Look at its log: {self._access.kubectl} -n {target.namespace} logs -l {target.selector} --all-containers",
+            )
+        except asyncio.CancelledError:
+            return  # by close(); asyncio's streams would print it as a failure
+        except Exception as error:  # noqa: BLE001 - a server, a proxy, a plugin can fail in any way, and someone has to be told
+            fault = self._diagnose(error)
+        message = (
+            f"{self._target.service} can't be reached: {fault.cause}. {fault.remedy}. "
+            f"Where a direct way exists, {self._setting}.address takes it instead."
+        )
+        if message != self._reported:
+            self._reported = message
+            self._report(message)
+
+    async def _open(self, stack: contextlib.AsyncExitStack) -> "WebSocket":
+        """A stream to a pod, closed by the stack. Raises _NoConnectionError."""
+        silent = f"neither the login nor the API server of context {self._access.context!r} answers"
+        fault = _NoConnectionError(silent, self._check_login(), passing=True)
+        try:
+            async with asyncio.timeout(self._patience):
+                while True:
+                    try:
+                        return await self._attempt(stack)
+                    except Exception as error:  # noqa: BLE001 - as above
+                        fault = self._diagnose(error)
+                        if not fault.passing:
+                            raise fault from None
+                    await asyncio.sleep(_INTERVAL)
+        except TimeoutError:
+            raise _NoConnectionError(f"{fault.cause} ({self._patience:g} s long)", fault.remedy) from None
+
+    async def _attempt(self, stack: contextlib.AsyncExitStack) -> "WebSocket":
+        async with self._login:
+            api = self._api = self._api or await self._access.client()
+        target = self._target
+        async with api.call_api(
+            "GET", namespace=target.namespace, url="pods", params={"labelSelector": target.selector}, raise_for_status=False
+        ) as response:
+            if response.status_code == HTTPStatus.UNAUTHORIZED and self._api is api:
+                # The login expired. kr8s' own new login, which raise_for_status would bring, closes every connection of this client.
+                self._api = None
+            if response.is_error:
+                raise self._refused(response.status_code, "list", "pods")
+            pod = self._choose(response.json()["items"])
+        opened = api.open_websocket(namespace=target.namespace, url=f"pods/{pod}/portforward", params={"ports": str(target.port)})
+        return await stack.enter_async_context(opened)
+
+    def _choose(self, pods: list[dict[str, Any]]) -> str:
+        for pod in pods:
+            conditions = {condition["type"]: condition["status"] for condition in pod["status"].get("conditions", [])}
+            if pod["status"].get("phase") == "Running" and conditions.get("Ready") == "True" and "deletionTimestamp" not in pod["metadata"]:
+                return pod["metadata"]["name"]
+        target = self._target
+        cause = f"there is no pod in namespace {target.namespace} with {target.selector}"
+        if pods:
+            cause = f"not Ready: {', '.join(sorted(pod['metadata']['name'] for pod in pods))} in namespace {target.namespace}"
+        remedy = f"See {self._access.kubectl} -n {target.namespace} describe pods -l {target.selector}"
+        raise _NoConnectionError(cause, remedy, passing=True)
+
+    def _refused(self, status: int, verb: str, resource: str) -> _NoConnectionError:
+        if status == HTTPStatus.UNAUTHORIZED:
+            return _NoConnectionError(_EXPIRED, self._check_login(), passing=True)
+        if status != HTTPStatus.FORBIDDEN:
+            cause = f"the API server answers {status} to {verb} {resource}"
+            return _NoConnectionError(cause, self._check_login(), passing=status >= HTTPStatus.NOT_FOUND)
+        # A websocket is a GET; since Kubernetes 1.35 the API server asks for `create` as well.
+        can_i = f"{self._access.kubectl} -n {self._target.namespace} auth can-i"
+        checks = "list pods" if resource == "pods" else "create pods --subresource=portforward (and the same with get)"
+        return _NoConnectionError(
+            f"no permission to {verb} {resource} in namespace {self._target.namespace} (403)",
+            f"It takes a Role there with list on pods, and get and create on pods/portforward; check with {can_i} {checks}",
+        )
+
+    def _check_login(self) -> str:
+        return f"Check that this works here: {self._access.kubectl} -n {self._target.namespace} get pods"
+
+    def _diagnose(self, error: Exception) -> _NoConnectionError:
+        """Any failure as one line for a person. Nothing that a credential plugin prints: it may be a token."""
+        import httpx  # noqa: PLC0415 - comes with kr8s
+        import httpx_ws  # noqa: PLC0415
+        import kr8s  # noqa: PLC0415
+
+        cause, remedy, passing = f"{type(error).__name__}: {str(error)[:200]}".replace("\n", " "), self._check_login(), False
+        match error:
+            case _NoConnectionError():
+                return error
+            case httpx_ws.WebSocketUpgradeError(response=response):
+                return self._refused(response.status_code, "get and create", "pods/portforward")
+            case kr8s.ServerError(response=httpx.Response(status_code=HTTPStatus.UNAUTHORIZED)):
+                cause = _EXPIRED  # and kr8s has logged in anew by now
+            case kr8s.ServerError():
+                cause, passing = f"the API server answers: {error}", True
+            case httpx.TransportError() | kr8s.APITimeoutError() | httpx_ws.HTTPXWSException():
+                cause, passing = f"no connection to the API server ({str(error) or type(error).__name__})", True
+            case ForwardError():
+                cause = str(error)
+                remedy = "Set kubernetes:context, and kubernetes:kubeconfig where needed, to what kubectl config get-contexts shows"
+            case FileNotFoundError():
+                cause, remedy = f"the kubeconfig needs the command {error.filename}, which is not found here", f"Install it. {remedy}"
+            case RuntimeError() if str(error).startswith("Process exited"):  # kr8s' word for it
+                cause, remedy = "the kubeconfig's credential plugin failed", f"Log in again. {remedy}"
+            case _:
+                pass
+        return _NoConnectionError(cause, remedy, passing=passing)
+
+
+class WebSocket(Protocol):
+    """What a relay needs of httpx-ws' session. Both raise when the connection is over."""
+
+    async def receive_bytes(self) -> bytes: ...
+    async def send_bytes(self, data: bytes) -> None: ...
+
+
+class Relay:
+    """One connection, between a local socket and a port-forward stream of one port (Kubernetes' v4.channel.k8s.io).
+
+    Every frame begins with its channel: 0 data, 1 errors. The first two bytes that the server sends on each are the port.
+    """
+
+    def __init__(self, websocket: WebSocket, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._websocket, self._reader, self._writer = websocket, reader, writer
+        self._last_sent: float | None = None
+        self._last_heard: float | None = None
+        self._refusal: str | None = None
+
+    async def run(self) -> str | None:
+        """Relay until either side is done, and deliver what is left. Returns the error of a server that said nothing else."""
+        tasks = [asyncio.ensure_future(self._upload()), asyncio.ensure_future(self._download())]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        # Closing a socket with something unread in it takes back what was sent last: read on until the client has seen the end.
+        with contextlib.suppress(OSError):
+            async with asyncio.timeout(_SILENCE):
+                self._writer.write_eof()
+                while await self._reader.read(_CHUNK):
+                    pass
+        return self._refusal
+
+    async def _upload(self) -> None:
+        with contextlib.suppress(Exception):  # one side is gone; what the server sent before may still be on its way
+            while data := await self._reader.read(_CHUNK):
+                await self._websocket.send_bytes(b"\0" + data)
+        now = asyncio.get_running_loop().time
+        self._last_sent = now()
+        while (left := max(self._last_sent, self._last_heard or 0) + _SILENCE - now()) > 0:  # noqa: ASYNC110 - waits for time
+            await asyncio.sleep(left)
+
+    async def _download(self) -> None:
+        port_bytes = dict[int, int]()
+        while frame := await self._websocket.receive_bytes():
+            channel, data = frame[0], frame[1:]
+            skipped = min(port_bytes.setdefault(channel, 2), len(data))
+            port_bytes[channel] -= skipped
+            if not (data := data[skipped:]):
+                continue
+            if channel == _ERROR_CHANNEL:
+                # After an answer, or once the client has left, it tells of an ordinary end: "connection reset by peer".
+                if self._last_heard is None and self._last_sent is None:
+                    self._refusal = data.decode(errors="replace").strip()
+                return
+            self._last_heard = asyncio.get_running_loop().time()
+            self._writer.write(data)
+            await self._writer.drain()
