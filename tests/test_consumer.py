@@ -1,0 +1,166 @@
+"""The example of another stack: it runs against the outputs contract, and notices when an output is missing or of another type."""
+
+# ruff: noqa: S603 -- a command of the test itself
+import asyncio
+import contextvars
+import json
+import logging
+import runpy
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, fields
+from typing import Any, cast
+
+import pytest
+import yaml
+from google.protobuf import empty_pb2
+from pulumi.runtime import config as runtime_config
+from pulumi.runtime import mocks
+from pulumi.runtime import settings as runtime_settings
+from pulumi.runtime.stack import run_in_stack
+
+from components.outputs import Outputs, parse
+from offline import stacks
+from offline.record import ROOT, plain, record
+
+FOLDER = ROOT / "examples" / "consumer"
+CONFIGURATION = {
+    "kubernetes:context": "kind-shlink",
+    "shlink-release-links:shlink": "organization/shlink/dev",
+    "shlink-release-links:release": "1.4.2",
+    "shlink-release-links:notes": "https://example.com/notes/1.4.2",
+}
+
+
+class Provider(mocks.Mocks):
+    """Answers the reference with these outputs, and keeps what the program registers."""
+
+    def __init__(self, outputs: Mapping[str, Any]) -> None:
+        self.outputs = outputs
+        self.made: dict[str, dict[str, Any]] = {}
+        self.references: list[str] = []
+
+    def new_resource(self, args: mocks.MockResourceArgs) -> tuple[str | None, dict[Any, Any]]:
+        inputs = cast("dict[str, Any]", args.inputs)  # pyright: ignore[reportUnknownMemberType] -- untyped in the SDK
+        if args.typ == "pulumi:pulumi:StackReference":
+            self.references.append(str(inputs["name"]))
+            return args.name, {"name": args.name, "outputs": dict(self.outputs), "secretOutputNames": []}
+        self.made[f"{args.typ.rpartition(':')[2]} {args.name}"] = inputs
+        return f"{args.name}-id", inputs
+
+    def call(self, args: mocks.MockCallArgs) -> tuple[dict[Any, Any], list[tuple[str, str]] | None]:
+        raise NotImplementedError(args.token)
+
+
+@pytest.fixture(scope="module")
+def promised() -> dict[str, Any]:
+    """What the dev stack really exports."""
+    return cast("dict[str, Any]", plain(record("dev", *stacks.configuration(ROOT, "dev")).outputs))
+
+
+@pytest.fixture
+def consumer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.setattr(sys, "path", [str(FOLDER), *sys.path])  # as Pulumi does with a program's folder
+
+    def run(outputs: Mapping[str, Any]) -> Provider:
+        provider = Provider(outputs)
+
+        def inside() -> None:
+            runtime_config.set_all_config(dict(CONFIGURATION))
+            monitor = mocks.MockMonitor(provider)
+            runtime_settings.configure(
+                mocks.MockSettings(
+                    monitor=monitor,
+                    monitor_features=set(cast("Any", monitor).GetDeploymentInfo(empty_pb2.Empty()).supportedFeatures),
+                    engine=mocks.MockEngine(logging.Logger("quiet")),  # noqa: LOG001 -- its own, since one run of each test fails
+                    callbacks=None,
+                    project="shlink-release-links",
+                    stack="test",
+                    dry_run=False,
+                    organization="organization",
+                )
+            )
+            asyncio.run(run_in_stack(lambda: cast("None", runpy.run_path(str(FOLDER / "__main__.py")))))
+
+        contextvars.copy_context().run(inside)
+        return provider
+
+    yield run
+    sys.modules.pop("shlink_outputs", None)
+
+
+def test_the_job_uses_what_the_stack_says(consumer: Any, promised: dict[str, Any]) -> None:
+    changed = {**promised, "internal_url": "http://elsewhere.urls.svc.cluster.local:8081/s"}
+    changed["api_key"] = {"namespace": "urls", "secret": "the-secret", "key": "the-key"}
+    provider = consumer(changed)
+    assert provider.references == ["organization/shlink/dev"]
+    job = provider.made["Job release-link"]
+    container = job["spec"]["template"]["spec"]["containers"][0]
+    environment = {one["name"]: one.get("value", one.get("valueFrom")) for one in container["env"]}
+    assert job["metadata"]["namespace"] == "urls"
+    assert environment["SHLINK"] == "http://elsewhere.urls.svc.cluster.local:8081/s"
+    assert environment["API_KEY"] == {"secretKeyRef": {"name": "the-secret", "key": "the-key"}}
+    assert json.loads(environment["LINK"]) == {
+        "longUrl": "https://example.com/notes/1.4.2",
+        "customSlug": "1.4.2",
+        "findIfExists": True,
+    }
+    for policy in ("from-release-links", "release-links"):
+        spec = provider.made[f"NetworkPolicy {policy}"]["spec"]
+        assert [port["port"] for rule in (*spec.get("ingress", []), *spec.get("egress", [])) for port in rule["ports"]] == [8081]
+
+
+def test_its_policies_open_the_way_between_its_pod_and_shlinks(consumer: Any, promised: dict[str, Any]) -> None:
+    made = consumer(promised).made
+    labels = made["Job release-link"]["spec"]["template"]["metadata"]["labels"]
+    server = record("dev", *stacks.configuration(ROOT, "dev")).one("Deployment", "shlink").inputs["spec"]["template"]["metadata"]["labels"]
+    into = made["NetworkPolicy from-release-links"]["spec"]
+    out = made["NetworkPolicy release-links"]["spec"]
+    assert into["podSelector"]["matchLabels"].items() <= server.items()
+    assert into["ingress"][0]["from"] == [{"podSelector": {"matchLabels": labels}}]
+    assert out["podSelector"]["matchLabels"] == labels
+    assert out["egress"][0]["to"][0]["podSelector"]["matchLabels"].items() <= server.items()
+
+
+def test_its_pod_passes_pod_security_restricted(consumer: Any, promised: dict[str, Any]) -> None:
+    pod = consumer(promised).made["Job release-link"]["spec"]["template"]["spec"]
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert pod["containers"][0]["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert pod["containers"][0]["securityContext"]["allowPrivilegeEscalation"] is False
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Outputs)])
+def test_a_missing_output_ends_the_run_with_its_name(consumer: Any, promised: dict[str, Any], name: str) -> None:
+    renamed = {("renamed" if key == name else key): value for key, value in promised.items()}
+    with pytest.raises(Exception, match=rf"(?s){name}\s+Field required"):
+        consumer(renamed)
+
+
+def test_an_output_of_another_type_ends_the_run_with_its_name(consumer: Any, promised: dict[str, Any]) -> None:
+    with pytest.raises(Exception, match=r"(?s)api_key\.key\s+Field required"):
+        consumer({**promised, "api_key": {"namespace": "shlink", "secret": "shlink-api-key"}})
+
+
+def test_no_output_is_named_in_the_consumer_as_a_string() -> None:
+    program = (FOLDER / "__main__.py").read_text()
+    assert [field.name for field in fields(Outputs) if f'"{field.name}"' in program] == []
+
+
+def test_the_helper_is_the_contract_itself() -> None:
+    assert (FOLDER / "shlink_outputs.py").resolve() == ROOT / "components" / "outputs.py"
+    code = "import sys, shlink_outputs; sys.exit('components' in sys.modules)"
+    # It needs nothing else of this repository.
+    assert subprocess.run([sys.executable, "-c", code], cwd=FOLDER, check=False).returncode == 0
+
+
+def test_every_setting_it_reads_is_declared() -> None:
+    declared = yaml.safe_load((FOLDER / "Pulumi.yaml").read_text())["config"]
+    assert {key.partition(":")[2] for key in CONFIGURATION if key.startswith("shlink-release-links:")} == {
+        key for key in declared if ":" not in key
+    }
+
+
+def test_the_contract_reads_its_own_values(promised: dict[str, Any]) -> None:
+    assert set(asdict(parse(promised))) == set(promised)
