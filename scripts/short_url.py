@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -34,7 +34,7 @@ def output(*command: str) -> str:
 
 
 @contextmanager
-def forward(context: str, namespace: str, service: str, port: int) -> Iterator[int]:
+def forward(context: str, namespace: str, service: str, port: int) -> Generator[int]:
     """A free local port that leads to the Service."""
     command = ["kubectl", "--context", context, "-n", namespace, "port-forward", f"service/{service}", f":{port}"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603

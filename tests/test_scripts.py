@@ -252,7 +252,7 @@ class TestShortUrl:
         make("pulumi", f"case $* in *output*) echo '{json.dumps(outputs)}' ;; *) echo kind-x ;; esac")
         make(
             "kubectl",
-            f'case $* in *port-forward*) echo "Forwarding from 127.0.0.1:{server.server_port} -> 8080"; exec sleep 60 ;; esac; echo cGFiYw==',
+            f'case $* in *port-forward*) echo "Forwarding from 127.0.0.1:{server.server_port} ->"; exec sleep 60 ;; esac; echo cGFiYw==',
         )
         done = run([sys.executable, str(ROOT / "scripts/short_url.py"), "dev"], environment, timeout=30)
         assert done.returncode == 0, done.stderr
