@@ -287,7 +287,8 @@ class Forward:
                         return await self._attempt(stack)
                     except Exception as error:  # noqa: BLE001 - as above
                         fault = self._diagnose(error)
-                        if not fault.passing:
+                        # Once an outage has been told, whoever tries again is answered at once: a provider's retries would add up.
+                        if not fault.passing or self._reported is not None:
                             raise fault from None
                     await asyncio.sleep(_INTERVAL)
         except TimeoutError:
