@@ -1,0 +1,138 @@
+"""Redis servers and Sentinels on loopback, set up as redis-operator sets them up: servers with a password, sentinels without one."""
+
+import contextlib
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import redis
+
+MASTER = "mymaster"
+STARTUP_SECONDS = 20
+BINARIES = ("redis-server", "redis-sentinel", "redis-cli")
+
+
+def missing() -> str | None:
+    """What is not installed here, and how it gets here."""
+    absent = [name for name in BINARIES if shutil.which(name) is None]
+    return (
+        f"no {', '.join(absent)} on this machine; on Debian: apt-get install -y redis-server redis-sentinel (.ci/run does)"
+        if absent
+        else None
+    )
+
+
+@dataclass
+class Failover:
+    """Running servers and sentinels."""
+
+    servers: list[int]
+    """Ports; the first one is the master at the start."""
+    sentinels: list[int]
+    password: str
+    processes: dict[int, "subprocess.Popen[bytes]"] = field(default_factory=dict[int, "subprocess.Popen[bytes]"])
+
+    def client(self, port: int, password: str | None = None) -> Any:
+        """A connection to one server."""
+        return redis.Redis(port=port, password=self.password if password is None else password, decode_responses=True, socket_timeout=5)
+
+    def sentinel(self, port: int) -> Any:
+        """A connection to one sentinel. Any: what redis-py returns depends on settings that its types can't see."""
+        return redis.Redis(port=port, decode_responses=True, socket_timeout=5)
+
+    def master(self) -> int:
+        """The port of the master, by the first sentinel that answers."""
+        for port in self.sentinels:
+            with contextlib.suppress(redis.ConnectionError), self.sentinel(port) as connection:
+                return int(connection.sentinel_get_master_addr_by_name(MASTER)[1])
+        raise RuntimeError("no sentinel answers")
+
+    def kill(self, port: int) -> None:
+        """As a node that is lost: nothing is said to anyone."""
+        process = self.processes.pop(port)
+        process.kill()
+        process.wait()
+
+
+@contextlib.contextmanager
+def failover(password: str, *, server_lines: Sequence[str] = (), sentinel_settings: Sequence[str] = ()) -> Generator[Failover]:
+    """Three servers and three sentinels that agree on their master; gone afterwards.
+
+    `server_lines` go to each redis.conf, `sentinel_settings` (`name value`) to each sentinel with SENTINEL SET, as the operator does with
+    its custom configuration. Raises RuntimeError with a log when one does not start.
+    """
+    ports = _free_ports(6)
+    running = Failover(ports[:3], ports[3:], password)
+    with tempfile.TemporaryDirectory(prefix="redis-") as name:
+        root = Path(name)
+        try:
+            for port in running.servers:
+                lines = [f"requirepass {password}", f"masterauth {password}", 'save ""', "repl-diskless-sync-delay 0", *server_lines]
+                if port != running.servers[0]:
+                    lines.append(f"replicaof 127.0.0.1 {running.servers[0]}")
+                running.processes[port] = _start("redis-server", root, port, lines)
+            _until(lambda: _replicating(running), root, "the replicas do not follow the master")
+            for port in running.sentinels:
+                lines = [f"sentinel monitor {MASTER} 127.0.0.1 {running.servers[0]} 2", f"sentinel auth-pass {MASTER} {password}"]
+                running.processes[port] = _start("redis-sentinel", root, port, lines)
+            _until(lambda: _known(running), root, "the sentinels do not find each other")
+            for port in running.sentinels:
+                with running.sentinel(port) as connection:
+                    for setting in sentinel_settings:
+                        connection.sentinel_set(MASTER, *setting.split())
+            yield running
+        finally:
+            for process in running.processes.values():
+                process.kill()
+            for process in running.processes.values():
+                process.wait()
+
+
+def _start(program: str, root: Path, port: int, lines: Sequence[str]) -> "subprocess.Popen[bytes]":
+    folder = root / str(port)
+    folder.mkdir()
+    configuration = folder / "conf"
+    text = [f"port {port}", "bind 127.0.0.1", f"dir {folder}", f"logfile {root / f'{port}.log'}", *lines]
+    configuration.write_text("\n".join(text) + "\n")
+    return subprocess.Popen([program, configuration], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603 -- Debian's
+
+
+def _replicating(running: Failover) -> bool:
+    with running.client(running.servers[0]) as master:
+        replication = master.info("replication")
+    replicas = range(len(running.servers) - 1)
+    return all(replication.get(f"slave{n}", {}).get("state") == "online" for n in replicas)
+
+
+def _known(running: Failover) -> bool:
+    """Every sentinel knows the replicas and the other sentinels."""
+    for port in running.sentinels:
+        with running.sentinel(port) as connection:
+            found = connection.sentinel_master(MASTER)
+        if (int(found["num-slaves"]), int(found["num-other-sentinels"])) != (len(running.servers) - 1, len(running.sentinels) - 1):
+            return False
+    return True
+
+
+def _until(check: Callable[[], bool], root: Path, complaint: str) -> None:
+    deadline = time.monotonic() + STARTUP_SECONDS
+    while True:
+        with contextlib.suppress(redis.ConnectionError):
+            if check():
+                return
+        if time.monotonic() > deadline:
+            logs = "\n".join(f"{path.name}: {path.read_text()[-500:]}" for path in sorted(root.glob("*.log")))
+            raise RuntimeError(f"{complaint}:\n{logs}")
+        time.sleep(0.1)
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [one.getsockname()[1] for one in sockets]

@@ -1,0 +1,269 @@
+"""A real Redis 3 + Sentinel 3, with what the program tells the operator, reached with exactly the variables that Shlink gets."""
+
+import itertools
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import pytest
+import redis
+
+from components.redis import ROTATE
+from offline.record import plain
+from tests import configurations
+from tests.real.redis_servers import MASTER, Failover, failover, missing
+from tests.real.shlink_client import ShlinkClient
+
+pytestmark = pytest.mark.skipif(missing() is not None, reason=missing() or "")
+
+_RECOVERY_SECONDS = 30
+
+
+def _environment(configuration: str) -> dict[str, str]:
+    """The REDIS_* variables of Shlink's container, with what the kubelet would take from the delivered Secret."""
+    recording = configurations.recording(configuration)
+    container = plain(recording.one("Deployment", "shlink").inputs)["spec"]["template"]["spec"]["containers"][0]
+    delivered: dict[str, Mapping[str, str]] = {}
+    for external in recording.of_kind("ExternalSecret"):
+        spec = plain(external.inputs)["spec"]
+        path = spec["data"][0]["remoteRef"]["key"]
+        stored = next(plain(one.inputs) for one in recording.of_kind("SecretV2") if one.inputs["name"] == path)
+        values = json.loads(stored["dataJson"])
+        delivered[spec["target"]["name"]] = {one["secretKey"]: values[one["remoteRef"]["property"]] for one in spec["data"]}
+    found: dict[str, str] = {}
+    for one in container["env"]:
+        if one["name"].startswith("REDIS_"):
+            reference = one.get("valueFrom", {}).get("secretKeyRef")
+            found[one["name"]] = delivered[reference["name"]][reference["key"]] if reference else one["value"]
+    return found
+
+
+def _spec(configuration: str = "defaults") -> Any:
+    return plain(configurations.recording(configuration).one("RedisFailover", "shlink-redis").inputs)["spec"]
+
+
+def _told(configuration: str) -> Mapping[str, str]:
+    """The Secret that the operator and the rotation Job read."""
+    return plain(configurations.recording(configuration).one("Secret", _spec()["auth"]["secretPath"]).inputs)["stringData"]
+
+
+def _as_declared() -> AbstractContextManager[Failover]:
+    spec = _spec()
+    lines, settings = spec["redis"]["customConfig"], spec["sentinel"]["customConfig"]
+    return failover(_told("defaults")["password"], server_lines=lines, sentinel_settings=settings)
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Failover]:
+    """For tests that leave it as it was."""
+    with _as_declared() as running:
+        yield running
+
+
+@pytest.fixture
+def servers() -> Iterator[Failover]:
+    """For tests that break something."""
+    with _as_declared() as running:
+        yield running
+
+
+def _client(running: Failover, environment: Mapping[str, str]) -> ShlinkClient:
+    """With the Service of the sentinels in between: it leads to one of them, another one each time, and to none that is gone."""
+    turn = itertools.cycle(running.sentinels)
+
+    def resolve(host: str, port: int) -> tuple[str, int]:
+        if (host, port) == ("rfs-shlink-redis.redis.svc.cluster.local", 26379):
+            return "127.0.0.1", next(turn)
+        assert host == "127.0.0.1", f"{host} is no name of this cluster"
+        return host, port
+
+    return ShlinkClient(environment, resolve)
+
+
+def test_cache_lock_and_publish(shared: Failover) -> None:
+    environment = _environment("defaults")
+    assert set(environment) == {"REDIS_SERVERS", "REDIS_SENTINEL_SERVICE", "REDIS_SERVERS_PASSWORD", "REDIS_PUB_SUB_ENABLED"}
+    client = _client(shared, environment)
+    assert client.mode == "sentinel"
+    assert client.cache("key", "value") == "value"
+    assert client.lock("lock", "one")
+    assert not client.lock("lock", "two"), "a held lock was given to another"
+    assert client.lock("lock", "one"), "its holder can't prolong it"
+    with shared.client(shared.master()) as listener, listener.pubsub(ignore_subscribe_messages=True) as subscription:
+        subscription.subscribe("updates")
+        subscription.get_message(timeout=1)
+        assert client.publish("updates", "new visit") == 1
+        received = [one["data"] for one in (subscription.get_message(timeout=1) for _ in range(3)) if one]
+        assert received == ["new visit"]
+    client.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        # The guide's trap: Shlink then speaks Redis to the sentinel ("Cannot use object of type Predis\Response\Error as array").
+        ({"REDIS_SERVERS": "tcp://rfs-shlink-redis.redis.svc.cluster.local:26379"}, "unknown command"),
+        ({"REDIS_SENTINEL_SERVICE": None}, "unknown command"),
+        ({"REDIS_SERVERS_PASSWORD": None}, "HELLO must be called with the client already authenticated|Authentication required"),
+        ({"REDIS_SERVERS_PASSWORD": "wrong"}, "invalid username-password pair"),
+    ],
+    ids=["one server", "no sentinel service", "no password", "wrong password"],
+)
+def test_every_variable_is_needed(shared: Failover, change: Mapping[str, str | None], complaint: str) -> None:
+    changed = {key: value for key, value in {**_environment("defaults"), **change}.items() if value is not None}
+    client = _client(shared, changed)
+    with pytest.raises(redis.RedisError, match=complaint):
+        client.cache("key", "value")
+    client.close()
+
+
+def test_the_master_is_killed(
+    servers: Failover, record_property: Callable[[str, object], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    client = _client(servers, _environment("defaults"))
+    old = servers.master()
+    assert client.cache("before", "kept") == "kept"
+    with servers.client(old) as master:
+        assert master.wait(2, 2000) == 2, "the replicas do not follow"
+    servers.kill(old)
+    killed, slowest, errors, done = time.monotonic(), 0.0, 0, 0
+    while time.monotonic() - killed < _RECOVERY_SECONDS and done < 200:
+        began = time.monotonic()
+        try:
+            client.cache("after", "value")
+        except redis.RedisError:
+            errors += 1
+        slowest = max(slowest, time.monotonic() - began)
+        done += 1
+    with capsys.disabled():
+        print(f"\nmaster killed: {errors} errors of {done} commands, the slowest took {slowest:.1f} s")  # noqa: T201
+    record_property("failover_seconds", round(slowest, 1))
+    assert (errors, done) == (0, 200)
+    assert slowest < _RECOVERY_SECONDS
+    _until(lambda: servers.master() != old, "the sentinels do not agree on a new master")
+    assert client.run(lambda connection: connection.get("before")) == "kept"
+    assert client.lock("lock", "one"), "the new master does not know the script, and that must not matter"
+    client.close()
+
+
+def _rotate(running: Failover, *, old: str, new: str) -> str:
+    """The rotation Job's script, as it is."""
+    live = [port for port in running.servers if port in running.processes]
+    environment = {
+        "PATH": os.environ["PATH"],
+        "SERVERS": " ".join(f"127.0.0.1:{port}" for port in live),
+        "SENTINEL": f"127.0.0.1:{running.sentinels[0]}",
+        "OLD": old,
+        "NEW": new,
+    }
+    done = subprocess.run(  # noqa: S603 -- the program's own script
+        ["/bin/sh", "-c", ROTATE], env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert old not in done.stdout + done.stderr
+    assert new not in done.stdout + done.stderr
+    return done.stdout
+
+
+def _links(running: Failover, password: str) -> list[str]:
+    """The state of each replica's connection to its master."""
+    found: list[str] = []
+    for port in running.servers:
+        if port in running.processes:
+            with running.client(port, password) as server:
+                replication = server.info("replication")
+            found += [replication["master_link_status"]] if replication["role"] == "slave" else []
+    return found
+
+
+def _until(check: Callable[[], bool], complaint: str, patience: float = _RECOVERY_SECONDS) -> None:
+    deadline = time.monotonic() + patience
+    while not check():
+        assert time.monotonic() < deadline, complaint
+        time.sleep(0.2)
+
+
+def test_rotation(servers: Failover) -> None:
+    """Both passwords are accepted while the pods know the old one, nothing loses its master, and a failover works with the new one."""
+    before, after = _environment("defaults"), _environment("redis-rotated")
+    told = _told("redis-rotated")
+    old, new = told["previous"], told["password"]
+    assert (old, new) == (before["REDIS_SERVERS_PASSWORD"], after["REDIS_SERVERS_PASSWORD"])
+    assert old != new
+    keeps = _client(servers, before)
+    assert keeps.cache("key", "value") == "value"
+
+    said = _rotate(servers, old=old, new=new)
+    assert said.count("accepts the new password") == 3
+    assert said.count("uses the new password") == 3
+    for port in servers.servers:
+        for password in (old, new):
+            with servers.client(port, password) as server:
+                assert server.ping()
+    assert keeps.cache("key", "again") == "again"
+
+    # A replica that must connect anew does it with the new password.
+    for port in servers.servers[1:]:
+        with servers.client(port, new) as server:
+            server.client_kill_filter(_type="master")
+    _until(lambda: _links(servers, new) == ["up", "up"], "the replicas lost their master")
+
+    _rotate(servers, old=old, new=new)  # a second run harms nothing
+    assert _links(servers, new) == ["up", "up"]
+    with servers.client(servers.servers[0], old) as server:
+        assert server.ping()
+
+    killed = servers.master()
+    servers.kill(killed)
+    fresh = _client(servers, after)
+    assert fresh.cache("key", "on the new master") == "on the new master"
+    _until(lambda: servers.master() != killed, "the sentinels do not agree on a new master")
+    _until(lambda: _links(servers, new) == ["up"], "the other replica does not follow the new master")
+    assert keeps.cache("key", "old password still") == "old password still"
+    fresh.close()
+    keeps.close()
+
+
+def test_rotation_says_when_no_sentinel_answers(servers: Failover) -> None:
+    for port in servers.sentinels:
+        servers.kill(port)
+    told = _told("redis-rotated")
+    with pytest.raises(AssertionError, match=r"(?s)sentinel|Could not connect"):
+        _rotate(servers, old=told["previous"], new=told["password"])
+
+
+def test_restarted_pod_joins_after_a_rotation(servers: Failover) -> None:
+    """The operator restarts pods after a rotation: such a server knows the new password only, and follows a master that knows both."""
+    told = _told("redis-rotated")
+    old, new = told["previous"], told["password"]
+    _rotate(servers, old=old, new=new)
+    with servers.client(servers.servers[2], new) as server:
+        server.config_set("requirepass", new)  # resets the user's passwords to this one, as a fresh start would
+        server.client_kill_filter(_type="master")
+    with pytest.raises(redis.AuthenticationError), servers.client(servers.servers[2], old) as server:
+        server.ping()
+    _until(lambda: _links(servers, new) == ["up", "up"], "a restarted server does not follow its master")
+    # And the script passes over what knows the new password already.
+    _rotate(servers, old=old, new=new)
+
+
+def test_external_redis_with_a_password(shared: Failover) -> None:
+    """The password is inside the URL, encoded, and Shlink decodes it."""
+    environment = _environment("redis-external")
+    assert set(environment) == {"REDIS_SERVERS", "REDIS_PUB_SUB_ENABLED"}
+    with shared.client(shared.servers[0]) as server:
+        server.execute_command("ACL", "SETUSER", "default", ">p@ss/word")
+    client = ShlinkClient(environment, lambda host, port: {("redis.example.org", 6380): ("127.0.0.1", shared.servers[0])}[host, port])
+    assert client.mode == "single"
+    assert client.cache("key", "value") == "value"
+    client.close()
+
+
+def test_servers_know_the_sentinels_master_name() -> None:
+    """redis-operator v1.2.4 calls it mymaster (operator/redisfailover/service/generator.go), and so does the rotation's script."""
+    assert _environment("defaults")["REDIS_SENTINEL_SERVICE"] == MASTER
+    assert f"sentinel set {MASTER} auth-pass" in ROTATE
