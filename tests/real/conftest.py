@@ -39,20 +39,15 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture(scope="session")
 def environment(cluster: Cluster) -> Iterator[Mapping[str, Mapping[str, Any]]]:
     """The namespaces of an environment for real, with the ServiceAccounts that its pods run as; by name, as the API server has them."""
-    objects = [
-        plain(one.inputs)
-        for name in configurations.NAMES
-        for one in configurations.recording(name).resources.values()
-        if one.is_kubernetes_object and one.kind in ("Namespace", "ServiceAccount")
-    ]
-    by_path = {cluster.path(one): one for one in objects}
-    namespaces = [one for one in by_path.values() if one["kind"] == "Namespace"]
+    recorded = configurations.recording("defaults").resources.values()
+    objects = [plain(one.inputs) for one in recorded if one.is_kubernetes_object and one.kind in ("Namespace", "ServiceAccount")]
+    namespaces = [one for one in objects if one["kind"] == "Namespace"]
     for one in namespaces:
         found = cluster.call("GET", cluster.path(one))
         if found.ok and "deletionTimestamp" in found.body["metadata"]:
             cluster.gone(one)
     there = {one["metadata"]["name"]: one for one in cluster.must(namespaces)}
-    cluster.must(one for one in by_path.values() if one["kind"] == "ServiceAccount")
+    cluster.must(one for one in objects if one["kind"] == "ServiceAccount")
     for name in there:  # pods are refused until a namespace has its default account
         cluster.there({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": name}})
     yield there

@@ -205,6 +205,9 @@ def test_rotation(servers: Failover) -> None:
             with servers.client(port, password) as server:
                 assert server.ping()
     assert keeps.cache("key", "again") == "again"
+    for port in servers.servers:  # with what a replica presents to its next master
+        with servers.client(port, new) as server:
+            assert server.config_get("masterauth") == {"masterauth": new}
 
     # A replica that must connect anew does it with the new password.
     for port in servers.servers[1:]:
@@ -236,19 +239,28 @@ def test_rotation_says_when_no_sentinel_answers(servers: Failover) -> None:
         _rotate(servers, old=told["previous"], new=told["password"])
 
 
-def test_restarted_pod_joins_after_a_rotation(servers: Failover) -> None:
-    """The operator restarts pods after a rotation: such a server knows the new password only, and follows a master that knows both."""
+def test_pods_restarted_after_a_rotation(servers: Failover) -> None:
+    """The operator restarts the pods afterwards: servers that know the new password alone, and everyone must reach them anew."""
     told = _told("redis-rotated")
     old, new = told["previous"], told["password"]
     _rotate(servers, old=old, new=new)
-    with servers.client(servers.servers[2], new) as server:
-        server.config_set("requirepass", new)  # resets the user's passwords to this one, as a fresh start would
-        server.client_kill_filter(_type="master")
-    with pytest.raises(redis.AuthenticationError), servers.client(servers.servers[2], old) as server:
-        server.ping()
-    _until(lambda: _links(servers, new) == ["up", "up"], "a restarted server does not follow its master")
-    # And the script passes over what knows the new password already.
-    _rotate(servers, old=old, new=new)
+    for port in reversed(servers.servers):  # the master last
+        with servers.client(port, new) as server:
+            server.config_set("requirepass", new)  # resets the user's passwords to this one, as a fresh start would
+            for kind in ("replica", "master", "pubsub"):
+                server.client_kill_filter(_type=kind)
+            server.client_kill_filter(_type="normal", skipme=True)
+        with pytest.raises(redis.AuthenticationError), servers.client(port, old) as server:
+            server.ping()
+    _until(lambda: _links(servers, new) == ["up", "up"], "the replicas do not follow their master")
+    _rotate(servers, old=old, new=new)  # passes over what knows the new password already
+
+    # The sentinels know it too, or they could not promote anyone.
+    killed = servers.master()
+    servers.kill(killed)
+    client = _client(servers, _environment("redis-rotated"))
+    assert client.cache("key", "value") == "value"
+    client.close()
 
 
 def test_external_redis_with_a_password(shared: Failover) -> None:
