@@ -1,0 +1,109 @@
+"""The documents: links and anchors lead somewhere, commands exist, and the guide's table names code that is there."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from components.settings import SettingsError, parse
+from offline.record import ROOT
+
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+TARGETS = set(re.findall(r"^([a-z][a-z0-9-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+SCHEME = re.compile(r"^[a-z]+:")
+
+
+def prose(path: Path) -> str:
+    """Without fenced code, where a # is no heading and brackets are no link."""
+    return re.sub(r"^```.*?^```", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(path: Path) -> set[str]:
+    """As the hosting service makes them from headings."""
+    headings = re.findall(r"^#+ (.+)$", prose(path), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def links(path: Path) -> Iterator[str]:
+    text = re.sub(r"^ {4,}.*$", "", prose(path), flags=re.MULTILINE)
+    yield from (link for link in re.findall(r"\]\(([^)\s]+)\)", text) if not SCHEME.match(link))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_and_anchors_lead_somewhere(document: Path) -> None:
+    wrong: list[str] = []
+    for link in links(document):
+        name, _, anchor = link.partition("#")
+        target = (document.parent / name).resolve() if name else document
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            wrong.append(link)
+    assert wrong == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_commands_exist(document: Path) -> None:
+    text = document.read_text()
+    code = [*re.findall(r"`([^`\n]+)`", text), *re.findall(r"^ {4,}(.*)$", text, re.MULTILINE)]
+    named = {target for one in code for target in re.findall(r"(?:^|[;&|] *)make ([a-z][a-z-]*)", one)}
+    assert named <= TARGETS
+    scripts = {name for one in code for name in re.findall(r"(?:^|\s)((?:scripts|\.ci)/[\w.]+)", one)}
+    assert [name for name in sorted(scripts) if not (ROOT / name).exists()] == []
+
+
+def test_every_command_of_a_person_is_in_the_documents() -> None:
+    text = "\n".join(path.read_text() for path in DOCUMENTS)
+    hidden = {"help", "setup", "crds", "bench"}
+    assert [target for target in sorted(TARGETS - hidden) if f"make {target}" not in text] == []
+
+
+def symbols(path: Path) -> set[str]:
+    """What a file defines at its top level."""
+    defined: set[str] = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            defined.add(node.name)
+        elif isinstance(node, ast.Assign):
+            defined |= {one.id for target in node.targets for one in ast.walk(target) if isinstance(one, ast.Name)}
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            defined.add(node.target.id)
+    return defined
+
+
+def test_the_guides_table_names_what_is_there() -> None:
+    rows = [line for line in (ROOT / "docs/guide.md").read_text().splitlines() if line.startswith("| ") and "---" not in line][1:]
+    assert len(rows) >= 20
+    for row in rows:
+        place = re.search(r"\| `([\w./]+)(?::(\w+))?` \|$", row)
+        assert place, row
+        path = ROOT / place[1]
+        assert path.exists(), row
+        assert place[2] is None or place[2] in symbols(path), row
+
+
+def test_files_named_in_the_documents_exist() -> None:
+    for document in DOCUMENTS:
+        named = re.findall(r"`((?:components|offline|tests|deploy|examples|scripts|docs)/[\w./-]+\.(?:py|yaml|md))`", document.read_text())
+        assert [name for name in named if not (ROOT / name).exists()] == [], document.name
+
+
+def test_the_readme_says_what_a_person_asks_first() -> None:
+    text = (ROOT / "README.md").read_text()
+    for heading in ("What is created", "Where the passwords live", "How to undo it"):
+        assert f"## {heading}" in text
+    first = text[: text.index("## ")]
+    assert "make preview" in first
+    assert "make test" in first
+    assert "```mermaid" in first
+    assert "<!-- preview output -->" in first
+
+
+def test_what_the_sizing_page_says_of_the_connections_is_the_check_itself() -> None:
+    def tried(connections: int) -> None:
+        parse({"kubernetes:context": "c", "shlink:postgres": {"maxConnections": connections}})
+
+    tried(40)
+    with pytest.raises(SettingsError, match="allowed: 40 or more"):
+        tried(39)
+    assert "= 40 of 100" in (ROOT / "docs/sizing.md").read_text()
