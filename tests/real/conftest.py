@@ -17,9 +17,16 @@ _NO_CLUSTER = (
     f"no cluster to try it on: {_VARIABLE} names no kubeconfig. Start a scratch cluster, e.g. `../shared/lab/cluster up`, "
     f"and set {_VARIABLE} to the path that it prints; never a cluster that is in use"
 )
-# What each file is held against; a test that counts for more says so with record_property("checks", n).
-_PARTS = {"test_postgres": "PostgreSQL", "test_redis": "Redis and Sentinel", "test_forward": "forwards"}
-_API_SERVER = "the API server"
+_API_SERVER, _POSTGRES, _REDIS, _FORWARDS = "the API server", "PostgreSQL", "Redis and Sentinel", "forwards"
+# What a test is held against, by the fixture that it asks for. It counts as one check unless it says record_property("checks", n).
+_PARTS = {"servers": _REDIS, "shared": _REDIS, "server": _POSTGRES, "cluster": _API_SERVER}
+
+
+@pytest.fixture(autouse=True)
+def _part(request: pytest.FixtureRequest) -> None:  # pyright: ignore[reportUnusedFunction] -- pytest finds it
+    part = next((part for fixture, part in _PARTS.items() if fixture in request.fixturenames), None)
+    if part:
+        request.node.user_properties.append(("part", _FORWARDS if request.path.stem == "test_forward" else part))
 
 
 @pytest.fixture(scope="session")
@@ -60,8 +67,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """One line: how much was tried on real parts, so that a run without them can't look like one with them."""
     counts: Counter[str] = Counter()
     for report in terminalreporter.getreports("passed"):
-        if report.when == "call" and "tests/real/" in report.nodeid:
-            part = _PARTS.get(Path(report.nodeid.partition("::")[0]).stem, _API_SERVER)
-            counts[part] += next((int(str(value)) for key, value in report.user_properties if key == "checks"), 1)
-    said = ", ".join(f"{counts[part]} against {part}" for part in (_API_SERVER, *_PARTS.values()) if counts[part])
+        properties = {str(key): str(value) for key, value in report.user_properties}
+        if report.when == "call" and "part" in properties:
+            counts[properties["part"]] += int(properties.get("checks", "1"))
+    said = ", ".join(f"{counts[part]} against {part}" for part in (_API_SERVER, _POSTGRES, _REDIS, _FORWARDS) if counts[part])
     terminalreporter.write_line(f"checks on real parts: {said or 'none'}")

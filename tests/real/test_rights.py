@@ -1,15 +1,18 @@
 """Who may do what, asked of the real authoriser: the program's ServiceAccounts, and the people and runners of deploy/rbac."""
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import yaml
+from pulumi.runtime.mocks import MockMonitor
 
-from offline.record import ROOT, plain
+from offline.record import ROOT, plain, record
 from tests import configurations
 from tests.real.cluster import Answer, Call, Cluster
 
@@ -220,6 +223,20 @@ def test_preview_reads_everything_but_secrets(cluster: Cluster, record_property:
     tried = _as(cluster, "shlink:preview", [_create(cluster, one) for one in objects])
     assert {answer.status for answer in tried} == {403}
     record_property("checks", 3 * len(objects))
+
+
+@pytest.mark.parametrize("configuration", ["defaults", "vault-transit", "redis-rotated"])
+def test_the_program_reads_nothing_from_the_cluster(configuration: str) -> None:
+    """Or a preview with these rights would fail: `Secret.get` is really read by each one, and so is an import of anything."""
+    read: list[str] = []
+
+    def refuse(_: MockMonitor, request: Any) -> None:
+        read.append(f"{request.type} {request.name}")
+        raise AssertionError(f"the program reads {read}")
+
+    with mock.patch.object(MockMonitor, "ReadResource", refuse), contextlib.suppress(Exception):
+        record("test", configurations.configuration(configuration))
+    assert not read
 
 
 @pytest.mark.usefixtures("people")

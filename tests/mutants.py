@@ -1,0 +1,280 @@
+"""`python -m tests.mutants`: breaks the program on purpose, one fault at a time in a copy, and says which check notices.
+
+Each fault names the checks on real parts that ought to notice; where they can't run (no SHLINK_TEST_KUBECONFIG, no PostgreSQL or Redis) or
+notice nothing, the tests without a cluster are asked. A fault whose text is gone stops everything: it would test nothing.
+"""
+
+# ruff: noqa: T201 -- what it prints is what it is for
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+_LEFT_OUT = shutil.ignore_patterns(".git", ".venv", ".uv", "build", "__pycache__", ".pytest_cache", ".ruff_cache", ".coverage*")
+_QUICK = (
+    "tests",
+    "--ignore=tests/real",
+    "--ignore=tests/test_forward.py",
+    "--ignore=tests/test_scripts.py",
+    "--ignore=tests/test_workflows.py",
+)
+_TIMEOUT = 300
+
+
+@dataclass(frozen=True)
+class Change:
+    file: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True)
+class Mutant:
+    what: str
+    changes: Sequence[Change]
+    real: Sequence[str] = ()
+    """Arguments of pytest; nothing: no real part can notice it."""
+
+
+MUTANTS = [
+    Mutant(
+        "the grant on schema public lacks CREATE",
+        [Change("components/postgres.py", 'privileges=["CREATE", "USAGE"]', 'privileges=["USAGE"]')],
+        ["tests/real/test_postgres.py"],
+    ),
+    Mutant(
+        "the SCRAM verifier is computed with another word",
+        [Change("components/postgres.py", 'b"Client Key"', 'b"Client key"')],
+        ["tests/real/test_postgres.py"],
+    ),
+    Mutant(
+        "a field of ExternalSecret is misspelt",
+        [Change("components/external_secrets.py", '"deletionPolicy": "Retain"', '"deletePolicy": "Retain"')],
+        ["tests/real/test_objects.py"],
+    ),
+    Mutant(
+        "a field is called otherwise in the types than in the CRD",
+        [Change("components/crds.py", "    keepAfterDeletion: bool", "    keepAfterDelete: bool")],
+        ["tests/real/test_crds.py"],
+    ),
+    Mutant(
+        "every pod of `shlink` may reach PostgreSQL",
+        [Change("components/network.py", "Flow(SERVER, DATABASE, [5432])", 'Flow(Pods("any", SHLINK), DATABASE, [5432])')],
+        ["tests/real/test_network.py"],
+    ),
+    Mutant(
+        "egress is no longer denied by default",
+        [Change("components/network.py", 'policy_types=["Ingress", "Egress"], egress=[dns]', 'policy_types=["Ingress"]')],
+        ["tests/real/test_network.py"],
+    ),
+    Mutant(
+        "the ports of Redis and Sentinel are swapped in the flow table",
+        [
+            Change("components/network.py", "Flow(client, REDIS_SERVERS, [6379])", "Flow(client, REDIS_SERVERS, [26379])"),
+            Change("components/network.py", "Flow(client, SENTINELS, [26379])", "Flow(client, SENTINELS, [6379])"),
+        ],
+        ["tests/real/test_network.py"],
+    ),
+    Mutant(
+        "titles may be fetched from the cloud's metadata service",
+        [Change("components/network.py", '"169.254.0.0/16", ', "")],
+        ["tests/real/test_network.py"],
+    ),
+    Mutant(
+        "Shlink's containers lack their securityContext",
+        [
+            Change(
+                "components/shlink.py",
+                "security_context=CONTAINER_SECURITY,\n        resources=requirements(args.settings.resources)",
+                "resources=requirements(args.settings.resources)",
+            )
+        ],
+        ["tests/real/test_pods.py"],
+    ),
+    Mutant(
+        "the unseal sidecar may gain privileges",
+        [
+            Change(
+                "components/vault.py",
+                '"securityContext": CONTAINER_SECURITY,\n                "resources": requirements(_SMALL)',
+                '"resources": requirements(_SMALL)',
+            )
+        ],
+        ["tests/real/test_pods.py"],
+    ),
+    Mutant(
+        "Pod Security only warns",
+        [Change("components/network.py", 'for mode in ("enforce", "audit", "warn")', 'for mode in ("audit", "warn")')],
+        ["tests/real/test_pods.py"],
+    ),
+    Mutant(
+        "replicas are spread by labels that they don't bear",
+        [Change("components/redis.py", '"app.kubernetes.io/component": "sentinel"})', '"app.kubernetes.io/component": "sentinels"})')],
+        ["tests/real/test_pods.py"],
+    ),
+    Mutant(
+        "Shlink is given one Redis server",
+        [Change("components/redis.py", 'servers=f"{url},{url}"', "servers=url")],
+        ["tests/real/test_redis.py", "-k", "publish"],
+    ),
+    Mutant(
+        "Shlink is not told the name of the monitored master",
+        [Change("components/redis.py", "sentinel_service=MASTER", "sentinel_service=None")],
+        ["tests/real/test_redis.py", "-k", "publish"],
+    ),
+    Mutant(
+        "a rotation forgets the sentinels",
+        [Change("components/redis.py", "-x sentinel set mymaster auth-pass >/dev/null", "-x echo >/dev/null")],
+        ["tests/real/test_redis.py", "-k", "rotation"],
+    ),
+    Mutant(
+        "a rotation takes the old password away at once",
+        [Change("components/redis.py", "-x acl setuser default >/dev/null", "-x acl setuser default resetpass >/dev/null")],
+        ["tests/real/test_redis.py", "-k", "rotation"],
+    ),
+    Mutant(
+        "Vault's server may read every Secret of its namespace",
+        [Change("components/vault.py", "resource_names=[UNSEAL_SECRET], verbs=verbs", "verbs=verbs")],
+        ["tests/real/test_rights.py", "-k", "test_account"],
+    ),
+    Mutant(
+        "redis-operator lacks a right that it uses",
+        [Change("components/operators.py", '                _rule("policy", "poddisruptionbudgets", "get create update"),\n', "")],
+        ["tests/real/test_rights.py", "-k", "test_account"],
+    ),
+    Mutant(
+        "External Secrets may ask for a token of any ServiceAccount",
+        [Change("components/external_secrets.py", "resource_names=[ACCOUNT], ", "")],
+        ["tests/real/test_rights.py", "-k", "test_account"],
+    ),
+    Mutant(
+        "whoever previews may read Secrets",
+        [
+            Change(
+                "deploy/rbac/preview.yaml", "resources: [namespaces, serviceaccounts,", "resources: [namespaces, secrets, serviceaccounts,"
+            )
+        ],
+        ["tests/real/test_rights.py", "-k", "preview"],
+    ),
+    Mutant(
+        "the PostgresCluster does not wait for its operator, and outlives it on destroy",
+        [
+            Change(
+                "components/postgres.py", "depends_on=[*secrets, args.namespace, *args.operator]", "depends_on=[*secrets, args.namespace]"
+            )
+        ],
+    ),
+    Mutant(
+        "the migration does not wait for the grant",
+        [Change("components/postgres.py", "usable=[cluster, grant]", "usable=[cluster]")],
+    ),
+    Mutant(
+        "the grant does not go with its cluster, so destroy needs a connection",
+        [Change("components/postgres.py", "depends_on=[cluster], deleted_with=cluster", "depends_on=[cluster]")],
+    ),
+    Mutant(
+        "the program reads a Secret from the cluster",
+        [
+            Change(
+                "components/postgres.py",
+                "        # Connects when something inside",
+                '        core.v1.Secret.get(f"{name}-read", f"{POSTGRES}/{CLUSTER}-pguser-{USER}", opts=child)\n'
+                "        # Connects when something inside",
+            )
+        ],
+        ["tests/real/test_rights.py", "-k", "reads_nothing"],
+    ),
+    Mutant(
+        "the token that External Secrets shows has no audience",
+        [Change("components/external_secrets.py", "            audience=AUDIENCE,\n", "")],
+    ),
+    Mutant(
+        "a changed password does not reach the pods",
+        [Change("components/shlink.py", 'return {f"{_VERSION_ANNOTATION}{one.name}": one.version for one in secrets}', "return {}")],
+    ),
+]
+
+
+class LostError(Exception):
+    """The text that a mutant replaces is not there, or not once."""
+
+
+def _apply(folder: Path, mutant: Mutant) -> dict[Path, str]:
+    """Returns the files as they were. Raises LostError."""
+    before: dict[Path, str] = {}
+    for change in mutant.changes:
+        path = folder / change.file
+        text = path.read_text()
+        before.setdefault(path, text)
+        if text.count(change.old) != 1:
+            raise LostError(f"{mutant.what}: {change.file} has {text.count(change.old)} times, not once:\n{change.old}")
+        path.write_text(text.replace(change.old, change.new))
+    return before
+
+
+def _run(folder: Path, arguments: Sequence[str]) -> tuple[str, int]:
+    """The first check that fails, or nothing; and how many passed."""
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-m", "pytest", *arguments, "-x", "-q", "-p", "no:cacheprovider", "--no-header"]
+    done = subprocess.run(  # noqa: S603 -- pytest with the arguments above
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=_TIMEOUT
+    )
+    if done.returncode not in (0, 1, 5) and "ERROR" not in done.stdout:
+        raise RuntimeError(f"pytest {' '.join(arguments)} did not run:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    failed = re.search(r"^(?:FAILED|ERROR) (\S+(?: \S+\])?)", done.stdout, re.MULTILINE)
+    passed = re.search(r"(\d+) passed", done.stdout)
+    return failed.group(1) if failed else "", int(passed.group(1)) if passed else 0
+
+
+def _judge(folder: Path, mutant: Mutant) -> str:
+    """The check that notices, or nothing."""
+    found = _run(folder, mutant.real)[0] if mutant.real else ""
+    return found or _run(folder, _QUICK)[0]
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.mutants", description="Break the program on purpose and say which check notices."
+    )
+    parser.add_argument("words", nargs="*", help="only faults whose description has one of these words")
+    options = parser.parse_args(arguments)
+    chosen = [one for one in MUTANTS if not options.words or any(word in one.what for word in options.words)]
+    if not os.environ.get("SHLINK_TEST_KUBECONFIG"):
+        print("SHLINK_TEST_KUBECONFIG names no kubeconfig: only checks that need no cluster are asked")
+    survived = 0
+    with tempfile.TemporaryDirectory(prefix="mutants-") as name:
+        folder = Path(name) / "copy"
+        shutil.copytree(ROOT, folder, ignore=_LEFT_OUT, symlinks=True)
+        try:
+            for mutant in chosen:  # all of them before the first is tried
+                for path, text in _apply(folder, mutant).items():
+                    path.write_text(text)
+        except LostError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        failing, passed = _run(folder, _QUICK)
+        if failing or not passed:
+            print(f"error: {failing or 'nothing'} fails without any fault; mend that first", file=sys.stderr)
+            return 2
+        for mutant in chosen:
+            before, began = _apply(folder, mutant), time.monotonic()
+            caught = _judge(folder, mutant)
+            survived += not caught
+            print(f"{'caught  ' if caught else 'SURVIVED'}  {mutant.what:<75}  {time.monotonic() - began:4.0f} s  {caught}", flush=True)
+            for path, text in before.items():
+                path.write_text(text)
+    print(f"{len(chosen) - survived} of {len(chosen)} noticed")
+    return 1 if survived else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
