@@ -4,6 +4,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -154,13 +155,19 @@ class TestPreviews:
         assert run(["bash", "scripts/previews", "HEAD", "build/previews"], dict(os.environ), cwd=repository).returncode != 0
 
 
+@pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed; the hosting service's machines have it")
 class TestPostPreview:
     """The comment, with a stand-in for the hosting service's command."""
 
     GH = """
 case "$*" in
   *"/pulls"*) cat "$PULLS" ;;
-  "run download"*) mkdir -p "${!#}/base/dev" "${!#}/head/dev"; echo a > "${!#}/base/dev/x.yaml"; echo b > "${!#}/head/dev/x.yaml" ;;
+  "run download"*)
+    [ -z "${NO_ARTIFACT:-}" ] || exit 1
+    mkdir -p "${!#}/base/dev" "${!#}/head/dev"
+    echo a > "${!#}/base/dev/x.yaml"
+    echo b > "${!#}/head/dev/x.yaml"
+    ;;
   *"--method PATCH"* | *"--method POST"*) cp "${!#}" "$BODY" ;;
   *"/comments"*) cat "$COMMENTS" ;;
 esac
@@ -171,12 +178,12 @@ esac
         make, environment = commands
         make("gh", self.GH)
 
-        def run_it(pulls: list[Any], comments: list[Any]) -> str:
+        def run_it(pulls: list[Any], comments: list[Any], **more: str) -> str:
             (tmp_path / "pulls").write_text(json.dumps(pulls))
             (tmp_path / "comments").write_text(json.dumps(comments))
             event = {"REPOSITORY": "o/r", "RUN_ID": "7", "HEAD_OWNER": "fork", "HEAD_BRANCH": "b", "HEAD_SHA": "c0ffee"}
             places = {"PULLS": str(tmp_path / "pulls"), "COMMENTS": str(tmp_path / "comments"), "BODY": str(tmp_path / "body")}
-            done = run([str(ROOT / "scripts/post_preview")], {**environment, **event, **places})
+            done = run([str(ROOT / "scripts/post_preview")], {**environment, **event, **places, **more})
             assert done.returncode == 0, done.stderr
             return (tmp_path / "log").read_text()
 
@@ -194,6 +201,13 @@ esac
         log = post([{"number": 3, "head": {"sha": "c0ffee"}}], [forged, mine])
         assert "--method PATCH repos/o/r/issues/comments/11" in log
         assert "POST" not in log
+
+    def test_a_preview_that_failed_is_said_in_the_same_comment(self, post: Callable[..., str], tmp_path: Path) -> None:
+        log = post([{"number": 3, "head": {"sha": "c0ffee"}}], [], NO_ARTIFACT="1")
+        assert "--method POST" in log
+        body = json.loads((tmp_path / "body").read_text())["body"]
+        assert body.startswith(preview_diff.MARK)
+        assert "failed: https://github.com/o/r/actions/runs/7" in body
 
     def test_a_branch_that_moved_on_gets_none(self, post: Callable[..., str]) -> None:
         log = post([{"number": 3, "head": {"sha": "another"}}], [])
@@ -315,10 +329,11 @@ class TestWithKubeconfig:
     """The kubeconfig of an environment's secret."""
 
     def test_only_this_user_reads_it_and_it_ends_with_the_command(self, tmp_path: Path) -> None:
-        command = f'cat "$KUBECONFIG"; stat -c %a "$KUBECONFIG"; echo "$KUBECONFIG" > {tmp_path}/where; test -z "${{KUBECONFIG_CONTENT:-}}"'
+        look = 'cat "$KUBECONFIG"; ls -l "$KUBECONFIG" | cut -c1-10; test -z "${KUBECONFIG_CONTENT:-}"'
+        command = f'{look} && echo "$KUBECONFIG" > {tmp_path}/where'
         done = run([str(ROOT / "scripts/with_kubeconfig"), "bash", "-c", command], {**os.environ, "KUBECONFIG_CONTENT": "kind: Config"})
         assert done.returncode == 0, done.stderr
-        assert done.stdout == "kind: Config\n600\n"
+        assert done.stdout == "kind: Config\n-rw-------\n"
         assert not Path((tmp_path / "where").read_text().strip()).exists()
 
     def test_the_command_decides_how_it_ends(self) -> None:

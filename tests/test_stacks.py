@@ -1,0 +1,62 @@
+"""The environments: prod is dev with sizes, replicas and protections, and can't be used before its placeholders are set."""
+
+import re
+
+import pytest
+
+from components.settings import Settings, parse
+from offline import stacks
+from offline.record import ROOT, Recording, object_name, record
+
+PROD = (ROOT / "Pulumi.prod.yaml").read_text()
+
+
+@pytest.fixture(scope="module")
+def prod() -> Recording:
+    return record("prod", *stacks.configuration(ROOT, "prod"))
+
+
+def settings(stack: str) -> Settings:
+    return parse(*stacks.configuration(ROOT, stack))[1]
+
+
+def test_prod_has_the_same_topology(prod: Recording) -> None:
+    def things(recording: Recording) -> set[tuple[str, str]]:
+        return {(one.kind, object_name(one) or one.name) for one in recording.resources.values()}
+
+    dev = record("dev", *stacks.configuration(ROOT, "dev"))
+    assert things(dev) <= things(prod)
+    assert things(prod) - things(dev) == {("Ingress", "shlink")}
+
+
+def test_prod_protects_what_holds_data(prod: Recording) -> None:
+    for kind, name in (
+        ("PostgresCluster", "shlink-db"),
+        ("RedisFailover", "shlink-redis"),
+        ("Secret", "vault-unseal-keys"),
+        ("Namespace", "vault"),
+    ):
+        found = [one for one in prod.of_kind(kind) if object_name(one) == name]
+        assert [one.protect for one in found] == [True], name
+
+
+def test_prod_survives_the_loss_of_a_pod() -> None:
+    wanted = settings("prod")
+    assert wanted.vault.mode == "ha"
+    assert wanted.vault.seal is not None
+    assert wanted.postgres.instances >= 3
+    assert wanted.shlink.replicas >= 3
+    assert wanted.shlink.https
+
+
+def test_prod_stops_before_it_touches_a_cluster_while_something_is_not_set() -> None:
+    placeholders = re.findall(r"CHANGE-ME\S*", PROD)
+    assert placeholders
+    assert parse(*stacks.configuration(ROOT, "prod"))[0].context.startswith("CHANGE-ME")
+
+
+def test_no_secret_is_written_in_a_stack_file() -> None:
+    for stack in stacks.names(ROOT):
+        text = (ROOT / f"Pulumi.{stack}.yaml").read_text()
+        live = re.sub(r"#.*", "", text)
+        assert re.findall(r"(?i)(?:password|token|secret|licen[cs]eKey|keySecret): *[\"']?[A-Za-z0-9+/]{12,}", live) == [], stack
