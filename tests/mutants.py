@@ -42,7 +42,7 @@ class Mutant:
     what: str
     changes: Sequence[Change]
     real: Sequence[str] = ()
-    """Arguments of pytest; nothing: no real part can notice it."""
+    """Arguments of pytest; nothing: the quick tests are all there is."""
 
 
 MUTANTS = [
@@ -176,10 +176,12 @@ MUTANTS = [
     Mutant(
         "the migration does not wait for the grant",
         [Change("components/postgres.py", "usable=[cluster, grant]", "usable=[cluster]")],
+        ["tests/real/test_postgres.py", "-k", "between"],
     ),
     Mutant(
         "the grant does not go with its cluster, so destroy needs a connection",
         [Change("components/postgres.py", "depends_on=[cluster], deleted_with=cluster", "depends_on=[cluster]")],
+        ["tests/real/test_postgres.py", "-k", "between"],
     ),
     Mutant(
         "the program reads a Secret from the cluster",
@@ -196,10 +198,12 @@ MUTANTS = [
     Mutant(
         "the token that External Secrets shows has no audience",
         [Change("components/external_secrets.py", "            audience=AUDIENCE,\n", "")],
+        ["tests/real/test_rights.py", "-k", "vault_alone"],
     ),
     Mutant(
         "a changed password does not reach the pods",
         [Change("components/shlink.py", 'return {f"{_VERSION_ANNOTATION}{one.name}": one.version for one in secrets}', "return {}")],
+        ["tests/real/test_pods.py", "-k", "changed_secret"],
     ),
 ]
 

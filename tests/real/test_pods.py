@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from offline.record import plain
+from tests import configurations
 from tests.real.cluster import Call, Cluster
 from tests.real.pods import Template, distinct
 
@@ -100,3 +102,15 @@ def test_every_namespace_enforces_restricted(environment: Mapping[str, Mapping[s
     assert set(environment) == {"vault", "external-secrets", "postgres", "redis", "shlink"}
     for one in environment.values():
         assert one["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+
+
+def test_a_changed_secret_changes_the_pods() -> None:
+    """Shlink reads its connections at the start: each Secret that it takes a variable from is in its template by version."""
+    recording = configurations.recording("app")
+    for kind, name in (("Deployment", "shlink"), ("Job", "shlink-migration")):
+        template = plain(recording.one(kind, name).inputs)["spec"]["template"]
+        variables = [one["valueFrom"]["secretKeyRef"] for one in template["spec"]["containers"][0]["env"] if "valueFrom" in one]
+        # The first API key is created once; a later value of it changes nothing.
+        used = {one["name"] for one in variables} - {"shlink-api-key"}
+        assert used >= {"shlink-db-pguser-shlink", "shlink-redis"}
+        assert {f"shlink.io/secret-version.{one}" for one in used} <= set(template["metadata"]["annotations"])

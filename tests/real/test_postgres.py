@@ -201,3 +201,12 @@ def test_nothing_without_tls(server: PostgresServer, declared: Declared) -> None
     variables = {one["name"]: one.get("value") for one in deployment["spec"]["template"]["spec"]["containers"][0]["env"]}
     with _connect(server, "shlink", declared.users["shlink"][0], database=variables["DB_NAME"], sslmode=variables["PGSSLMODE"]):
         pass
+
+
+def test_the_grant_comes_between_cluster_and_migration_and_goes_with_the_cluster() -> None:
+    """Nothing real shows it but a first `up` and a destroy: so it is read from what the engine is told."""
+    recording = configurations.recording("defaults")
+    cluster, (grant,) = recording.one("PostgresCluster", "shlink-db"), recording.of_kind("Grant")
+    assert cluster.urn in recording.waits_for(grant)
+    assert grant.urn in recording.waits_for(recording.one("Job", "shlink-migration"))
+    assert grant.deleted_with == cluster.urn

@@ -333,3 +333,13 @@ def test_forward(cluster: Cluster) -> None:
         *(Ask("get create", f"core/pods/{what}", place) for what in ("exec", "attach") for place in ("vault", "postgres")),
     ]
     assert not _differs(cluster, who, refused, expected=False)
+
+
+def test_a_token_is_made_for_vault_alone() -> None:
+    """The SecretStore asks for a token with an audience, and Vault's role demands that one: it opens nothing where it leaks."""
+    recording = configurations.recording("defaults")
+    login = plain(recording.one("SecretStore", "vault-backend").inputs)["spec"]["provider"]["vault"]["auth"]["kubernetes"]
+    role = plain(recording.of_kind("AuthBackendRole")[0].inputs)
+    assert [role["audience"]] == login["serviceAccountRef"]["audiences"] == ["vault"]
+    assert role["boundServiceAccountNames"] == [login["serviceAccountRef"]["name"]]
+    assert role["boundServiceAccountNamespaces"] == ["shlink"]
