@@ -23,6 +23,7 @@ _LEFT_OUT = shutil.ignore_patterns(".git", ".venv", ".uv", "build", "__pycache__
 _QUICK = (
     "tests",
     "--ignore=tests/real",
+    "--ignore=tests/test_docs.py",
     "--ignore=tests/test_forward.py",
     "--ignore=tests/test_scripts.py",
     "--ignore=tests/test_workflows.py",
