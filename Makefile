@@ -4,6 +4,8 @@ UV_VERSION := 0.13.9
 UV := .uv/bin/uv
 PY := .venv/bin/python
 # The system's Python is used, none is downloaded; the SDK writes no byte code into the checkout.
+# For the toolchain of Pulumi.yaml too: the language host calls uv by its name.
+export PATH := $(CURDIR)/.uv/bin:$(PATH)
 export UV_PYTHON_DOWNLOADS := never
 export PYTHONDONTWRITEBYTECODE := 1
 

@@ -207,12 +207,27 @@ def record(
     Nothing is contacted: forwards are not bound, so that a running `pulumi up` of the same stack is not disturbed.
     """
     recording = Recording(stack)
+    logger = logging.Logger("program")  # noqa: LOG001 -- its own, so that a run's messages stay with its recording
+    logger.addHandler(_Collect(recording.messages))
+    with mock.patch("components.forward.Forward.start"):
+        run(ROOT / "__main__.py", _Monitor(recording), configuration, secret_keys, project=project, stack=stack, logger=logger)
+    return recording
 
-    def run() -> None:
+
+def run(
+    program: Path,
+    monitor: mocks.MockMonitor,
+    configuration: Mapping[str, str],
+    secret_keys: frozenset[str] = frozenset(),
+    *,
+    project: str,
+    stack: str,
+    logger: logging.Logger,
+) -> None:
+    """Run a Pulumi program against a monitor, apart from any other run of this process. Raises what the program raises."""
+
+    def inside() -> None:
         runtime_config.set_all_config(dict(configuration), list(secret_keys))
-        monitor = _Monitor(recording)
-        logger = logging.Logger("program")  # noqa: LOG001 -- its own, so that a run's messages stay with its recording
-        logger.addHandler(_Collect(recording.messages))
         runtime_settings.configure(
             mocks.MockSettings(
                 monitor=monitor,
@@ -225,15 +240,9 @@ def record(
                 organization="organization",
             )
         )
-        with mock.patch("components.forward.Forward.start"):
-            asyncio.run(run_in_stack(_program))
+        asyncio.run(run_in_stack(lambda: cast("None", runpy.run_path(str(program)))))
 
-    contextvars.copy_context().run(run)
-    return recording
-
-
-def _program() -> None:
-    runpy.run_path(str(ROOT / "__main__.py"))
+    contextvars.copy_context().run(inside)
 
 
 class _Collect(logging.Handler):

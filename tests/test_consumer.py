@@ -1,11 +1,8 @@
 """The example of another stack: it runs against the outputs contract, and notices when an output is missing or of another type."""
 
 # ruff: noqa: S603 -- a command of the test itself
-import asyncio
-import contextvars
 import json
 import logging
-import runpy
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -14,15 +11,12 @@ from typing import Any, cast
 
 import pytest
 import yaml
-from google.protobuf import empty_pb2
-from pulumi.runtime import config as runtime_config
 from pulumi.runtime import mocks
-from pulumi.runtime import settings as runtime_settings
-from pulumi.runtime.stack import run_in_stack
 
 from components.outputs import Outputs, parse
 from offline import stacks
 from offline.record import ROOT, plain, record
+from offline.record import run as record_run
 
 FOLDER = ROOT / "examples" / "consumer"
 CONFIGURATION = {
@@ -66,24 +60,10 @@ def consumer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     def run(outputs: Mapping[str, Any]) -> Provider:
         provider = Provider(outputs)
 
-        def inside() -> None:
-            runtime_config.set_all_config(dict(CONFIGURATION))
-            monitor = mocks.MockMonitor(provider)
-            runtime_settings.configure(
-                mocks.MockSettings(
-                    monitor=monitor,
-                    monitor_features=set(cast("Any", monitor).GetDeploymentInfo(empty_pb2.Empty()).supportedFeatures),
-                    engine=mocks.MockEngine(logging.Logger("quiet")),  # noqa: LOG001 -- its own, since one run of each test fails
-                    callbacks=None,
-                    project="shlink-release-links",
-                    stack="test",
-                    dry_run=False,
-                    organization="organization",
-                )
-            )
-            asyncio.run(run_in_stack(lambda: cast("None", runpy.run_path(str(FOLDER / "__main__.py")))))
-
-        contextvars.copy_context().run(inside)
+        logger = logging.Logger("quiet")  # noqa: LOG001 -- its own, since one run of each test fails
+        record_run(
+            FOLDER / "__main__.py", mocks.MockMonitor(provider), CONFIGURATION, project="shlink-release-links", stack="test", logger=logger
+        )
         return provider
 
     yield run
