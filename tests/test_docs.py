@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from components.settings import SettingsError, parse
+from offline.__main__ import main
 from offline.record import ROOT
 
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -98,3 +99,12 @@ def test_what_the_sizing_page_says_of_the_connections_is_the_check_itself() -> N
     with pytest.raises(SettingsError, match="allowed: 40 or more"):
         tried(39)
     assert "= 40 of 100" in (ROOT / "docs/sizing.md").read_text()
+
+
+def test_the_readme_shows_what_preview_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["dev", "--out", str(tmp_path)]) == 0
+    printed = {line.rstrip() for line in capsys.readouterr().out.splitlines()}
+    block = (ROOT / "README.md").read_text().partition("<!-- preview output -->")[2].partition("<!-- end")[0]
+    shown = [line[4:].rstrip() for line in block.splitlines() if line.startswith("    ") and line.strip() != "..."]
+    assert len(shown) > 15
+    assert [line for line in shown if line not in printed and "Kubernetes objects in" not in line] == []
