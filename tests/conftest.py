@@ -1,0 +1,129 @@
+"""What the tests share: runs of the program, and how a pod, a variable, an order or a hook is read from one."""
+
+import gc
+import json
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from typing import Any, cast
+from unittest import mock
+
+import pytest
+
+from components import external_secrets, redis, waits
+from components.settings import SettingsError, parse
+from components.waits import Awaited
+from offline.record import Recording, Secret, plain, record
+from tests import configurations
+
+Program = Callable[..., Recording]
+Fault = Callable[..., str]
+Resource = tuple[str, str]
+"""Kind and name."""
+
+
+@pytest.fixture(scope="session")
+def dev() -> Recording:
+    """The program with the stack file that a new person runs."""
+    return configurations.recording("stack dev")
+
+
+@pytest.fixture(scope="session")
+def program() -> Program:
+    """The program under settings that are no switch of `configurations`, made once for each."""
+    return _program
+
+
+def _program(**settings: Any) -> Recording:
+    return _recorded(json.dumps(settings, sort_keys=True))
+
+
+@cache
+def _recorded(settings: str) -> Recording:
+    with warnings.catch_warnings():
+        # As in configurations.recording: the loops that Pulumi's test monitor leaves open are nobody's failure.
+        warnings.simplefilter("ignore", ResourceWarning)
+        made = record("test", configuration(json.loads(settings)))
+        gc.collect()
+    return made
+
+
+@pytest.fixture(scope="session")
+def hooks() -> Mapping[str, Sequence[Awaited]]:
+    """What each hook waits for, by the hook's name."""
+    seen: dict[str, Sequence[Awaited]] = {}
+
+    def spy(name: str, access: Any, awaited: Sequence[Awaited]) -> Any:
+        seen[name] = awaited
+        return waits.wait_hook(name, access, awaited)
+
+    with mock.patch.object(redis, "wait_hook", spy), mock.patch.object(external_secrets, "wait_hook", spy):
+        record("test", configurations.configuration("defaults"))
+    return seen
+
+
+@pytest.fixture(scope="session")
+def fault() -> Fault:
+    """The message with which settings are refused."""
+
+    def refused(secret_keys: frozenset[str] = frozenset(), **settings: Any) -> str:
+        with pytest.raises(SettingsError) as error:
+            parse(configuration(settings), secret_keys)
+        return str(error.value)
+
+    return refused
+
+
+def configuration(settings: Mapping[str, Any]) -> dict[str, str]:
+    """As Pulumi hands it over: objects as JSON text."""
+    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in settings.items()}
+    return {"kubernetes:context": "lab"} | {f"shlink:{key}": text for key, text in texts.items()}
+
+
+def manifest(recording: Recording, kind: str, name: str) -> Any:
+    """A resource's inputs, its secrets laid open."""
+    return plain(recording.one(kind, name).inputs)
+
+
+def pod(recording: Recording, kind: str, name: str) -> Any:
+    """The pod template of a Job or Deployment."""
+    return manifest(recording, kind, name)["spec"]["template"]
+
+
+def variables(container: Mapping[str, Any]) -> dict[str, Any]:
+    """Each variable with its value, or with the name and key of the Secret that it comes from."""
+    found: dict[str, Any] = {}
+    for one in container.get("env", []):
+        reference = one.get("valueFrom", {}).get("secretKeyRef")
+        found[one["name"]] = (reference["name"], reference["key"]) if reference else one.get("value")
+    return found
+
+
+def server(recording: Recording) -> dict[str, Any]:
+    """The variables of Shlink's server."""
+    return variables(pod(recording, "Deployment", "shlink")["spec"]["containers"][0])
+
+
+def migration(recording: Recording) -> dict[str, Any]:
+    return variables(pod(recording, "Job", "shlink-migration")["spec"]["containers"][0])
+
+
+def before(recording: Recording, kind: str, name: str) -> set[Resource]:
+    """Kind and name of all that must exist before a resource, and so is deleted after it."""
+    waited = recording.waits_for(recording.one(kind, name))
+    return {(one.kind, one.name) for urn, one in recording.resources.items() if urn in waited}
+
+
+def strings(value: Any, *, secret: bool = False) -> Iterator[tuple[str, bool]]:
+    """Every string in a recorded value, keys included, and whether the engine would encrypt it."""
+    if isinstance(value, Secret):
+        yield from strings(value.value, secret=True)
+    elif isinstance(value, Mapping):
+        for key, item in cast("Mapping[str, Any]", value).items():
+            yield key, secret
+            yield from strings(item, secret=secret)
+    elif isinstance(value, list):
+        for item in cast("list[Any]", value):
+            yield from strings(item, secret=secret)
+    else:
+        yield str(value), secret

@@ -1,0 +1,171 @@
+"""The NetworkPolicies as a whole: for each pair of ends and each port, whether a connection is possible, and nothing besides.
+
+The labels are those of the pods that the program, the charts and the operators make; the rules are in tests/netpol.py.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
+
+import pytest
+
+from components.network import NAMESPACES
+from offline.record import Recording, object_name, plain
+from tests import configurations
+from tests.conftest import Program, before
+from tests.netpol import End, Labels, allowed
+from tests.real.pods import templates
+
+# Ends.
+VAULT, INIT, ESO, PGO, RO = "vault", "vault-init", "operator-external-secrets", "operator-pgo", "operator-redis-operator"
+DB, REPO, REDIS, SENTINEL, ROTATION = "shlink-db-instance1", "shlink-db-repo-host", "rfr-shlink-redis", "rfs-shlink-redis", "rotation"
+SHLINK, MIGRATION = "shlink", "shlink-migration"
+API, INTERNET, METADATA, NODE, MANAGED = "10.96.0.1", "203.0.113.7", "169.254.169.254", "10.0.0.5", "10.1.2.3"
+ADDRESSES = (API, INTERNET, METADATA, NODE, MANAGED)
+OUTSIDE: Mapping[str, tuple[str, Labels]] = {
+    "dns": ("kube-system", {"k8s-app": "kube-dns"}),
+    "prometheus": ("monitoring", {"app.kubernetes.io/name": "prometheus"}),
+    "ingress": ("ingress-nginx", {"app.kubernetes.io/name": "ingress-nginx"}),
+    "gateway": ("envoy", {"app": "envoy"}),
+    "platform": ("platform", {"app": "operator"}),
+    "impostor": ("default", {"app.kubernetes.io/name": "shlink"}),
+}
+STRANGERS = {f"stranger in {name}": (name, {"app": "stranger"}) for name in NAMESPACES}
+PORTS = (22, 53, 80, 443, 5432, 6379, 6380, 6443, 8008, 8080, 8200, 8201, 8432, 9121, 9187, 10250, 26379)
+
+Row = tuple[Iterable[str], Iterable[str], Sequence[int]]
+Connection = tuple[str, str, int]
+
+_API_CLIENTS = (VAULT, INIT, ESO, PGO, RO, DB, REPO)
+_REDIS_CLIENTS = (RO, SENTINEL, REDIS, SHLINK, MIGRATION)
+DEFAULTS: Sequence[Row] = [
+    ((*_API_CLIENTS, SHLINK, MIGRATION, REDIS, SENTINEL, *STRANGERS), ["dns"], [53]),
+    # Where the API server answers is not known by default, so it is any address on its two ports.
+    (_API_CLIENTS, ADDRESSES, [443, 6443]),
+    ((INIT, ESO), [VAULT], [8200]),
+    ([VAULT], [VAULT], [8200, 8201]),
+    ((DB, REPO), (DB, REPO), [5432, 8008, 8432]),
+    # The repository host bears the cluster's label too.
+    ((SHLINK, MIGRATION), (DB, REPO), [5432]),
+    (_REDIS_CLIENTS, [REDIS], [6379]),
+    (_REDIS_CLIENTS, [SENTINEL], [26379]),
+]
+# Switch: what is possible besides, and what is not any more.
+SWITCHES: Mapping[str, tuple[Sequence[Row], Sequence[Row]]] = {
+    "defaults": ([], []),
+    "redis-rotated": ([([ROTATION], ["dns"], [53]), ([ROTATION], [REDIS], [6379]), ([ROTATION], [SENTINEL], [26379])], []),
+    "redis-external-open": ([((SHLINK, MIGRATION), [MANAGED], [6379])], []),
+    "redis-external": ([((SHLINK, MIGRATION), ADDRESSES, [6380])], []),
+    "redis-none": ([], []),
+    "monitoring": ([(["prometheus"], [VAULT], [8200]), (["prometheus"], (DB, REPO), [9187]), (["prometheus"], [REDIS], [9121])], []),
+    "ingress": ([(["ingress"], [SHLINK], [8080])], []),
+    "gateway": ([(["gateway"], [SHLINK], [8080])], []),
+    "vault-transit": ([([VAULT], ADDRESSES, [8200])], []),
+    "app": ([([SHLINK], [INTERNET], [80, 443])], []),
+    "api-server-narrow": (
+        [],
+        [(_API_CLIENTS, ADDRESSES, [6443]), (_API_CLIENTS, [one for one in ADDRESSES if one != API], [443])],
+    ),
+    "operators-there": ([(["platform"], [VAULT], [8200]), (["platform"], [REDIS], [6379]), (["platform"], [SENTINEL], [26379])], []),
+}
+_NAMESPACES: Mapping[str, Labels] = {
+    name: {"kubernetes.io/metadata.name": name} for name in (*NAMESPACES, *(namespace for namespace, _ in OUTSIDE.values()))
+}
+
+
+def expand(rows: Iterable[Row], ends: Mapping[str, End]) -> set[Connection]:
+    """The single connections; those whose ends are not there are left out."""
+    return {one for row in rows for one in product(*row) if one[0] in ends and one[1] in ends}
+
+
+def inhabitants(configuration: str) -> dict[str, End]:
+    found: dict[str, End] = {one.name: (one.namespace, one.labels) for one in templates(configuration)}
+    return {ROTATION if name.startswith("shlink-redis-rotation") else name: end for name, end in found.items()} | STRANGERS
+
+
+def possible(configuration: str, inside: Mapping[str, End], ends: Mapping[str, End]) -> set[Connection]:
+    """Every connection with at least one end in the environment that its policies let through."""
+    policies = [plain(one.inputs) for one in configurations.recording(configuration).of_kind("NetworkPolicy")]
+    return {
+        (source, target, port)
+        for source, target in product(ends, ends)
+        if (source in inside or target in inside) and source not in ADDRESSES
+        for port in PORTS
+        if allowed(policies, _NAMESPACES, ends[source], ends[target], port)
+    }
+
+
+@pytest.mark.parametrize("configuration", SWITCHES)
+def test_exactly_the_flows_of_the_table_are_possible(configuration: str) -> None:
+    inside = inhabitants(configuration)
+    ends: dict[str, End] = {**inside, **OUTSIDE, **{one: one for one in ADDRESSES}}
+    added, removed = SWITCHES[configuration]
+    expected = (expand(DEFAULTS, ends) - expand(removed, ends)) | expand(added, ends)
+    found = possible(configuration, inside, ends)
+    assert sorted(found - expected) == [], "possible, and in no row"
+    assert sorted(expected - found) == [], "in the table, and not possible"
+
+
+@pytest.mark.parametrize(("configuration", "source"), [("backups-s3", DB), ("vault-awskms", VAULT), ("vault-standalone-sealed", VAULT)])
+def test_a_service_elsewhere_is_reached_even_where_the_api_server_is_known(program: Program, configuration: str, source: str) -> None:
+    narrow = {"apiServer": [f"{API}/32"], "apiServerPorts": [6443]}
+    settings = {**configurations.SWITCHES[configuration], "network": narrow}
+    policies = [plain(one.inputs) for one in program(**settings).of_kind("NetworkPolicy")]
+    end = inhabitants(configuration)[source]
+    assert allowed(policies, _NAMESPACES, end, INTERNET, 443)
+    assert not allowed(policies, _NAMESPACES, end, INTERNET, 80)
+
+
+@pytest.mark.parametrize("protocol", ["TCP", "UDP"])
+def test_every_pod_finds_dns_there_and_nowhere_else(protocol: str) -> None:
+    policies = [plain(one.inputs) for one in configurations.recording("defaults").of_kind("NetworkPolicy")]
+    for name, end in inhabitants("defaults").items():
+        assert allowed(policies, _NAMESPACES, end, OUTSIDE["dns"], 53, protocol=protocol), name
+        assert not allowed(policies, _NAMESPACES, end, OUTSIDE["impostor"], 53, protocol=protocol), name
+        assert not allowed(policies, _NAMESPACES, end, INTERNET, 53, protocol=protocol), name
+
+
+@pytest.mark.parametrize("address", ["10.20.30.40", "100.100.100.200", "169.254.169.254", "172.20.0.1", "192.168.1.1"])
+def test_titles_are_fetched_from_nowhere_private(address: str) -> None:
+    # Shlink opens addresses that strangers give it: a cloud's metadata service must not be one of them.
+    policies = [plain(one.inputs) for one in configurations.recording("app").of_kind("NetworkPolicy")]
+    server = inhabitants("app")[SHLINK]
+    assert allowed(policies, _NAMESPACES, server, INTERNET, 80)
+    assert not any(allowed(policies, _NAMESPACES, server, address, port) for port in PORTS)
+
+
+@pytest.mark.parametrize("configuration", configurations.NAMES)
+def test_every_namespace_denies_by_default_and_enforces_restricted(configuration: str) -> None:
+    recording = configurations.recording(configuration)
+    spaces = {object_name(one): one.inputs["metadata"]["labels"] for one in recording.of_kind("Namespace") if one.custom}
+    assert set(spaces) == set(NAMESPACES)
+    assert {labels["pod-security.kubernetes.io/enforce"] for labels in spaces.values()} == {"restricted"}
+    denying = {
+        one.inputs["metadata"]["namespace"]
+        for one in recording.of_kind("NetworkPolicy")
+        if not one.inputs["spec"]["podSelector"] and {"Ingress", "Egress"} <= set(one.inputs["spec"]["policyTypes"])
+    }
+    assert denying == set(NAMESPACES)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("PostgresCluster", "shlink-db"),
+        ("RedisFailover", "shlink-redis"),
+        ("SecretStore", "vault-backend"),
+        ("ExternalSecret", "postgres-credentials"),
+        ("Chart", "vault"),
+        ("Deployment", "shlink"),
+        ("Release", "pgo"),
+    ],
+)
+def test_the_rules_of_its_namespace_outlive_a_resource(dev: Recording, kind: str, name: str) -> None:
+    inputs = plain(dev.one(kind, name).inputs)
+    namespace = inputs.get("namespace") or inputs["metadata"]["namespace"]
+    rules = {
+        (one.kind, one.name)
+        for one in dev.of_kind("NetworkPolicy") + dev.of_kind("Namespace")
+        if one.custom and namespace in (object_name(one), one.inputs["metadata"].get("namespace"))
+    }
+    assert len(rules) >= 3
+    assert rules <= before(dev, kind, name)
