@@ -1,8 +1,10 @@
 """The real parts: a scratch Kubernetes API named by SHLINK_TEST_KUBECONFIG, and Debian's PostgreSQL and Redis on loopback."""
 
 import os
+import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,40 @@ def environment(cluster: Cluster) -> Iterator[Mapping[str, Mapping[str, Any]]]:
     cluster.delete(namespaces)
     for one in namespaces:
         cluster.gone(one)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def living_nodes() -> Iterator[None]:
+    """Renews the leases of nodes without a kubelet: else they count as lost after a minute, and no port-forward finds its way."""
+    kubeconfig = os.environ.get(_VARIABLE)
+    if not kubeconfig:
+        yield
+        return
+    found, stop = Cluster(Path(kubeconfig)), threading.Event()
+    names = [
+        node["metadata"]["name"]
+        for node in found.call("GET", "/api/v1/nodes").body["items"]
+        if "kwok.x-k8s.io/node" in node["metadata"].get("annotations", {})
+    ]
+
+    def renew() -> None:
+        while True:
+            now = datetime.now(tz=UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+            spec = {"holderIdentity": "tests", "leaseDurationSeconds": 40, "renewTime": now}
+            metadata = {"namespace": "kube-node-lease"}
+            found.apply(
+                {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {**metadata, "name": name}, "spec": spec}
+                for name in names
+            )
+            if stop.wait(10):
+                return
+
+    thread = threading.Thread(target=renew, daemon=True)
+    thread.start()
+    yield
+    stop.set()
+    thread.join()
+    found.close()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
