@@ -1,0 +1,167 @@
+"""The operators: what they may do, where they come from, and that what they look after goes before them."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from components.settings import Charts
+from offline.record import Recording, object_name, plain
+from tests import configurations
+from tests.conftest import Program, before, manifest
+
+_MIRROR = {"repository": "oci://registry.example.org/charts/it", "version": "9.9.9"}
+_REPOSITORY = {"repository": "https://charts.example.org", "version": "9.9.9"}
+CHARTS = [
+    ("externalSecrets", "Release", "external-secrets-operator", "external-secrets"),
+    ("pgo", "Release", "pgo", "pgo"),
+    ("redisOperator", "Release", "redis-operator", "redis-operator"),
+    ("vault", "Chart", "vault", "vault"),
+]
+
+
+def rules(recording: Recording) -> Iterator[tuple[str, str, Any]]:
+    """Kind and name of a role with each of its rules."""
+    for kind in ("Role", "ClusterRole"):
+        for one in recording.of_kind(kind):
+            for rule in plain(one.inputs)["rules"]:
+                yield kind, object_name(one), rule
+
+
+@pytest.mark.parametrize("name", configurations.NAMES)
+def test_no_role_of_the_program_reaches_further_than_one_named_secret(name: str) -> None:
+    for kind, role, rule in rules(configurations.recording(name)):
+        assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]], role
+        if {"secrets", "serviceaccounts/token"} & set(rule["resources"]):
+            assert kind == "Role", role
+            assert len(rule["resources"]) == len(rule["resourceNames"]) == 1, role
+            assert not {"list", "watch", "deletecollection"} & set(rule["verbs"]), role
+        if kind == "ClusterRole":
+            assert rule["resources"] == ["redisfailovers"], role
+            assert set(rule["verbs"]) <= {"list", "watch"}, role
+
+
+@pytest.mark.parametrize("name", configurations.NAMES)
+def test_every_binding_binds_an_account_that_exists_to_a_role_beside_it(name: str) -> None:
+    recording = configurations.recording(name)
+    roles = {(one.kind, object_name(one)) for kind in ("Role", "ClusterRole") for one in recording.of_kind(kind)}
+    accounts = {(one.inputs["metadata"]["namespace"], object_name(one)) for one in recording.of_kind("ServiceAccount")}
+    # The charts' own; where it is not installed here, External Secrets' account is in the namespace that was named.
+    accounts |= {("vault", "vault"), ("external-secrets", "external-secrets"), ("platform", "external-secrets")}
+    for one in recording.of_kind("RoleBinding") + recording.of_kind("ClusterRoleBinding"):
+        inputs = plain(one.inputs)
+        assert (inputs["roleRef"]["kind"], inputs["roleRef"]["name"]) in roles
+        assert {(subject["namespace"], subject["name"]) for subject in inputs["subjects"]} <= accounts
+
+
+def test_redis_operator_reads_one_secret(dev: Recording) -> None:
+    read = [rule["resourceNames"] for _, role, rule in rules(dev) if role == "redis-operator" and "secrets" in rule["resources"]]
+    assert read == [[manifest(dev, "RedisFailover", "shlink-redis")["spec"]["auth"]["secretPath"]]]
+
+
+def test_redis_operators_chart_makes_no_rights_of_its_own(dev: Recording) -> None:
+    account = manifest(dev, "Release", "redis-operator")["values"]["serviceAccount"]
+    assert account["create"] is False
+    assert account["name"] == dev.one("ServiceAccount", "redis-operator-account").inputs["metadata"]["name"]
+
+
+def test_external_secrets_looks_after_one_namespace_and_asks_for_no_ones_token(dev: Recording) -> None:
+    values = manifest(dev, "Release", "external-secrets-operator")["values"]
+    assert values["scopedNamespace"] == manifest(dev, "SecretStore", "vault-backend")["metadata"]["namespace"]
+    assert values["scopedRBAC"] is True
+    assert values["rbac"]["serviceAccountTokenCreate"] is False
+    # Nothing that would need cluster-wide rights is watched.
+    assert [key for key, value in values.items() if key.startswith("processCluster") and value is not False] == []
+    assert values["installCRDs"] is True
+    # Without the webhook nothing waits for it; its cert controller would read every Secret of the cluster.
+    assert values["webhook"]["create"] is values["certController"]["create"] is False
+
+
+def test_pgo_looks_after_its_own_namespace(dev: Recording) -> None:
+    release = manifest(dev, "Release", "pgo")
+    assert release["values"]["singleNamespace"] is True
+    assert release["namespace"] == manifest(dev, "PostgresCluster", "shlink-db")["metadata"]["namespace"]
+
+
+@pytest.mark.parametrize("chart", [one[1:3] for one in CHARTS], ids=lambda one: one[1])
+def test_charts_are_pinned_and_awaited(dev: Recording, chart: tuple[str, str]) -> None:
+    inputs = manifest(dev, *chart)
+    assert inputs["version"][0].isdigit()
+    assert not inputs.get("skipAwait")
+    if chart[0] == "Release":
+        assert inputs["atomic"] is True
+
+
+def test_the_redis_operator_that_cannot_be_installed_is_not_the_default() -> None:
+    assert Charts().redis_operator.version != "3.3.0"  # spotahome/redis-operator#679
+
+
+@pytest.mark.parametrize(("key", "kind", "name", "chart"), CHARTS, ids=[one[0] for one in CHARTS])
+def test_a_chart_comes_from_a_registry_or_a_repository(program: Program, key: str, kind: str, name: str, chart: str) -> None:
+    every = [one[0] for one in CHARTS]
+    mirrored = manifest(program(charts=dict.fromkeys(every, _MIRROR)), kind, name)
+    assert (mirrored["chart"], mirrored["version"]) == (_MIRROR["repository"], "9.9.9"), key
+    assert "repositoryOpts" not in mirrored
+    served = manifest(program(charts=dict.fromkeys(every, _REPOSITORY)), kind, name)
+    assert (served["chart"], served["repositoryOpts"], served["version"]) == (chart, {"repo": _REPOSITORY["repository"]}, "9.9.9"), key
+    # Object names, and so the network's selectors, don't depend on where the chart comes from.
+    assert served["name"] == mirrored["name"] == chart
+
+
+def test_images_of_the_charts_are_the_settings(program: Program) -> None:
+    registry = "registry.example.org/mirror"
+    recording = program(images={"registry": registry, "pgo": f"{registry}/pgo:v1", "pgbackrest": f"{registry}/pgbackrest:2.1"})
+    vault = manifest(recording, "Chart", "vault")["values"]["server"]
+    secrets = manifest(recording, "Release", "external-secrets-operator")["values"]
+    redis = manifest(recording, "Release", "redis-operator")["values"]
+    for image in (vault["image"], secrets["image"], redis["image"]):
+        assert image["repository"].startswith(f"{registry}/")
+        assert image["tag"].lstrip("v")[0].isdigit()
+    assert vault["extraContainers"][0]["image"].startswith(f"{registry}/")
+    assert manifest(recording, "Release", "pgo")["values"]["controllerImages"] == {"cluster": f"{registry}/pgo:v1"}
+    assert manifest(recording, "PostgresCluster", "shlink-db")["spec"]["backups"]["pgbackrest"]["image"] == f"{registry}/pgbackrest:2.1"
+    failover = manifest(recording, "RedisFailover", "shlink-redis")["spec"]
+    images = [failover["redis"]["image"], failover["sentinel"]["image"], failover["redis"]["exporter"]["image"]]
+    assert [image for image in images if not image.startswith(f"{registry}/")] == []
+
+
+def test_an_image_that_is_set_is_not_taken_from_the_mirror() -> None:
+    spec = manifest(configurations.recording("mirror"), "PostgresCluster", "shlink-db")["spec"]
+    assert spec["image"] == "r.example.org/postgres:16.9-1"
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "operator"),
+    [
+        ("PostgresCluster", "shlink-db", "pgo"),
+        ("RedisFailover", "shlink-redis", "redis-operator"),
+        ("SecretStore", "vault-backend", "external-secrets-operator"),
+        ("ExternalSecret", "postgres-credentials", "external-secrets-operator"),
+        ("ExternalSecret", "redis-credentials", "external-secrets-operator"),
+        ("ExternalSecret", "shlink-api-key", "external-secrets-operator"),
+    ],
+)
+def test_an_operator_outlives_what_it_looks_after(dev: Recording, kind: str, name: str, operator: str) -> None:
+    # Its finalizer would never be removed.
+    assert ("Release", operator) in before(dev, kind, name)
+
+
+@pytest.mark.parametrize("binding", [("ClusterRoleBinding", "redis-operator-watch"), ("RoleBinding", "redis-operator-manage")])
+def test_redis_operator_keeps_its_rights_until_the_redis_failover_is_gone(dev: Recording, binding: tuple[str, str]) -> None:
+    assert binding in before(dev, "RedisFailover", "shlink-redis")
+
+
+def test_operators_that_are_there_are_not_installed_but_still_served() -> None:
+    recording = configurations.recording("operators-there")
+    assert recording.of_kind("Release") == []
+    assert recording.of_kind("PostgresCluster")
+    assert recording.of_kind("RedisFailover")
+    subjects = manifest(recording, "RoleBinding", "vault-backend-token")["subjects"]
+    assert [(one["name"], one["namespace"]) for one in subjects] == [("external-secrets", "platform")]
+
+
+@pytest.mark.parametrize("name", ["redis-none", "redis-external"])
+def test_without_a_redis_failover_nobody_installs_its_operator(name: str) -> None:
+    recording = configurations.recording(name)
+    assert {one.name for one in recording.of_kind("Release")} == {"pgo", "external-secrets-operator"}
+    assert recording.of_kind("ClusterRole") == []
