@@ -1,0 +1,107 @@
+"""The contract with other stacks: its names and types are a promise, written down here a second time."""
+
+from dataclasses import asdict, fields
+from typing import Any, get_type_hints
+
+import pulumi
+import pytest
+from pydantic import ValidationError
+
+from components.outputs import Outputs, SecretKey, export, parse
+from offline.record import Recording, plain
+from tests import configurations
+
+PROMISED = {
+    "internal_url": str,
+    "external_url": str,
+    "api_key": SecretKey,
+    "vault_address": str,
+    "vault_mount": str,
+    "vault_auth_path": str,
+    "database_host": str,
+    "database_port": int,
+    "database_name": str,
+    "redis_host": str | None,
+    "redis_port": int | None,
+    "redis_sentinel_service": str | None,
+    "versions": dict[str, str],
+}
+
+
+@pytest.fixture
+def found(dev: Recording) -> dict[str, Any]:
+    return plain(dev.outputs)
+
+
+def test_names_and_types_are_as_promised() -> None:
+    assert get_type_hints(Outputs) == PROMISED
+    assert get_type_hints(SecretKey) == {"namespace": str, "secret": str, "key": str}
+
+
+def test_what_is_exported_is_read_again(found: dict[str, Any]) -> None:
+    assert set(found) == set(PROMISED)
+    read = parse(found)
+    assert asdict(read) == found
+    assert parse({**found, "another": 1}) == read
+
+
+@pytest.mark.parametrize("name", configurations.NAMES)
+def test_every_environment_keeps_the_promise(name: str) -> None:
+    read = parse(plain(configurations.recording(name).outputs))
+    assert read.api_key == SecretKey("shlink", "shlink-api-key", "api-key")
+    expected = {"redis-none": (False, False), **dict.fromkeys(("redis-external", "redis-external-open", "redis-cluster"), (True, False))}
+    # Pulumi leaves out an output that is None; whoever reads it gets the None back.
+    assert (read.redis_host is not None, read.redis_sentinel_service is not None) == expected.get(name, (True, True))
+    assert (read.redis_host is None) is (read.redis_port is None)
+
+
+@pytest.mark.parametrize("name", [one.name for one in fields(Outputs) if not one.name.startswith("redis")])
+def test_a_missing_output_is_named(found: dict[str, Any], name: str) -> None:
+    del found[name]
+    with pytest.raises(ValidationError, match=rf"1 validation error[^\n]*\n{name}\n"):
+        parse(found)
+
+
+@pytest.mark.parametrize(("name", "value"), [("database_port", "many"), ("internal_url", 1), ("versions", []), ("api_key", "key")])
+def test_an_output_of_another_type_is_named(found: dict[str, Any], name: str, value: Any) -> None:
+    with pytest.raises(ValidationError, match=rf"1 validation error[^\n]*\n{name}\n"):
+        parse({**found, name: value})
+
+
+def test_the_program_exports_the_contract_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    exported: dict[str, Any] = {}
+    monkeypatch.setattr(pulumi, "export", exported.__setitem__)
+    given = dict.fromkeys(PROMISED, "x")
+    with pytest.raises(ValueError, match="differ from the contract: redis_host, surplus"):
+        export({**{key: value for key, value in given.items() if key != "redis_host"}, "surplus": "x"})
+    assert exported == {}
+    export(given)
+    assert exported == given
+
+
+def test_no_output_is_secret(dev: Recording) -> None:
+    assert plain(dev.outputs) == dev.outputs
+
+
+@pytest.mark.parametrize(
+    ("name", "internal", "external"),
+    [
+        ("defaults", "http://shlink.shlink.svc.cluster.local:8080", "http://localhost:8080"),
+        ("ingress", "http://shlink.shlink.svc.cluster.local:8080/s", "https://s.example.org/s"),
+        ("gateway", "http://shlink.shlink.svc.cluster.local:8080", "https://s.example.org"),
+    ],
+)
+def test_where_shlink_answers(name: str, internal: str, external: str) -> None:
+    outputs = configurations.recording(name).outputs
+    assert (outputs["internal_url"], outputs["external_url"]) == (internal, external)
+
+
+def test_outputs_name_what_the_objects_are(found: dict[str, Any], dev: Recording) -> None:
+    target = dev.one("ExternalSecret", "shlink-api-key").inputs
+    assert found["api_key"] == {
+        "namespace": target["metadata"]["namespace"],
+        "secret": target["spec"]["target"]["name"],
+        "key": target["spec"]["data"][0]["secretKey"],
+    }
+    assert (found["redis_port"], found["redis_sentinel_service"]) == (26379, "mymaster")
+    assert found["vault_mount"] == dev.one("Mount", "vault-kv").inputs["path"]

@@ -1,0 +1,205 @@
+"""Shlink's pods: its variables, probes, order, and what leads to it."""
+
+from typing import Any
+
+import pytest
+
+from offline.record import Recording
+from tests import configurations
+from tests.conftest import Program, before, manifest, migration, pod, server, variables
+
+BOTH = [server, migration]
+
+
+def template(name: str, kind: str = "Deployment", job: str = "shlink") -> Any:
+    return pod(configurations.recording(name), kind, job)
+
+
+@pytest.mark.parametrize("name", configurations.NAMES)
+def test_the_workers_are_numbered(name: str) -> None:
+    # RoadRunner would size its pools by the node's processors and break the memory limit.
+    found = server(configurations.recording(name))
+    assert int(found["WEB_WORKER_NUM"]) >= 1
+    assert int(found["TASK_WORKER_NUM"]) >= 1
+    assert found["MEMORY_LIMIT"].endswith("M")
+
+
+@pytest.mark.parametrize("name", configurations.NAMES)
+def test_the_api_key_is_the_migrations_alone(name: str) -> None:
+    recording = configurations.recording(name)
+    assert migration(recording)["INITIAL_API_KEY"] == ("shlink-api-key", "api-key")
+    # With a verbose console the installer would print the command line that holds it.
+    assert "SHELL_VERBOSITY" not in migration(recording)
+    spec = template(name)["spec"]
+    every = [variables(one) for one in [*spec["initContainers"], *spec["containers"]]]
+    assert not [found for found in every if "INITIAL_API_KEY" in found or ("shlink-api-key", "api-key") in found.values()]
+
+
+@pytest.mark.parametrize("container", BOTH)
+def test_the_database_is_reached_over_tls_with_what_was_delivered(dev: Recording, container: Any) -> None:
+    found = container(dev)
+    assert {name: found[name] for name in found if name.startswith(("DB_", "PG"))} == {
+        "DB_DRIVER": "postgres",
+        "DB_HOST": "shlink-db-primary.postgres.svc",
+        "DB_PORT": "5432",
+        "DB_NAME": "shlink",
+        "DB_USER": ("shlink-db-pguser-shlink", "user"),
+        "DB_PASSWORD": ("shlink-db-pguser-shlink", "password"),
+        "DB_USE_ENCRYPTION": "true",
+        "PGSSLMODE": "require",
+    }
+
+
+@pytest.mark.parametrize("name", ["defaults", "app", "redis-external", "redis-none"])
+def test_every_secret_that_a_pod_names_is_delivered_with_that_key(name: str) -> None:
+    recording = configurations.recording(name)
+    made = {
+        (one.inputs["spec"]["target"]["name"], item["secretKey"])
+        for one in recording.of_kind("ExternalSecret")
+        for item in one.inputs["spec"]["data"]
+    }
+    given = [*server(recording).values(), *migration(recording).values()]
+    assert {value for value in given if not isinstance(value, str)} == made
+
+
+def test_migrating_starts_no_server_and_downloads_nothing(dev: Recording) -> None:
+    found = migration(dev)
+    assert found["SHLINK_RUNTIME"] != "rr"
+    assert found["SKIP_INITIAL_GEOLITE_DOWNLOAD"] == "true"
+    script = pod(dev, "Job", "shlink-migration")["spec"]["containers"][0]["command"][-1]
+    assert script.index("docker-entrypoint.sh") < script.index("api-key:initial")
+    assert "env -u INITIAL_API_KEY sh" in script
+    # The image's own entrypoint otherwise.
+    assert "command" not in pod(dev, "Deployment", "shlink")["spec"]["containers"][0]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (
+            "defaults",
+            {"DEFAULT_DOMAIN": "localhost:8080", "IS_HTTPS_ENABLED": "false", "AUTO_RESOLVE_TITLES": "false", "LOGS_FORMAT": "json"},
+        ),
+        ("ingress", {"DEFAULT_DOMAIN": "s.example.org", "IS_HTTPS_ENABLED": "true", "BASE_PATH": "/s"}),
+        (
+            "app",
+            {
+                "AUTO_RESOLVE_TITLES": "true",
+                "SHELL_VERBOSITY": "3",
+                "TRUSTED_PROXIES": "10.0.0.0/8",
+                "ANONYMIZE_REMOTE_ADDR": "false",
+                "GEOLITE_LICENSE_KEY": ("shlink-geolite", "geolite-license-key"),
+            },
+        ),
+    ],
+)
+def test_the_settings_are_shlinks_variables(name: str, expected: dict[str, Any]) -> None:
+    assert expected.items() <= server(configurations.recording(name)).items()
+
+
+@pytest.mark.parametrize("absent", ["BASE_PATH", "SHELL_VERBOSITY", "TRUSTED_PROXIES", "GEOLITE_LICENSE_KEY"])
+def test_what_is_not_set_is_left_out(dev: Recording, absent: str) -> None:
+    assert absent not in server(dev)  # an empty value counts as set
+
+
+@pytest.mark.parametrize(("name", "path"), [("defaults", "/rest/health"), ("ingress", "/s/rest/health")])
+def test_an_outage_of_the_database_takes_replicas_out_and_restarts_none(name: str, path: str) -> None:
+    container = template(name)["spec"]["containers"][0]
+    assert container["readinessProbe"]["httpGet"] == container["startupProbe"]["httpGet"] == {"path": path, "port": "http"}
+    assert container["livenessProbe"].keys() & {"httpGet", "exec", "grpc"} == set()
+    assert container["livenessProbe"]["tcpSocket"] == {"port": "http"}
+    assert container["ports"] == [{"name": "http", "containerPort": 8080}]
+
+
+@pytest.mark.parametrize(("kind", "job"), [("Deployment", "shlink"), ("Job", "shlink-migration")])
+@pytest.mark.parametrize(
+    ("name", "targets"),
+    [
+        ("defaults", ["shlink-db-primary.postgres.svc 5432", "rfs-shlink-redis.redis.svc.cluster.local 26379"]),
+        ("redis-external-open", ["shlink-db-primary.postgres.svc 5432", "10.1.2.3 6379"]),
+        ("redis-none", ["shlink-db-primary.postgres.svc 5432"]),
+    ],
+)
+def test_a_pod_waits_for_its_servers_instead_of_crashing(name: str, targets: list[str], kind: str, job: str) -> None:
+    spec = template(name, kind, job)["spec"]
+    assert [one["command"][-1].partition("; do")[0] for one in spec["initContainers"]] == [f"until nc -z -w 2 {one}" for one in targets]
+    assert {one["image"] for one in spec["initContainers"]} == {spec["containers"][0]["image"]}
+
+
+def test_what_comes_before_the_replicas(dev: Recording) -> None:
+    waited = before(dev, "Deployment", "shlink")
+    assert {
+        ("Job", "shlink-migration"),
+        ("PostgresCluster", "shlink-db"),
+        ("Grant", "shlink-db-public-schema"),
+        ("RedisFailover", "shlink-redis"),
+        ("SecretStore", "vault-backend"),
+        ("Chart", "vault"),
+        ("Job", "vault-init"),
+    } <= waited
+    assert ("Deployment", "shlink") in before(dev, "Service", "shlink")
+
+
+def test_a_rollout_never_takes_a_replica_away(dev: Recording) -> None:
+    spec = manifest(dev, "Deployment", "shlink")["spec"]
+    assert spec["strategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
+    assert spec["selector"]["matchLabels"].items() <= spec["template"]["metadata"]["labels"].items()
+
+
+@pytest.mark.parametrize(("kind", "path"), [("Service", ("selector",)), ("PodDisruptionBudget", ("selector", "matchLabels"))])
+def test_what_selects_the_replicas_selects_nothing_else(dev: Recording, kind: str, path: tuple[str, ...]) -> None:
+    found = manifest(dev, kind, "shlink")["spec"]
+    for part in path:
+        found = found[part]
+    assert found.items() <= pod(dev, "Deployment", "shlink")["metadata"]["labels"].items()
+    assert not found.items() <= pod(dev, "Job", "shlink-migration")["metadata"]["labels"].items()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "job", "secrets"),
+    [
+        ("defaults", "Deployment", "shlink", {"shlink-db-pguser-shlink", "shlink-redis"}),
+        ("app", "Deployment", "shlink", {"shlink-db-pguser-shlink", "shlink-redis", "shlink-geolite"}),
+        # A Job's template can't change: were the API key's version in it, it would run again for nothing.
+        ("defaults", "Job", "shlink-migration", {"shlink-db-pguser-shlink", "shlink-redis"}),
+    ],
+)
+def test_the_version_of_each_secret_is_in_the_pods_template(name: str, kind: str, job: str, secrets: set[str]) -> None:
+    annotations = template(name, kind, job)["metadata"]["annotations"]
+    assert annotations == {f"shlink.io/secret-version.{one}": "1" for one in secrets}
+
+
+def test_the_api_key_is_the_programs_from_the_first_run_on(program: Program) -> None:
+    # Shlink makes its first key only when there is none: no rotation may change it.
+    keys = {manifest(program(rotation={"database": n, "redis": n}), "SecretV2", "vault-backend-shlink-api-key")["dataJson"] for n in (1, 2)}
+    assert len(keys) == 1
+
+
+def test_nothing_leads_to_shlink_unless_it_is_said(dev: Recording) -> None:
+    assert dev.of_kind("Ingress") == dev.of_kind("HTTPRoute") == []
+
+
+def test_an_ingress(program: Program) -> None:
+    found = manifest(configurations.recording("ingress"), "Ingress", "shlink")
+    assert found["metadata"]["annotations"] == {"cert-manager.io/cluster-issuer": "letsencrypt"}
+    backend = {"service": {"name": "shlink", "port": {"name": "http"}}}
+    assert found["spec"] == {
+        "ingressClassName": "nginx",
+        "tls": [{"hosts": ["s.example.org"], "secretName": "shlink-tls"}],
+        "rules": [{"host": "s.example.org", "http": {"paths": [{"path": "/s", "pathType": "Prefix", "backend": backend}]}}],
+    }
+    route = {"type": "ingress", "className": "nginx", "controllerNamespace": "ingress"}
+    bare = manifest(program(app={"domain": "s.example.org:8443", "route": route}), "Ingress", "shlink")["spec"]
+    assert "tls" not in bare
+    assert (bare["rules"][0]["host"], bare["rules"][0]["http"]["paths"][0]["path"]) == ("s.example.org", "/")
+
+
+def test_a_gateway(program: Program) -> None:
+    found = manifest(configurations.recording("gateway"), "HTTPRoute", "shlink")
+    assert found["apiVersion"] == "gateway.networking.k8s.io/v1"
+    assert found["spec"]["parentRefs"] == [{"name": "public", "namespace": "gateways", "sectionName": "https"}]
+    assert found["spec"]["hostnames"] == ["s.example.org"]
+    assert found["spec"]["rules"] == [{"backendRefs": [{"name": "shlink", "port": 8080}]}]
+    route = {"type": "gateway", "name": "public", "namespace": "gateways", "controllerNamespace": "envoy"}
+    parents = manifest(program(app={"route": route}), "HTTPRoute", "shlink")["spec"]["parentRefs"]
+    assert parents == [{"name": "public", "namespace": "gateways"}]

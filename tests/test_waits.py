@@ -1,0 +1,149 @@
+"""Waiting: what counts as done, patience, and the reason in the message."""
+
+import asyncio
+import contextvars
+from collections.abc import AsyncIterator, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest import mock
+
+import pytest
+
+from components.forward import ClusterAccess
+from components.waits import Awaited, replicas_ready, synced, until, wait_hook
+
+Answer = Mapping[str, Any] | Exception | None
+
+
+class Api:
+    """Answers each look with the next of its answers, and then with the last for ever."""
+
+    def __init__(self, answers: Sequence[Answer]) -> None:
+        self.answers = list(answers)
+        self.logins = 0
+        self.asked: list[tuple[str, str, str]] = []
+
+    async def async_get(self, resource: str, name: str, namespace: str) -> AsyncIterator[Any]:
+        self.asked.append((resource, name, namespace))
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        if answer is not None:
+            yield SimpleNamespace(raw=answer)
+
+
+class Access(ClusterAccess):
+    api: Api
+
+    async def client(self) -> Any:
+        self.api.logins += 1
+        return self.api
+
+
+def access(*answers: Answer) -> Access:
+    made = Access("prod eu")
+    object.__setattr__(made, "api", Api(answers))
+    return made
+
+
+def missing(item: Mapping[str, Any]) -> str | None:
+    return None if item["done"] else f"step {item['step']} of 3"
+
+
+def wait(where: Access, patience: float = 5) -> None:
+    asyncio.run(until(where, Awaited("things.example.org", "space", "it", missing, patience), interval=0.001))
+
+
+def test_it_looks_until_the_object_is_as_wanted() -> None:
+    where = access(None, {"done": False, "step": 1}, {"done": False, "step": 2}, {"done": True})
+    wait(where)
+    assert where.api.asked == [("things.example.org", "it", "space")] * 4
+    assert where.api.logins == 1
+
+
+@pytest.mark.parametrize(
+    ("answers", "reason"),
+    [
+        ([None], "it does not exist yet"),
+        ([None, {"done": False, "step": 1}, {"done": False, "step": 2}], "step 2 of 3"),
+        ([{"done": False, "step": 1}, ConnectionRefusedError("port 6443")], "ConnectionRefusedError: port 6443"),
+        ([dict[str, Any]()], "KeyError: 'done'"),
+    ],
+)
+def test_the_end_of_patience_says_what_was_last_missing_and_where_to_look(answers: list[Answer], reason: str) -> None:
+    with pytest.raises(TimeoutError) as error:
+        wait(access(*answers), patience=0.05)
+    assert str(error.value) == (
+        f"things.example.org space/it: {reason}, 0.05 s long; see: kubectl --context 'prod eu' -n space describe things.example.org it"
+    )
+
+
+def test_after_a_fault_it_logs_in_again() -> None:
+    where = access(ConnectionResetError(), ConnectionResetError(), {"done": True})
+    wait(where)
+    assert where.api.logins == 3
+
+
+def test_a_hook_waits_for_all_and_fails_with_the_one_that_is_late() -> None:
+    where = access({"done": True})
+    late = Awaited("things", "space", "late", lambda _: "not there", 0.01)
+    fine = Awaited("things", "space", "fine", lambda _: None)
+
+    def run(awaited: list[Awaited]) -> None:
+        with mock.patch("pulumi.resource_hooks.register_resource_hook"):
+            hook = wait_hook("ready", where, awaited)
+        assert hook.name == "ready"
+        # A preview has nothing to wait for.
+        assert hook.opts is None or not hook.opts.on_dry_run
+        asyncio.run(cast("Any", hook.callback(cast("Any", None))))
+
+    contextvars.copy_context().run(run, [fine])
+    with mock.patch("components.waits.asyncio.sleep"), pytest.raises(TimeoutError, match="things space/late: not there"):
+        run([fine, late])
+
+
+def workload(wanted: int, ready: int | None, generation: int = 2, observed: int | None = 2) -> dict[str, Any]:
+    status = {"readyReplicas": ready, "observedGeneration": observed}
+    return {
+        "metadata": {"generation": generation},
+        "spec": {"replicas": wanted},
+        "status": {key: value for key, value in status.items() if value is not None},
+    }
+
+
+@pytest.mark.parametrize(
+    ("item", "missing"),
+    [
+        (workload(3, 3), None),
+        (workload(3, 4), None),  # during a surge
+        (workload(3, 2), "2 of 3 pods are Ready"),
+        (workload(3, None), "0 of 3 pods are Ready"),
+        (workload(3, 3, observed=1), "its controller has not seen the latest change"),
+        (workload(3, 3, observed=None), "its controller has not seen the latest change"),
+        ({"metadata": {"generation": 1}, "spec": {"replicas": 3}}, "its controller has not seen the latest change"),
+    ],
+)
+def test_when_pods_are_ready(item: Mapping[str, Any], missing: str | None) -> None:
+    assert replicas_ready(item) == missing
+
+
+def external(generation: int, version: str | None, *conditions: tuple[str, str, str]) -> dict[str, Any]:
+    listed = [{"type": kind, "status": status, "reason": "SecretSynced", "message": text} for kind, status, text in conditions]
+    return {"metadata": {"generation": generation}, "status": {"syncedResourceVersion": version or "", "conditions": listed}}
+
+
+@pytest.mark.parametrize(
+    ("item", "missing"),
+    [
+        (external(2, "2-29fa", ("Ready", "True", "")), None),
+        # Ready is of the last sync; the generation is what counts.
+        (external(2, "1-29fa", ("Ready", "True", "")), "generation 2 is not synced yet"),
+        (external(2, "21-29fa", ("Ready", "True", "")), "generation 2 is not synced yet"),
+        (external(2, None), "generation 2 is not synced yet"),
+        ({"metadata": {"generation": 1}}, "generation 1 is not synced yet"),
+        (external(2, "1-29fa", ("Ready", "False", "permission denied")), "SecretSynced: permission denied"),
+        (external(2, "1-29fa", ("Deleted", "False", "x")), "generation 2 is not synced yet"),
+    ],
+)
+def test_when_a_secret_is_synced(item: Mapping[str, Any], missing: str | None) -> None:
+    assert synced(item) == missing
