@@ -28,7 +28,7 @@ preview: setup ## show what STACK would hold, offline: tree, order, outputs, man
 	@$(PY) -m offline $(STACK)
 
 test: setup ## the program under Pulumi's test monitor, every switch, with coverage
-	@$(PY) -m pytest tests --ignore=tests/real --cov -q
+	@$(PY) -m pytest tests --ignore=tests/real --cov -q -n auto --dist loadfile
 
 lint: setup ## style and types
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check -q . && $(PY) -m pyright

@@ -40,13 +40,14 @@ class Outputs:
     database_host: str
     database_port: int
     database_name: str
-    redis_host: str | None
-    """What a Redis client connects to first: a Sentinel, or the managed Redis; None without Redis."""
-    redis_port: int | None
-    redis_sentinel_service: str | None
-    """The name of the monitored master; None without Sentinel."""
     versions: dict[str, str]
     """What is deployed, by product."""
+    # Pulumi leaves an output out when it is None.
+    redis_host: str | None = None
+    """What a Redis client connects to first: a Sentinel, or the managed Redis; None without Redis."""
+    redis_port: int | None = None
+    redis_sentinel_service: str | None = None
+    """The name of the monitored master; None without Sentinel."""
 
 
 _CONTRACT = TypeAdapter(Outputs)

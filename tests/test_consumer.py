@@ -6,7 +6,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, fields
+from dataclasses import MISSING, asdict, fields
 from typing import Any, cast
 
 import pytest
@@ -111,7 +111,7 @@ def test_its_pod_passes_pod_security_restricted(consumer: Any, promised: dict[st
     assert pod["containers"][0]["securityContext"]["allowPrivilegeEscalation"] is False
 
 
-@pytest.mark.parametrize("name", [field.name for field in fields(Outputs)])
+@pytest.mark.parametrize("name", [field.name for field in fields(Outputs) if field.default is MISSING])
 def test_a_missing_output_ends_the_run_with_its_name(consumer: Any, promised: dict[str, Any], name: str) -> None:
     renamed = {("renamed" if key == name else key): value for key, value in promised.items()}
     with pytest.raises(Exception, match=rf"(?s){name}\s+Field required"):

@@ -208,7 +208,7 @@ def test_settings_cannot_change_during_a_run(path: tuple[str, str]) -> None:
         ({"redis": {"mode": "none"}}, {"redis", "redis_operator_chart"}),
         ({"operators": {"pgo": {"install": False, "namespace": "platform"}}}, {"pgo_chart"}),
     ],
-    ids=str,
+    ids=["all", "no Redis", "PGO elsewhere"],  # a set has another order in each process
 )
 def test_versions_name_what_is_deployed_and_nothing_else(settings: dict[str, Any], absent: set[str]) -> None:
     every = {"shlink", "vault", "bank_vaults", "postgresql", "redis"}
