@@ -14,7 +14,7 @@ EXTERNAL_SECRETS_REPOSITORY: Final = "https://charts.external-secrets.io"
 # renovate: datasource=docker depName=registry.developers.crunchydata.com/crunchydata/pgo
 PGO_CHART: Final = "6.0.3"
 PGO_REPOSITORY: Final = "oci://registry.developers.crunchydata.com/crunchydata/pgo"
-# Held at 3.2.9: 3.3.0 has a template inside crds/ and can't be installed (spotahome/redis-operator#679).
+# Held at 3.2.9: 3.3.0 has a template inside crds/ and can't be installed.
 REDIS_OPERATOR_CHART: Final = "3.2.9"
 REDIS_OPERATOR_REPOSITORY: Final = "https://spotahome.github.io/redis-operator"
 
