@@ -4,17 +4,33 @@ import gc
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, cast
 from unittest import mock
 
 import pytest
 
-from components import external_secrets, redis, waits
+import offline.record
+from components import external_secrets, reach, redis, waits
+from components.reach import Servers
 from components.settings import SettingsError, parse
 from components.waits import Awaited
 from offline.record import Recording, Secret, plain, record
 from tests import configurations
+
+# One for each way in which environments differ. Half a second each, so every other switch is recorded only where it matters.
+REPRESENTATIVE = (
+    "stack dev",
+    "stack prod",
+    "redis-external",
+    "redis-none",
+    "redis-rotated",
+    "vault-transit",
+    "operators-there",
+    "app",
+    "mirror",
+)
 
 Program = Callable[..., Recording]
 Fault = Callable[..., str]
@@ -48,18 +64,39 @@ def _recorded(settings: str) -> Recording:
     return made
 
 
-@pytest.fixture(scope="session")
-def hooks() -> Mapping[str, Sequence[Awaited]]:
+@dataclass(frozen=True)
+class Later:
+    """A later run: each secret has been written to Vault before, another number of times."""
+
+    recording: Recording
+    versions: Mapping[str, str]
+    """In Vault, by path."""
+    hooks: Mapping[str, Sequence[Awaited]]
     """What each hook waits for, by the hook's name."""
-    seen: dict[str, Sequence[Awaited]] = {}
+
+
+@pytest.fixture(scope="session")
+def later() -> Later:
+    versions = {"postgres/shlink": "7", "redis/shlink": "3", "shlink/api-key": "2", "shlink/geolite": "5"}
+    hooks: dict[str, Sequence[Awaited]] = {}
+    provider: Any = vars(offline.record)["_Provider"]
+    answers = provider.new_resource
 
     def spy(name: str, access: Any, awaited: Sequence[Awaited]) -> Any:
-        seen[name] = awaited
+        hooks[name] = awaited
         return waits.wait_hook(name, access, awaited)
 
-    with mock.patch.object(redis, "wait_hook", spy), mock.patch.object(external_secrets, "wait_hook", spy):
-        record("test", configurations.configuration("defaults"))
-    return seen
+    def answer(provider: Any, args: Any) -> Any:
+        made, state = answers(provider, args)
+        return made, state | ({"metadata": {"version": versions[state["name"]]}} if args.typ.endswith(":SecretV2") else {})
+
+    with (
+        mock.patch.object(redis, "wait_hook", spy),
+        mock.patch.object(external_secrets, "wait_hook", spy),
+        mock.patch.object(provider, "new_resource", answer),
+    ):
+        recording = record("test", configurations.configuration("app"))
+    return Later(recording, versions, hooks)
 
 
 @pytest.fixture(scope="session")
@@ -78,6 +115,14 @@ def configuration(settings: Mapping[str, Any]) -> dict[str, str]:
     """As Pulumi hands it over: objects as JSON text."""
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in settings.items()}
     return {"kubernetes:context": "lab"} | {f"shlink:{key}": text for key, text in texts.items()}
+
+
+def reached(settings: Mapping[str, Any], project: str = "shlink", stack: str = "dev") -> tuple[Servers, list[str]]:
+    """Where the providers find their servers, and the services that a forward is started for."""
+    with mock.patch("components.reach.Forward") as forward:
+        found = reach.servers(*parse(configuration(settings)), project=project, stack=stack)
+    assert forward.return_value.start.call_count == forward.call_count
+    return found, [call.args[1].service for call in forward.call_args_list]
 
 
 def manifest(recording: Recording, kind: str, name: str) -> Any:

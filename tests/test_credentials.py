@@ -9,7 +9,7 @@ import pytest
 
 from offline.record import Recorded, Recording, plain
 from tests import configurations
-from tests.conftest import Program, manifest, strings
+from tests.conftest import REPRESENTATIVE, Program, manifest, strings
 
 
 def generated(recording: Recording) -> dict[str, str]:
@@ -27,7 +27,7 @@ def places(recording: Recording, value: str) -> Iterator[tuple[Recorded | None, 
                 yield holder, secret
 
 
-@pytest.mark.parametrize("name", configurations.NAMES)
+@pytest.mark.parametrize("name", REPRESENTATIVE)
 def test_a_generated_password_is_secret_wherever_it_is(name: str) -> None:
     recording = configurations.recording(name)
     passwords = generated(recording)
@@ -78,7 +78,7 @@ def test_every_value_that_a_pod_may_take_for_a_number_starts_with_a_letter(dev: 
     assert all(one.inputs["special"] is False for one in dev.of_kind("RandomPassword"))
 
 
-@pytest.mark.parametrize("name", configurations.NAMES)
+@pytest.mark.parametrize("name", REPRESENTATIVE)
 def test_passwords_are_long_and_no_two_are_the_same_resource(name: str) -> None:
     made = configurations.recording(name).of_kind("RandomPassword")
     assert all(int(one.inputs["length"]) >= 24 for one in made)

@@ -1,15 +1,14 @@
 """External Secrets: one consumer reaches what is delivered to it and nothing else, and a change is really waited for."""
 
 import json
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
 
-from components.waits import Awaited, synced
-from offline.record import Recorded, Recording, object_name, plain
+from components.waits import synced
+from offline.record import Recording, object_name, plain
 from tests import configurations
-from tests.conftest import before, manifest
+from tests.conftest import REPRESENTATIVE, Later, before, manifest
 
 
 def externals(recording: Recording) -> list[Any]:
@@ -21,7 +20,7 @@ def values(recording: Recording) -> dict[str, Any]:
     return {one["name"]: json.loads(one["dataJson"]) for one in (plain(found.inputs) for found in recording.of_kind("SecretV2"))}
 
 
-@pytest.mark.parametrize("name", configurations.NAMES)
+@pytest.mark.parametrize("name", REPRESENTATIVE)
 def test_the_policy_reads_exactly_what_is_delivered(name: str) -> None:
     recording = configurations.recording(name)
     policy = json.loads(manifest(recording, "Policy", "vault-backend-policy")["policy"])
@@ -29,7 +28,7 @@ def test_the_policy_reads_exactly_what_is_delivered(name: str) -> None:
     assert not any("*" in path or "+" in path for path in policy["path"])
 
 
-@pytest.mark.parametrize("name", configurations.NAMES)
+@pytest.mark.parametrize("name", REPRESENTATIVE)
 def test_every_delivered_key_is_in_vault_where_it_is_looked_for(name: str) -> None:
     recording = configurations.recording(name)
     written = values(recording)
@@ -122,7 +121,7 @@ def test_the_store_is_kv_2_at_vaults_address(dev: Recording) -> None:
     assert vault["server"] == dev.outputs["vault_address"] == "http://vault.vault.svc.cluster.local:8200"
 
 
-@pytest.mark.parametrize("name", configurations.NAMES)
+@pytest.mark.parametrize("name", REPRESENTATIVE)
 def test_the_served_version_of_the_api(name: str) -> None:
     # v1beta1, the guide's, is not served since External Secrets 0.17.0.
     recording = configurations.recording(name)
@@ -140,18 +139,12 @@ def test_a_made_secret_collides_with_no_operators(name: str) -> None:
         assert one["spec"]["secretStoreRef"] == {"name": "vault-backend", "kind": "SecretStore"}
 
 
-def kv(recording: Recording, external: Recorded) -> Recorded:
-    return recording.one("SecretV2", external.name)
-
-
-@pytest.mark.parametrize("name", ["defaults", "app", "redis-external"])
-def test_every_reference_is_pinned_to_the_version_that_was_written(name: str) -> None:
-    recording = configurations.recording(name)
-    for one in recording.of_kind("ExternalSecret"):
-        versions = {item["remoteRef"]["version"] for item in plain(one.inputs)["spec"]["data"]}
-        assert versions == {"1"}
-        # Known only once it is written, so the value itself is the dependency, and with it the order.
-        assert kv(recording, one).urn in one.depends_on
+def test_every_reference_is_pinned_to_the_version_that_was_written(later: Later) -> None:
+    for one in later.recording.of_kind("ExternalSecret"):
+        references = [item["remoteRef"] for item in plain(one.inputs)["spec"]["data"]]
+        assert references
+        assert {later.versions[found["key"]] for found in references} == {found["version"] for found in references}
+        assert later.recording.one("SecretV2", one.name).urn in one.depends_on
 
 
 @pytest.mark.parametrize(
@@ -161,22 +154,17 @@ def test_every_reference_is_pinned_to_the_version_that_was_written(name: str) ->
         ("Job", "shlink-migration", {"postgres-credentials", "redis-credentials", "shlink-api-key"}),
     ],
 )
-def test_a_consumer_starts_when_its_secrets_hold_that_version(
-    hooks: Mapping[str, Sequence[Awaited]], kind: str, consumer: str, expected: set[str]
-) -> None:
-    recording = configurations.recording("app")
-    one = recording.one(kind, consumer)
-    bound = one.hooks["before_create"]
+def test_a_consumer_starts_when_its_secrets_hold_that_version(later: Later, kind: str, consumer: str, expected: set[str]) -> None:
+    bound = later.recording.one(kind, consumer).hooks
     # Before, not after the ExternalSecret: a failed one is tried again by the next `up`. And at each change.
-    assert one.hooks["before_update"] == bound
-    assert set(bound) == {f"vault-backend-{name}-synced" for name in expected}
-    assert {("ExternalSecret", f"vault-backend-{name}") for name in expected} <= before(recording, kind, consumer)
-    for name in set(bound) & hooks.keys():
-        assert [(item.resource, item.namespace, item.missing) for item in hooks[name]] == [
-            ("externalsecrets.external-secrets.io", "shlink", synced)
-        ]
-        assert hooks[name][0].name in expected
-        assert name == f"vault-backend-{hooks[name][0].name}-synced"
+    assert bound["before_create"] == bound["before_update"]
+    assert len(bound["before_create"]) == len(expected)
+    awaited = [item for name in bound["before_create"] for item in later.hooks[name]]
+    assert {(item.resource, item.namespace, item.name) for item in awaited} == {
+        ("externalsecrets.external-secrets.io", "shlink", name) for name in expected
+    }
+    assert all(item.missing is synced for item in awaited)
+    assert {("ExternalSecret", f"vault-backend-{name}") for name in expected} <= before(later.recording, kind, consumer)
 
 
 def test_no_object_of_external_secrets_holds_a_value(dev: Recording) -> None:

@@ -11,7 +11,7 @@ import pytest
 from components.postgres import PRIMARY, scram_verifier
 from offline.record import Recording, plain
 from tests import configurations
-from tests.conftest import Program, before, manifest
+from tests.conftest import REPRESENTATIVE, Program, before, manifest, reached
 
 _LABEL = "postgres-operator.crunchydata.com"
 USERS = ["shlink", "postgres"]
@@ -91,7 +91,7 @@ def test_ready_means_that_users_can_log_in_and_every_pod_answers(name: str, inst
     assert int(found["metadata"]["annotations"]["pulumi.com/timeoutSeconds"]) >= 600
 
 
-@pytest.mark.parametrize("name", configurations.NAMES)
+@pytest.mark.parametrize("name", REPRESENTATIVE)
 def test_shlink_may_create_its_tables_before_it_starts_and_the_grant_goes_with_the_cluster(name: str) -> None:
     recording = configurations.recording(name)
     grant = recording.one("Grant", "shlink-db-public-schema")
@@ -114,10 +114,11 @@ def test_the_provider_is_the_superuser_over_tls_and_waits_for_the_cluster(dev: R
     assert found["expectedVersion"].startswith(f"{cluster('stack dev')['spec']['postgresVersion']}.")
 
 
-@pytest.mark.parametrize(("address", "expected"), [("10.0.0.8:5433", ("10.0.0.8", "5433")), ("db.example.org", ("db.example.org", "5432"))])
-def test_a_direct_address_needs_no_forward(program: Program, address: str, expected: tuple[str, str]) -> None:
-    found = manifest(program(postgres={"address": address}), "postgresql", "shlink-db")
-    assert (found["host"], str(found["port"])) == expected
+@pytest.mark.parametrize(("address", "expected"), [("10.0.0.8:5433", ("10.0.0.8", 5433)), ("db.example.org", ("db.example.org", 5432))])
+def test_a_direct_address_needs_no_forward(address: str, expected: tuple[str, int]) -> None:
+    found, forwards = reached({"postgres": {"address": address}})
+    assert (found.postgres_host, found.postgres_port) == expected
+    assert forwards == ["vault/vault"]
 
 
 def test_the_forward_ends_in_the_primary_of_the_moment() -> None:

@@ -1,15 +1,15 @@
 """Redis: what Shlink must be told for each mode, a failover that can be waited for, and the rotation."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
-from components.waits import Awaited, replicas_ready
-from offline.record import Recording, plain
+from components.waits import replicas_ready
+from offline.record import Recording
 from tests import configurations
-from tests.conftest import Program, before, manifest, migration, pod, server, variables
+from tests.conftest import Later, Program, before, manifest, migration, pod, server, variables
 
 SENTINEL = "rfs-shlink-redis.redis.svc.cluster.local"
 CONNECTIONS = [server, migration]
@@ -55,20 +55,23 @@ def test_what_shlink_is_told(container: Any, name: str, expected: dict[str, Any]
 
 
 @pytest.mark.parametrize(
-    ("servers", "password", "first", "urls"),
+    ("settings", "first", "urls"),
     [
         # Outside Sentinel Shlink takes a password only in the URL.
-        (["tls://r.example.org:6380"], "p@ss/w:rd", ("r.example.org", 6380), "tls://:p%40ss%2Fw%3Ard@r.example.org:6380"),
-        (["tcp://a:1", "tcp://b:2"], "x", ("a", 1), "tcp://:x@a:1,tcp://:x@b:2"),
-        (["tcp://a", "tcp://b:2"], None, ("a", 6379), "tcp://a,tcp://b:2"),
+        (configurations.SWITCHES["redis-external"]["redis"], ("redis.example.org", 6380), "tls://:p%40ss%2Fword@redis.example.org:6380"),
+        ({"mode": "external", "servers": ["tcp://a", "tcp://b:2"], "password": "x"}, ("a", 6379), "tcp://:x@a,tcp://:x@b:2"),
     ],
+    ids=["one", "several"],
 )
-def test_a_managed_redis(program: Program, servers: list[str], password: str | None, first: tuple[str, int], urls: str) -> None:
-    recording = program(redis={"mode": "external", "servers": servers, **({"password": password} if password else {})})
+def test_a_managed_redis_with_a_password(program: Program, settings: Any, first: tuple[str, int], urls: str) -> None:
+    recording = program(redis=settings)
     assert (recording.outputs["redis_host"], recording.outputs["redis_port"]) == first
-    delivered = [plain(one.inputs)["dataJson"] for one in recording.of_kind("SecretV2") if one.name.endswith("redis-credentials")]
-    assert [json.loads(one) for one in delivered] == ([{"servers": urls}] if password else [])
-    assert server(recording)["REDIS_SERVERS"] == (("shlink-redis", "servers") if password else urls)
+    assert json.loads(manifest(recording, "SecretV2", "vault-backend-redis-credentials")["dataJson"]) == {"servers": urls}
+
+
+@pytest.mark.parametrize("name", ["redis-external-open", "redis-cluster"])
+def test_without_a_password_nothing_is_delivered(name: str) -> None:
+    assert [one.name for one in configurations.recording(name).of_kind("ExternalSecret") if "redis" in one.name] == []
 
 
 @pytest.mark.parametrize("name", ["redis-none", "redis-external", "redis-cluster"])
@@ -119,10 +122,10 @@ def test_the_pods_may_stop_in_peace_and_have_no_rights(dev: Recording) -> None:
     assert failover(dev)["redis"]["serviceAccountName"] == failover(dev)["sentinel"]["serviceAccountName"] == "shlink-redis"
 
 
-def test_ready_is_what_the_operator_makes_of_it(dev: Recording, hooks: Mapping[str, Sequence[Awaited]]) -> None:
+def test_ready_is_what_the_operator_makes_of_it(dev: Recording, later: Later) -> None:
     bound = dev.one("RedisFailover", "shlink-redis").hooks
     assert bound["after_create"] == bound["after_update"] == ("shlink-redis-ready",)
-    awaited = hooks["shlink-redis-ready"]
+    awaited = later.hooks["shlink-redis-ready"]
     assert {(one.resource, one.namespace, one.name) for one in awaited} == {
         ("statefulsets.apps", "redis", "rfr-shlink-redis"),
         ("deployments.apps", "redis", "rfs-shlink-redis"),
@@ -141,21 +144,26 @@ def passwords(recording: Recording) -> dict[str, str]:
     return manifest(recording, "Secret", "shlink-redis-auth")["stringData"]
 
 
-def test_a_rotation_makes_another_password_and_keeps_the_one_before(program: Program) -> None:
-    first, second, third = (passwords(program(rotation={"redis": number})) for number in (1, 2, 3))
+@pytest.fixture
+def rotations(program: Program) -> list[Recording]:
+    """The first password, the second and the third."""
+    third = program(rotation={"redis": 3}, redis={"replicas": 5})
+    return [configurations.recording("defaults"), configurations.recording("redis-rotated"), third]
+
+
+def test_a_rotation_makes_another_password_and_keeps_the_one_before(rotations: list[Recording]) -> None:
+    first, second, third = map(passwords, rotations)
     assert "previous" not in first
     assert second["previous"] == first["password"] != second["password"]
     assert third["previous"] == second["password"] != third["password"]
     assert first["password"] != third["password"]
 
 
-def test_a_rotation_restarts_the_pods_and_reaches_vault(program: Program) -> None:
-    first, second = program(rotation={"redis": 1}), program(rotation={"redis": 2})
-    annotations = [failover(one)["redis"]["podAnnotations"] for one in (first, second)]
-    assert annotations[0].keys() == annotations[1].keys()
-    assert annotations[0] != annotations[1]
-    assert passwords(second)["password"] in manifest(second, "SecretV2", "vault-backend-redis-credentials")["dataJson"]
-    assert passwords(second)["previous"] not in manifest(second, "SecretV2", "vault-backend-redis-credentials")["dataJson"]
+def test_a_rotation_restarts_the_pods_and_reaches_vault(rotations: list[Recording]) -> None:
+    assert len({str(failover(one)["redis"]["podAnnotations"]) for one in rotations}) == 3
+    for one in rotations:
+        written = manifest(one, "SecretV2", "vault-backend-redis-credentials")["dataJson"]
+        assert json.loads(written) == {"password": passwords(one)["password"]}
 
 
 def test_the_rotation_job_exists_only_then_and_shlink_waits_for_it(dev: Recording) -> None:
@@ -168,16 +176,14 @@ def test_the_rotation_job_exists_only_then_and_shlink_waits_for_it(dev: Recordin
     assert ("Job", name) in before(rotated, "Deployment", "shlink")
 
 
-def test_each_rotation_is_a_job_of_its_own(program: Program) -> None:
-    second, third = program(rotation={"redis": 2}), program(rotation={"redis": 3})
+def test_each_rotation_is_a_job_of_its_own(rotations: list[Recording]) -> None:
+    _, second, third = rotations
     assert jobs(second) != jobs(third)
-    names = {manifest(one, "Job", jobs(one)[0])["metadata"]["name"] for one in (second, third)}
-    assert len(names) == 2
+    assert len({manifest(one, "Job", jobs(one)[0])["metadata"]["name"] for one in (second, third)}) == 2
 
 
-def test_the_rotation_reaches_every_pod_with_both_passwords(program: Program) -> None:
-    recording = program(rotation={"redis": 2}, redis={"replicas": 5})
-    container = pod(recording, "Job", jobs(recording)[0])["spec"]["containers"][0]
+def test_the_rotation_reaches_every_pod_with_both_passwords(rotations: list[Recording]) -> None:
+    container = pod(rotations[2], "Job", jobs(rotations[2])[0])["spec"]["containers"][0]
     given = variables(container)
     assert given["SERVERS"].split() == [f"rfr-shlink-redis-{n}.rfr-shlink-redis.redis.svc.cluster.local:6379" for n in range(5)]
     assert given["SENTINEL"] == f"{SENTINEL}:26379"

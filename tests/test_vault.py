@@ -9,7 +9,7 @@ from components.settings import parse
 from components.vault import forward_target
 from offline.record import Recorded, Recording, plain
 from tests import configurations
-from tests.conftest import before, configuration, manifest, pod, variables
+from tests.conftest import REPRESENTATIVE, before, configuration, manifest, pod, reached, variables
 
 RAFT = ["vault-awskms", "vault-gcpckms", "vault-azurekeyvault", "vault-transit"]
 SEALED = [*RAFT, "vault-standalone-sealed"]
@@ -32,7 +32,7 @@ def inside(recording: Recording) -> list[Recorded]:
     return [one for one in recording.resources.values() if one.type.startswith("vault:")]
 
 
-@pytest.mark.parametrize("name", configurations.NAMES)
+@pytest.mark.parametrize("name", REPRESENTATIVE)
 def test_everything_inside_waits_for_both_gates_and_goes_with_the_server(name: str) -> None:
     recording = configurations.recording(name)
     gates = {recording.one("Job", "vault-init").urn, recording.one("Chart", "vault").urn}
@@ -207,7 +207,9 @@ def test_another_token_or_a_login_takes_the_root_tokens_place() -> None:
 
 
 def test_a_direct_address_needs_no_forward() -> None:
-    assert plain(provider("direct").inputs)["address"] == "http://10.0.0.7:8200"
+    found, forwards = reached({"vault": {"address": "http://10.0.0.7:8200"}})
+    assert found.vault == "http://10.0.0.7:8200"
+    assert forwards == ["postgres/shlink-db-primary"]
 
 
 @pytest.mark.parametrize(("name", "active"), [("defaults", None), ("vault-awskms", "true")])
