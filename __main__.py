@@ -23,7 +23,14 @@ installed = operators(settings, spaces, opts)
 
 vault = Vault(
     "vault",
-    VaultArgs(spaces[VAULT], settings.charts.vault, settings.vault, settings.images, forwarded.vault, settings.protect),
+    VaultArgs(
+        spaces[VAULT],
+        settings.charts.vault,
+        settings.vault,
+        settings.images,
+        forwarded.vault,
+        settings.protect,
+    ),
     opts,
 )
 postgres = Postgres(
@@ -59,12 +66,28 @@ elif isinstance(settings.redis, ExternalRedis):
     redis = external(settings.redis)
 
 # One line a credential: the ExternalSecret, the Secret that it makes, the path in Vault, and where the values are made.
-database = Delivery("postgres-credentials", "shlink-db-pguser-shlink", "postgres/shlink", postgres.endpoint.secrets)
-redis_password = Delivery("redis-credentials", "shlink-redis", "redis/shlink", redis.secrets) if redis and redis.secrets else None
-api_key = Delivery("shlink-api-key", "shlink-api-key", "shlink/api-key", {API_KEY: password("shlink-api-key", 1, opts)})
+database = Delivery(
+    "postgres-credentials", "shlink-db-pguser-shlink", "postgres/shlink", postgres.endpoint.secrets
+)
+redis_password = (
+    Delivery("redis-credentials", "shlink-redis", "redis/shlink", redis.secrets)
+    if redis and redis.secrets
+    else None
+)
+api_key = Delivery(
+    "shlink-api-key",
+    "shlink-api-key",
+    "shlink/api-key",
+    {API_KEY: password("shlink-api-key", 1, opts)},
+)
 license_key = settings.shlink.geolite_license_key
 geolite = (
-    Delivery("shlink-geolite", "shlink-geolite", "shlink/geolite", {GEOLITE_LICENSE: pulumi.Output.secret(license_key.get_secret_value())})
+    Delivery(
+        "shlink-geolite",
+        "shlink-geolite",
+        "shlink/geolite",
+        {GEOLITE_LICENSE: pulumi.Output.secret(license_key.get_secret_value())},
+    )
     if license_key
     else None
 )

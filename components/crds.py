@@ -15,7 +15,13 @@ from pulumi_kubernetes.meta.v1 import ObjectMetaArgs
 
 class _Custom(CustomResource):
     def __init__(  # noqa: PLR0917 -- as many as its base class has
-        self, name: str, api_version: str, kind: str, metadata: ObjectMetaArgs, spec: Mapping[str, Any], opts: pulumi.ResourceOptions
+        self,
+        name: str,
+        api_version: str,
+        kind: str,
+        metadata: ObjectMetaArgs,
+        spec: Mapping[str, Any],
+        opts: pulumi.ResourceOptions,
     ) -> None:
         # The base class takes any further keyword, untyped.
         super().__init__(name, api_version, kind, metadata=metadata, spec=spec, opts=opts)  # pyright: ignore[reportUnknownMemberType]
@@ -131,8 +137,21 @@ class PostgresClusterSpec(TypedDict):
 class PostgresCluster(_Custom):
     """PGO's cluster: https://access.crunchydata.com/documentation/postgres-operator/latest/references/crd"""
 
-    def __init__(self, name: str, metadata: ObjectMetaArgs, spec: PostgresClusterSpec, opts: pulumi.ResourceOptions) -> None:
-        super().__init__(name, "postgres-operator.crunchydata.com/v1beta1", "PostgresCluster", metadata, spec, opts)
+    def __init__(
+        self,
+        name: str,
+        metadata: ObjectMetaArgs,
+        spec: PostgresClusterSpec,
+        opts: pulumi.ResourceOptions,
+    ) -> None:
+        super().__init__(
+            name,
+            "postgres-operator.crunchydata.com/v1beta1",
+            "PostgresCluster",
+            metadata,
+            spec,
+            opts,
+        )
 
 
 class NamedClaim(TypedDict):
@@ -194,7 +213,13 @@ class RedisFailoverSpec(TypedDict):
 class RedisFailover(_Custom):
     """redis-operator's Redis with Sentinel: https://github.com/spotahome/redis-operator/tree/v1.2.4/example/redisfailover"""
 
-    def __init__(self, name: str, metadata: ObjectMetaArgs, spec: RedisFailoverSpec, opts: pulumi.ResourceOptions) -> None:
+    def __init__(
+        self,
+        name: str,
+        metadata: ObjectMetaArgs,
+        spec: RedisFailoverSpec,
+        opts: pulumi.ResourceOptions,
+    ) -> None:
         super().__init__(name, "databases.spotahome.com/v1", "RedisFailover", metadata, spec, opts)
 
 
@@ -231,7 +256,13 @@ class SecretStoreSpec(TypedDict):
 class SecretStore(_Custom):
     """External Secrets' store: https://external-secrets.io/latest/provider/hashicorp-vault/"""
 
-    def __init__(self, name: str, metadata: ObjectMetaArgs, spec: SecretStoreSpec, opts: pulumi.ResourceOptions) -> None:
+    def __init__(
+        self,
+        name: str,
+        metadata: ObjectMetaArgs,
+        spec: SecretStoreSpec,
+        opts: pulumi.ResourceOptions,
+    ) -> None:
         super().__init__(name, "external-secrets.io/v1", "SecretStore", metadata, spec, opts)
 
 
@@ -268,7 +299,13 @@ class ExternalSecretSpec(TypedDict):
 class ExternalSecret(_Custom):
     """External Secrets' copy of remote values in a Secret: https://external-secrets.io/latest/api/externalsecret/"""
 
-    def __init__(self, name: str, metadata: ObjectMetaArgs, spec: ExternalSecretSpec, opts: pulumi.ResourceOptions) -> None:
+    def __init__(
+        self,
+        name: str,
+        metadata: ObjectMetaArgs,
+        spec: ExternalSecretSpec,
+        opts: pulumi.ResourceOptions,
+    ) -> None:
         super().__init__(name, "external-secrets.io/v1", "ExternalSecret", metadata, spec, opts)
 
 
@@ -296,5 +333,7 @@ class HTTPRouteSpec(TypedDict):
 class HTTPRoute(_Custom):
     """Gateway API's route: https://gateway-api.sigs.k8s.io/api-types/httproute/"""
 
-    def __init__(self, name: str, metadata: ObjectMetaArgs, spec: HTTPRouteSpec, opts: pulumi.ResourceOptions) -> None:
+    def __init__(
+        self, name: str, metadata: ObjectMetaArgs, spec: HTTPRouteSpec, opts: pulumi.ResourceOptions
+    ) -> None:
         super().__init__(name, "gateway.networking.k8s.io/v1", "HTTPRoute", metadata, spec, opts)

@@ -4,7 +4,9 @@ import pulumi
 import pulumi_random as random
 
 
-def password(name: str, rotation: int, opts: pulumi.ResourceOptions, length: int = 32) -> pulumi.Output[str]:
+def password(
+    name: str, rotation: int, opts: pulumi.ResourceOptions, length: int = 32
+) -> pulumi.Output[str]:
     """A password of `length` random letters and digits after a leading letter; raising `rotation` makes another one.
 
     The rotation is part of the resource's name, so a caller that must present the password before this one (redis.py) asks for it

@@ -11,11 +11,11 @@ import pulumi
 import pulumi_vault as vault
 from pulumi_kubernetes import core, meta, rbac
 
-from components.crds import ExternalSecret, SecretStore
-from components.forward import ClusterAccess
-from components.network import Namespace
-from components.vault import Vault
-from components.waits import Awaited, synced, wait_hook
+from .crds import ExternalSecret, SecretStore
+from .forward import ClusterAccess
+from .network import Namespace
+from .vault import Vault
+from .waits import Awaited, synced, wait_hook
 
 ACCOUNT = "external-secrets-sa"
 STORE = "vault-backend"
@@ -71,32 +71,52 @@ class SecretDelivery(pulumi.ComponentResource):
     store: str
     """The SecretStore's name."""
 
-    def __init__(self, name: str, args: SecretDeliveryArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+    def __init__(
+        self, name: str, args: SecretDeliveryArgs, opts: pulumi.ResourceOptions | None = None
+    ) -> None:
         super().__init__("shlink:externalsecrets:SecretDelivery", name, None, opts)
         child = pulumi.ResourceOptions(parent=self, depends_on=[args.namespace])
         metadata = meta.v1.ObjectMetaArgs(name=ACCOUNT, namespace=args.namespace.name)
 
-        account = core.v1.ServiceAccount(f"{name}-account", metadata=metadata, automount_service_account_token=False, opts=child)
+        account = core.v1.ServiceAccount(
+            f"{name}-account", metadata=metadata, automount_service_account_token=False, opts=child
+        )
         # The controller may ask for a token of this one account; its chart would let it ask for any account's.
         token = rbac.v1.Role(
             f"{name}-token",
             metadata=metadata,
             rules=[
-                rbac.v1.PolicyRuleArgs(api_groups=[""], resources=["serviceaccounts/token"], resource_names=[ACCOUNT], verbs=["create"])
+                rbac.v1.PolicyRuleArgs(
+                    api_groups=[""],
+                    resources=["serviceaccounts/token"],
+                    resource_names=[ACCOUNT],
+                    verbs=["create"],
+                )
             ],
             opts=child,
         )
         binding = rbac.v1.RoleBinding(
             f"{name}-token",
             metadata=metadata,
-            role_ref=rbac.v1.RoleRefArgs(api_group="rbac.authorization.k8s.io", kind="Role", name=token.metadata.name),
-            subjects=[rbac.v1.SubjectArgs(kind="ServiceAccount", name=CONTROLLER_ACCOUNT, namespace=args.controller_namespace)],
+            role_ref=rbac.v1.RoleRefArgs(
+                api_group="rbac.authorization.k8s.io", kind="Role", name=token.metadata.name
+            ),
+            subjects=[
+                rbac.v1.SubjectArgs(
+                    kind="ServiceAccount",
+                    name=CONTROLLER_ACCOUNT,
+                    namespace=args.controller_namespace,
+                )
+            ],
             opts=child,
         )
 
         inside_vault = args.vault.inside(self)
         policy = vault.Policy(
-            f"{name}-policy", name=args.namespace.name, policy=_policy(args.vault.mount, args.deliveries), opts=inside_vault
+            f"{name}-policy",
+            name=args.namespace.name,
+            policy=_policy(args.vault.mount, args.deliveries),
+            opts=inside_vault,
         )
         role = vault.kubernetes.AuthBackendRole(
             f"{name}-role",
@@ -123,19 +143,29 @@ class SecretDelivery(pulumi.ComponentResource):
                             "kubernetes": {
                                 "mountPath": args.vault.auth_path,
                                 "role": role.role_name,
-                                "serviceAccountRef": {"name": account.metadata.name.apply(str), "audiences": [AUDIENCE]},
+                                "serviceAccountRef": {
+                                    "name": account.metadata.name.apply(str),
+                                    "audiences": [AUDIENCE],
+                                },
                             }
                         },
                     }
                 }
             },
-            opts=pulumi.ResourceOptions(parent=self, depends_on=[args.namespace, binding, role, *args.operator]),
+            opts=pulumi.ResourceOptions(
+                parent=self, depends_on=[args.namespace, binding, role, *args.operator]
+            ),
         )
-        self.secrets = {one.name: self._deliver(f"{name}-{one.name}", one, args, store) for one in args.deliveries}
+        self.secrets = {
+            one.name: self._deliver(f"{name}-{one.name}", one, args, store)
+            for one in args.deliveries
+        }
         self.store = STORE
         self.register_outputs({"store": self.store})
 
-    def _deliver(self, name: str, delivery: Delivery, args: SecretDeliveryArgs, store: SecretStore) -> SecretRef:
+    def _deliver(
+        self, name: str, delivery: Delivery, args: SecretDeliveryArgs, store: SecretStore
+    ) -> SecretRef:
         in_vault = vault.kv.SecretV2(
             name,
             mount=args.vault.mount,
@@ -145,7 +175,9 @@ class SecretDelivery(pulumi.ComponentResource):
             opts=args.vault.inside(self),
         )
         # Pinning the version makes a new value a new generation: synced at once, and something true to wait for.
-        version = pulumi.Output.unsecret(in_vault.metadata.apply(lambda found: str(found["version"])))
+        version = pulumi.Output.unsecret(
+            in_vault.metadata.apply(lambda found: str(found["version"]))
+        )
         external = ExternalSecret(
             name,
             metadata=meta.v1.ObjectMetaArgs(name=delivery.name, namespace=args.namespace.name),
@@ -153,14 +185,24 @@ class SecretDelivery(pulumi.ComponentResource):
                 "refreshPolicy": "Periodic",
                 "refreshInterval": "1h",
                 "secretStoreRef": {"name": STORE, "kind": "SecretStore"},
-                "target": {"name": delivery.secret, "creationPolicy": "Owner", "deletionPolicy": "Retain"},
+                "target": {
+                    "name": delivery.secret,
+                    "creationPolicy": "Owner",
+                    "deletionPolicy": "Retain",
+                },
                 "data": [
-                    {"secretKey": key, "remoteRef": {"key": delivery.path, "property": key, "version": version}} for key in delivery.values
+                    {
+                        "secretKey": key,
+                        "remoteRef": {"key": delivery.path, "property": key, "version": version},
+                    }
+                    for key in delivery.values
                 ],
             },
             opts=pulumi.ResourceOptions(parent=self, depends_on=[args.namespace, store, in_vault]),
         )
-        awaited = Awaited("externalsecrets.external-secrets.io", args.namespace.name, delivery.name, synced)
+        awaited = Awaited(
+            "externalsecrets.external-secrets.io", args.namespace.name, delivery.name, synced
+        )
         return SecretRef(
             name=delivery.secret,
             keys=list(delivery.values),
@@ -173,5 +215,8 @@ class SecretDelivery(pulumi.ComponentResource):
 def _policy(mount: pulumi.Output[str], deliveries: Sequence[Delivery]) -> pulumi.Output[str]:
     """Read the latest or a pinned version of exactly these paths; no list, no metadata, no neighbour."""
     return mount.apply(
-        lambda name: json.dumps({"path": {f"{name}/data/{one.path}": {"capabilities": ["read"]} for one in deliveries}}, indent=2)
+        lambda name: json.dumps(
+            {"path": {f"{name}/data/{one.path}": {"capabilities": ["read"]} for one in deliveries}},
+            indent=2,
+        )
     )

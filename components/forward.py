@@ -63,7 +63,11 @@ class ClusterAccess:
     @property
     def kubectl(self) -> str:
         """The command that reaches the same cluster, for messages; without a kubeconfig given by its contents."""
-        file = [] if self.kubeconfig is None or _is_contents(self.kubeconfig) else ["--kubeconfig", self.kubeconfig]
+        file = (
+            []
+            if self.kubeconfig is None or _is_contents(self.kubeconfig)
+            else ["--kubeconfig", self.kubeconfig]
+        )
         return shlex.join(["kubectl", *file, "--context", self.context])
 
     async def client(self) -> Any:
@@ -105,12 +109,21 @@ class ClusterAccess:
                 named = cast("list[dict[str, Any]]", content.get(kind) or [])
                 for entry in named:
                     fields = cast("dict[str, Any]", entry.get(kind[:-1]) or {})
-                    value = {key: str(folder / field) if key in _FILES else field for key, field in fields.items()}
-                    entries.setdefault(entry["name"], value)  # the first file that has the name wins, as with kubectl
+                    value = {
+                        key: str(folder / field) if key in _FILES else field
+                        for key, field in fields.items()
+                    }
+                    entries.setdefault(
+                        entry["name"], value
+                    )  # the first file that has the name wins, as with kubectl
         if self.context not in known["contexts"]:
-            raise ForwardError(f"the kubeconfig has no context {self.context!r}, only: {', '.join(known['contexts']) or 'none'}")
+            raise ForwardError(
+                f"the kubeconfig has no context {self.context!r}, only: {', '.join(known['contexts']) or 'none'}"
+            )
         context = known["contexts"][self.context]
-        cluster, user = (known[f"{kind}s"].get(context.get(kind), {}) for kind in ("cluster", "user"))
+        cluster, user = (
+            known[f"{kind}s"].get(context.get(kind), {}) for kind in ("cluster", "user")
+        )
         if "server" not in cluster:
             raise ForwardError(f"the kubeconfig's context {self.context!r} leads to no cluster")
         _to_files(cluster, directory)
@@ -130,7 +143,11 @@ class ClusterAccess:
             if _is_contents(source):
                 yield Path(), yaml.safe_load(source)
                 return
-            files = [file for name in source.split(os.pathsep) if name and (file := Path(name).expanduser()).is_file()]
+            files = [
+                file
+                for name in source.split(os.pathsep)
+                if name and (file := Path(name).expanduser()).is_file()
+            ]
             if not files:
                 raise ForwardError(f"there is no kubeconfig at {source}")
             for file in files:
@@ -183,7 +200,11 @@ def local_port(project: str, stack: str, service: str) -> int:
 
     In 20000 to 29999, below the ports that operating systems hand out by themselves. Two may rarely be the same; `Forward.start` says so.
     """
-    return 20000 + int.from_bytes(hashlib.sha256(f"{project}/{stack}/{service}".encode()).digest()[:8]) % 10000
+    return (
+        20000
+        + int.from_bytes(hashlib.sha256(f"{project}/{stack}/{service}".encode()).digest()[:8])
+        % 10000
+    )
 
 
 class Forward:
@@ -228,9 +249,16 @@ class Forward:
         loop = self._loop = asyncio.new_event_loop()
         # Pulumi keeps its engine's address in context variables, which a thread does not inherit, and the default report needs it.
         context = contextvars.copy_context()
-        self._thread = threading.Thread(target=context.run, args=(loop.run_forever,), name=f"forward {self._target.service}", daemon=True)
+        self._thread = threading.Thread(
+            target=context.run,
+            args=(loop.run_forever,),
+            name=f"forward {self._target.service}",
+            daemon=True,
+        )
         self._thread.start()
-        self._server = asyncio.run_coroutine_threadsafe(asyncio.start_server(self._connected, sock=listener), loop).result()
+        self._server = asyncio.run_coroutine_threadsafe(
+            asyncio.start_server(self._connected, sock=listener), loop
+        ).result()
 
     def close(self) -> None:
         """Stop listening and cut the open connections. Harmless before `start` and when repeated."""
@@ -292,14 +320,20 @@ class Forward:
                             raise fault from None
                     await asyncio.sleep(_INTERVAL)
         except TimeoutError:
-            raise _NoConnectionError(f"{fault.cause} ({self._patience:g} s long)", fault.remedy) from None
+            raise _NoConnectionError(
+                f"{fault.cause} ({self._patience:g} s long)", fault.remedy
+            ) from None
 
     async def _attempt(self, stack: contextlib.AsyncExitStack) -> "WebSocket":
         async with self._login:
             api = self._api = self._api or await self._access.client()
         target = self._target
         async with api.call_api(
-            "GET", namespace=target.namespace, url="pods", params={"labelSelector": target.selector}, raise_for_status=False
+            "GET",
+            namespace=target.namespace,
+            url="pods",
+            params={"labelSelector": target.selector},
+            raise_for_status=False,
         ) as response:
             if response.status_code == HTTPStatus.UNAUTHORIZED and self._api is api:
                 # The login expired. kr8s' own new login, which raise_for_status would bring, closes every connection of this client.
@@ -307,19 +341,32 @@ class Forward:
             if response.is_error:
                 raise self._refused(response.status_code, "list", "pods")
             pod = self._choose(response.json()["items"])
-        opened = api.open_websocket(namespace=target.namespace, url=f"pods/{pod}/portforward", params={"ports": str(target.port)})
+        opened = api.open_websocket(
+            namespace=target.namespace,
+            url=f"pods/{pod}/portforward",
+            params={"ports": str(target.port)},
+        )
         return await stack.enter_async_context(opened)
 
     def _choose(self, pods: list[dict[str, Any]]) -> str:
         for pod in pods:
-            conditions = {condition["type"]: condition["status"] for condition in pod["status"].get("conditions", [])}
-            if pod["status"].get("phase") == "Running" and conditions.get("Ready") == "True" and "deletionTimestamp" not in pod["metadata"]:
+            conditions = {
+                condition["type"]: condition["status"]
+                for condition in pod["status"].get("conditions", [])
+            }
+            if (
+                pod["status"].get("phase") == "Running"
+                and conditions.get("Ready") == "True"
+                and "deletionTimestamp" not in pod["metadata"]
+            ):
                 return pod["metadata"]["name"]
         target = self._target
         cause = f"there is no pod in namespace {target.namespace} with {target.selector}"
         if pods:
             cause = f"not Ready: {', '.join(sorted(pod['metadata']['name'] for pod in pods))} in namespace {target.namespace}"
-        remedy = f"See {self._access.kubectl} -n {target.namespace} describe pods -l {target.selector}"
+        remedy = (
+            f"See {self._access.kubectl} -n {target.namespace} describe pods -l {target.selector}"
+        )
         raise _NoConnectionError(cause, remedy, passing=True)
 
     def _refused(self, status: int, verb: str, resource: str) -> _NoConnectionError:
@@ -327,10 +374,16 @@ class Forward:
             return _NoConnectionError(_EXPIRED, self._check_login(), passing=True)
         if status != HTTPStatus.FORBIDDEN:
             cause = f"the API server answers {status} to {verb} {resource}"
-            return _NoConnectionError(cause, self._check_login(), passing=status >= HTTPStatus.NOT_FOUND)
+            return _NoConnectionError(
+                cause, self._check_login(), passing=status >= HTTPStatus.NOT_FOUND
+            )
         # A websocket is a GET; since Kubernetes 1.35 the API server asks for `create` as well.
         can_i = f"{self._access.kubectl} -n {self._target.namespace} auth can-i"
-        checks = "list pods" if resource == "pods" else "create pods --subresource=portforward (and the same with get)"
+        checks = (
+            "list pods"
+            if resource == "pods"
+            else "create pods --subresource=portforward (and the same with get)"
+        )
         return _NoConnectionError(
             f"no permission to {verb} {resource} in namespace {self._target.namespace} (403)",
             f"It takes a Role there with list on pods, and get and create on pods/portforward; check with {can_i} {checks}",
@@ -345,7 +398,11 @@ class Forward:
         import httpx_ws  # noqa: PLC0415
         import kr8s  # noqa: PLC0415
 
-        cause, remedy, passing = f"{type(error).__name__}: {str(error)[:200]}".replace("\n", " "), self._check_login(), False
+        cause, remedy, passing = (
+            f"{type(error).__name__}: {str(error)[:200]}".replace("\n", " "),
+            self._check_login(),
+            False,
+        )
         match error:
             case _NoConnectionError():
                 return error
@@ -356,14 +413,23 @@ class Forward:
             case kr8s.ServerError():
                 cause, passing = f"the API server answers: {error}", True
             case httpx.TransportError() | kr8s.APITimeoutError() | httpx_ws.HTTPXWSException():
-                cause, passing = f"no connection to the API server ({str(error) or type(error).__name__})", True
+                cause, passing = (
+                    f"no connection to the API server ({str(error) or type(error).__name__})",
+                    True,
+                )
             case ForwardError():
                 cause = str(error)
                 remedy = "Set kubernetes:context, and kubernetes:kubeconfig where needed, to what kubectl config get-contexts shows"
             case FileNotFoundError():
-                cause, remedy = f"the kubeconfig needs the command {error.filename}, which is not found here", f"Install it. {remedy}"
+                cause, remedy = (
+                    f"the kubeconfig needs the command {error.filename}, which is not found here",
+                    f"Install it. {remedy}",
+                )
             case RuntimeError() if str(error).startswith("Process exited"):  # kr8s' word for it
-                cause, remedy = "the kubeconfig's credential plugin failed", f"Log in again. {remedy}"
+                cause, remedy = (
+                    "the kubeconfig's credential plugin failed",
+                    f"Log in again. {remedy}",
+                )
             case _:
                 pass
         return _NoConnectionError(cause, remedy, passing=passing)
@@ -382,7 +448,9 @@ class Relay:
     Every frame begins with its channel: 0 data, 1 errors. The first two bytes that the server sends on each are the port.
     """
 
-    def __init__(self, websocket: WebSocket, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, websocket: WebSocket, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         self._websocket, self._reader, self._writer = websocket, reader, writer
         self._last_sent: float | None = None
         self._last_heard: float | None = None
@@ -406,7 +474,9 @@ class Relay:
         return self._refusal
 
     async def _upload(self) -> None:
-        with contextlib.suppress(Exception):  # one side is gone; what the server sent before may still be on its way
+        with contextlib.suppress(
+            Exception
+        ):  # one side is gone; what the server sent before may still be on its way
             while data := await self._reader.read(_CHUNK):
                 await self._websocket.send_bytes(b"\0" + data)
         now = asyncio.get_running_loop().time

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import pulumi
 from pulumi_kubernetes import core, meta, networking
 
-from components.settings import Settings
+from .settings import Settings
 
 VAULT = "vault"
 EXTERNAL_SECRETS = "external-secrets"
@@ -52,18 +52,33 @@ class Flow:
 
 ANYWHERE = Addresses(["0.0.0.0/0"])
 # Shlink follows URLs that strangers give it: never into the cluster, the node's network or a cloud's metadata service.
-INTERNET = Addresses(["0.0.0.0/0"], exclude=["10.0.0.0/8", "100.64.0.0/10", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16"])
+INTERNET = Addresses(
+    ["0.0.0.0/0"],
+    exclude=["10.0.0.0/8", "100.64.0.0/10", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16"],
+)
 
 VAULT_SERVER = Pods("vault", VAULT, {"app.kubernetes.io/name": "vault", "component": "server"})
 VAULT_INIT = Pods("vault-init", VAULT, {"app.kubernetes.io/name": "vault-init"})
-CONTROLLER = Pods("external-secrets", EXTERNAL_SECRETS, {"app.kubernetes.io/name": "external-secrets"})
+CONTROLLER = Pods(
+    "external-secrets", EXTERNAL_SECRETS, {"app.kubernetes.io/name": "external-secrets"}
+)
 PGO = Pods("pgo", POSTGRES, {"postgres-operator.crunchydata.com/control-plane": "pgo"})
 # Instances, the pgBackRest repository host and its jobs all carry the cluster's label.
 DATABASE = Pods("shlink-db", POSTGRES, {"postgres-operator.crunchydata.com/cluster": "shlink-db"})
 REDIS_OPERATOR = Pods("redis-operator", REDIS, {"app.kubernetes.io/name": "redis-operator"})
-REDIS_SERVERS = Pods("shlink-redis", REDIS, {"app.kubernetes.io/name": "shlink-redis", "app.kubernetes.io/component": "redis"})
-SENTINELS = Pods("shlink-redis-sentinel", REDIS, {"app.kubernetes.io/name": "shlink-redis", "app.kubernetes.io/component": "sentinel"})
-REDIS_ROTATION = Pods("shlink-redis-rotation", REDIS, {"app.kubernetes.io/name": "shlink-redis-rotation"})
+REDIS_SERVERS = Pods(
+    "shlink-redis",
+    REDIS,
+    {"app.kubernetes.io/name": "shlink-redis", "app.kubernetes.io/component": "redis"},
+)
+SENTINELS = Pods(
+    "shlink-redis-sentinel",
+    REDIS,
+    {"app.kubernetes.io/name": "shlink-redis", "app.kubernetes.io/component": "sentinel"},
+)
+REDIS_ROTATION = Pods(
+    "shlink-redis-rotation", REDIS, {"app.kubernetes.io/name": "shlink-redis-rotation"}
+)
 SERVER = Pods("shlink", SHLINK, {"app.kubernetes.io/name": "shlink"})
 MIGRATION = Pods("shlink-migration", SHLINK, {"app.kubernetes.io/name": "shlink-migration"})
 
@@ -74,7 +89,9 @@ def flows(settings: Settings) -> list[Flow]:
     api = Addresses(network.api_server)
     controller = _where(CONTROLLER, operators.external_secrets.namespace)
     rows = [
-        Flow(VAULT_SERVER, api, network.api_server_ports),  # TokenReview; the sidecar keeps the unseal keys in a Secret
+        Flow(
+            VAULT_SERVER, api, network.api_server_ports
+        ),  # TokenReview; the sidecar keeps the unseal keys in a Secret
         Flow(VAULT_INIT, api, network.api_server_ports),
         Flow(VAULT_INIT, VAULT_SERVER, [8200]),
         Flow(VAULT_SERVER, VAULT_SERVER, [8200, 8201]),
@@ -89,7 +106,13 @@ def flows(settings: Settings) -> list[Flow]:
     if operators.pgo.install:
         rows.append(Flow(PGO, api, network.api_server_ports))
     if settings.vault.seal:
-        rows.append(Flow(VAULT_SERVER, ANYWHERE, [443, 8200] if settings.vault.seal.type == "transit" else [443]))
+        rows.append(
+            Flow(
+                VAULT_SERVER,
+                ANYWHERE,
+                [443, 8200] if settings.vault.seal.type == "transit" else [443],
+            )
+        )
     if settings.postgres.backups.s3:
         rows.append(Flow(DATABASE, ANYWHERE, [443]))
     rows += _redis(settings)
@@ -101,23 +124,40 @@ def flows(settings: Settings) -> list[Flow]:
         prometheus = Pods("prometheus", network.monitoring_namespace)
         rows.append(Flow(prometheus, VAULT_SERVER, [8200]))
         rows += [Flow(prometheus, DATABASE, [9187])] if settings.postgres.monitoring else []
-        rows += [Flow(prometheus, REDIS_SERVERS, [9121])] if settings.redis.mode == "failover" else []
+        rows += (
+            [Flow(prometheus, REDIS_SERVERS, [9121])] if settings.redis.mode == "failover" else []
+        )
     return rows
 
 
 def _redis(settings: Settings) -> list[Flow]:
     operators, redis = settings.operators, settings.redis
     if redis.mode == "external":
-        return [Flow(client, Addresses([redis.cidr]), redis.ports) for client in (SERVER, MIGRATION)]
+        return [
+            Flow(client, Addresses([redis.cidr]), redis.ports) for client in (SERVER, MIGRATION)
+        ]
     if redis.mode == "none":
         return []
     operator = _where(REDIS_OPERATOR, operators.redis_operator.namespace)
     # A Redis pod asks a sentinel for a failover before it stops, hence the same clients for both.
-    clients = [operator, SENTINELS, REDIS_SERVERS, SERVER, MIGRATION, *([REDIS_ROTATION] if settings.rotation.redis > 1 else [])]
+    clients = [
+        operator,
+        SENTINELS,
+        REDIS_SERVERS,
+        SERVER,
+        MIGRATION,
+        *([REDIS_ROTATION] if settings.rotation.redis > 1 else []),
+    ]
     rows = [Flow(client, REDIS_SERVERS, [6379]) for client in clients]
     rows += [Flow(client, SENTINELS, [26379]) for client in clients]
     if operators.redis_operator.install:
-        rows.append(Flow(REDIS_OPERATOR, Addresses(settings.network.api_server), settings.network.api_server_ports))
+        rows.append(
+            Flow(
+                REDIS_OPERATOR,
+                Addresses(settings.network.api_server),
+                settings.network.api_server_ports,
+            )
+        )
     return rows
 
 
@@ -140,37 +180,51 @@ class Namespace(pulumi.ComponentResource):
     name: str
     """The namespace's name."""
 
-    def __init__(self, name: str, args: NamespaceArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+    def __init__(
+        self, name: str, args: NamespaceArgs, opts: pulumi.ResourceOptions | None = None
+    ) -> None:
         super().__init__("shlink:network:Namespace", name, None, opts)
         namespace = core.v1.Namespace(
             name,
             metadata=meta.v1.ObjectMetaArgs(
                 name=args.name,
-                labels={f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "audit", "warn")},
+                labels={
+                    f"pod-security.kubernetes.io/{mode}": "restricted"
+                    for mode in ("enforce", "audit", "warn")
+                },
             ),
             opts=pulumi.ResourceOptions(parent=self, protect=args.protect),
         )
         inside = pulumi.ResourceOptions(parent=self, depends_on=[namespace])
         dns = networking.v1.NetworkPolicyEgressRuleArgs(
             to=[_selector(Pods("dns", args.dns_namespace))],
-            ports=[networking.v1.NetworkPolicyPortArgs(protocol=protocol, port=53) for protocol in ("UDP", "TCP")],
+            ports=[
+                networking.v1.NetworkPolicyPortArgs(protocol=protocol, port=53)
+                for protocol in ("UDP", "TCP")
+            ],
         )
         networking.v1.NetworkPolicy(
             f"{name}-default-deny",
             metadata=meta.v1.ObjectMetaArgs(name="default-deny", namespace=args.name),
             spec=networking.v1.NetworkPolicySpecArgs(
-                pod_selector=meta.v1.LabelSelectorArgs(), policy_types=["Ingress", "Egress"], egress=[dns]
+                pod_selector=meta.v1.LabelSelectorArgs(),
+                policy_types=["Ingress", "Egress"],
+                egress=[dns],
             ),
             opts=inside,
         )
         for pods in _inhabitants(args.name, args.flows):
             ingress = [
-                networking.v1.NetworkPolicyIngressRuleArgs(from_=_selectors(flow.source), ports=_ports(flow))
+                networking.v1.NetworkPolicyIngressRuleArgs(
+                    from_=_selectors(flow.source), ports=_ports(flow)
+                )
                 for flow in args.flows
                 if flow.target == pods
             ]
             egress = [
-                networking.v1.NetworkPolicyEgressRuleArgs(to=_selectors(flow.target), ports=_ports(flow))
+                networking.v1.NetworkPolicyEgressRuleArgs(
+                    to=_selectors(flow.target), ports=_ports(flow)
+                )
                 for flow in args.flows
                 if flow.source == pods
             ]
@@ -179,7 +233,10 @@ class Namespace(pulumi.ComponentResource):
                 metadata=meta.v1.ObjectMetaArgs(name=pods.name, namespace=args.name),
                 spec=networking.v1.NetworkPolicySpecArgs(
                     pod_selector=meta.v1.LabelSelectorArgs(match_labels=pods.labels),
-                    policy_types=[*(["Ingress"] if ingress else []), *(["Egress"] if egress else [])],
+                    policy_types=[
+                        *(["Ingress"] if ingress else []),
+                        *(["Egress"] if egress else []),
+                    ],
                     # An empty list would be another thing to Kubernetes than none at all in a later diff.
                     ingress=ingress or None,
                     egress=egress or None,
@@ -194,13 +251,22 @@ def namespaces(settings: Settings, opts: pulumi.ResourceOptions) -> dict[str, Na
     """The five namespaces of an environment, by name."""
     table = flows(settings)
     return {
-        name: Namespace(f"namespace-{name}", NamespaceArgs(name, table, settings.network.dns_namespace, settings.protect), opts)
+        name: Namespace(
+            f"namespace-{name}",
+            NamespaceArgs(name, table, settings.network.dns_namespace, settings.protect),
+            opts,
+        )
         for name in NAMESPACES
     }
 
 
 def _inhabitants(namespace: str, table: Iterable[Flow]) -> list[Pods]:
-    named = {peer.name: peer for flow in table for peer in (flow.source, flow.target) if isinstance(peer, Pods)}
+    named = {
+        peer.name: peer
+        for flow in table
+        for peer in (flow.source, flow.target)
+        if isinstance(peer, Pods)
+    }
     return [named[name] for name in sorted(named) if named[name].namespace == namespace]
 
 
@@ -208,14 +274,18 @@ def _selectors(peer: Peer) -> list[networking.v1.NetworkPolicyPeerArgs]:
     if isinstance(peer, Pods):
         return [_selector(peer)]
     return [
-        networking.v1.NetworkPolicyPeerArgs(ip_block=networking.v1.IPBlockArgs(cidr=cidr, except_=list(peer.exclude) or None))
+        networking.v1.NetworkPolicyPeerArgs(
+            ip_block=networking.v1.IPBlockArgs(cidr=cidr, except_=list(peer.exclude) or None)
+        )
         for cidr in peer.cidrs
     ]
 
 
 def _selector(pods: Pods) -> networking.v1.NetworkPolicyPeerArgs:
     return networking.v1.NetworkPolicyPeerArgs(
-        namespace_selector=meta.v1.LabelSelectorArgs(match_labels={"kubernetes.io/metadata.name": pods.namespace}),
+        namespace_selector=meta.v1.LabelSelectorArgs(
+            match_labels={"kubernetes.io/metadata.name": pods.namespace}
+        ),
         pod_selector=meta.v1.LabelSelectorArgs(match_labels=pods.labels) if pods.labels else None,
     )
 

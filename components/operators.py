@@ -11,10 +11,10 @@ from typing import Any
 import pulumi
 from pulumi_kubernetes import core, helm, meta, rbac
 
-from components.network import EXTERNAL_SECRETS, POSTGRES, REDIS, SHLINK, Namespace
-from components.pods import CONTAINER_SECURITY, requirements
-from components.redis import AUTH_SECRET
-from components.settings import Chart, Charts, Images, Resources, Settings
+from .network import EXTERNAL_SECRETS, POSTGRES, REDIS, SHLINK, Namespace
+from .pods import CONTAINER_SECURITY, requirements
+from .redis import AUTH_SECRET
+from .settings import Chart, Charts, Images, Resources, Settings
 
 Installed = Sequence[pulumi.Resource]
 """What the custom resources of an operator depend on, so that it outlives them; empty where it is not ours to install."""
@@ -31,7 +31,13 @@ class OperatorArgs:
 class ExternalSecretsOperator(pulumi.ComponentResource):
     """External Secrets, looking after namespace `shlink` alone."""
 
-    def __init__(self, name: str, args: OperatorArgs, consumer: Namespace, opts: pulumi.ResourceOptions | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        args: OperatorArgs,
+        consumer: Namespace,
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
         super().__init__("shlink:operators:ExternalSecretsOperator", name, None, opts)
         repository, _, tag = args.images.external_secrets.rpartition(":")
         values = {
@@ -51,12 +57,24 @@ class ExternalSecretsOperator(pulumi.ComponentResource):
             "systemAuthDelegator": False,
             **{
                 f"process{kind}": False
-                for kind in ("ClusterStore", "ClusterExternalSecret", "ClusterPushSecret", "PushSecret", "ClusterGenerator")
+                for kind in (
+                    "ClusterStore",
+                    "ClusterExternalSecret",
+                    "ClusterPushSecret",
+                    "PushSecret",
+                    "ClusterGenerator",
+                )
             },
             "crds": {
                 **{
                     f"create{kind}": False
-                    for kind in ("ClusterExternalSecret", "ClusterSecretStore", "ClusterGenerator", "ClusterPushSecret", "PushSecret")
+                    for kind in (
+                        "ClusterExternalSecret",
+                        "ClusterSecretStore",
+                        "ClusterGenerator",
+                        "ClusterPushSecret",
+                        "PushSecret",
+                    )
                 },
                 "conversion": {"enabled": False},
             },
@@ -84,7 +102,9 @@ class ExternalSecretsOperator(pulumi.ComponentResource):
 class PostgresOperator(pulumi.ComponentResource):
     """PGO, looking after its own namespace alone."""
 
-    def __init__(self, name: str, args: OperatorArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+    def __init__(
+        self, name: str, args: OperatorArgs, opts: pulumi.ResourceOptions | None = None
+    ) -> None:
         super().__init__("shlink:operators:PostgresOperator", name, None, opts)
         values: dict[str, Any] = {
             "singleNamespace": True,  # a Role in `postgres` instead of a ClusterRole
@@ -93,19 +113,31 @@ class PostgresOperator(pulumi.ComponentResource):
         }
         if args.images.pgo:
             values["controllerImages"] = {"cluster": args.images.pgo}
-        release = _release(self, name, namespace=POSTGRES, chart_name="pgo", chart=args.chart, values=values, depends_on=[args.namespace])
+        release = _release(
+            self,
+            name,
+            namespace=POSTGRES,
+            chart_name="pgo",
+            chart=args.chart,
+            values=values,
+            depends_on=[args.namespace],
+        )
         self.register_outputs({"version": release.version})
 
 
 class RedisOperator(pulumi.ComponentResource):
     """redis-operator. It can't be told to watch one namespace, so its rights are what keeps it to `redis`."""
 
-    def __init__(self, name: str, args: OperatorArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+    def __init__(
+        self, name: str, args: OperatorArgs, opts: pulumi.ResourceOptions | None = None
+    ) -> None:
         super().__init__("shlink:operators:RedisOperator", name, None, opts)
         child = pulumi.ResourceOptions(parent=self, depends_on=[args.namespace])
         metadata = meta.v1.ObjectMetaArgs(name="redis-operator", namespace=REDIS)
         account = core.v1.ServiceAccount(f"{name}-account", metadata=metadata, opts=child)
-        subjects = [rbac.v1.SubjectArgs(kind="ServiceAccount", name="redis-operator", namespace=REDIS)]
+        subjects = [
+            rbac.v1.SubjectArgs(kind="ServiceAccount", name="redis-operator", namespace=REDIS)
+        ]
         # The chart's ClusterRole reads every Secret of the cluster. v1.2.4 lists RedisFailovers everywhere, and needs no more than
         # that outside its namespace.
         everywhere = rbac.v1.ClusterRole(
@@ -134,14 +166,20 @@ class RedisOperator(pulumi.ComponentResource):
             rbac.v1.ClusterRoleBinding(
                 f"{name}-watch",
                 metadata=meta.v1.ObjectMetaArgs(name="shlink-redis-operator"),
-                role_ref=rbac.v1.RoleRefArgs(api_group="rbac.authorization.k8s.io", kind="ClusterRole", name=everywhere.metadata.name),
+                role_ref=rbac.v1.RoleRefArgs(
+                    api_group="rbac.authorization.k8s.io",
+                    kind="ClusterRole",
+                    name=everywhere.metadata.name,
+                ),
                 subjects=subjects,
                 opts=child,
             ),
             rbac.v1.RoleBinding(
                 f"{name}-manage",
                 metadata=metadata,
-                role_ref=rbac.v1.RoleRefArgs(api_group="rbac.authorization.k8s.io", kind="Role", name=here.metadata.name),
+                role_ref=rbac.v1.RoleRefArgs(
+                    api_group="rbac.authorization.k8s.io", kind="Role", name=here.metadata.name
+                ),
                 subjects=subjects,
                 opts=child,
             ),
@@ -176,7 +214,9 @@ class Operators:
     redis_operator: Installed
 
 
-def operators(settings: Settings, namespaces: Mapping[str, Namespace], opts: pulumi.ResourceOptions) -> Operators:
+def operators(
+    settings: Settings, namespaces: Mapping[str, Namespace], opts: pulumi.ResourceOptions
+) -> Operators:
     """Installs the operators that the environment wants installed; they don't wait for one another."""
     charts: Charts = settings.charts
     wanted = settings.operators
@@ -196,15 +236,25 @@ def operators(settings: Settings, namespaces: Mapping[str, Namespace], opts: pul
         ]
         if external_secrets.install
         else [],
-        pgo=[PostgresOperator("pgo", args(POSTGRES, charts.pgo, pgo.resources), opts)] if pgo.install else [],
-        redis_operator=[RedisOperator("redis-operator", args(REDIS, charts.redis_operator, redis.resources), opts)]
+        pgo=[PostgresOperator("pgo", args(POSTGRES, charts.pgo, pgo.resources), opts)]
+        if pgo.install
+        else [],
+        redis_operator=[
+            RedisOperator(
+                "redis-operator", args(REDIS, charts.redis_operator, redis.resources), opts
+            )
+        ]
         if redis.install and settings.redis.mode == "failover"
         else [],
     )
 
 
-def _rule(group: str, resources: str, verbs: str, names: Sequence[str] | None = None) -> rbac.v1.PolicyRuleArgs:
-    return rbac.v1.PolicyRuleArgs(api_groups=[group], resources=resources.split(), verbs=verbs.split(), resource_names=names)
+def _rule(
+    group: str, resources: str, verbs: str, names: Sequence[str] | None = None
+) -> rbac.v1.PolicyRuleArgs:
+    return rbac.v1.PolicyRuleArgs(
+        api_groups=[group], resources=resources.split(), verbs=verbs.split(), resource_names=names
+    )
 
 
 def _release(

@@ -57,7 +57,9 @@ def export(values: Mapping[str, pulumi.Input[Any]]) -> None:
     """Export the contract. Raises ValueError: an output is missing or unknown."""
     names = {field.name for field in fields(Outputs)}
     if names != set(values):
-        raise ValueError(f"outputs differ from the contract: {', '.join(sorted(names ^ set(values)))}")
+        raise ValueError(
+            f"outputs differ from the contract: {', '.join(sorted(names ^ set(values)))}"
+        )
     for name, value in values.items():
         pulumi.export(name, value)
 

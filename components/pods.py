@@ -6,9 +6,9 @@ from typing import Any
 import pulumi
 from pulumi_kubernetes import batch, core, meta
 
-from components.crds import SpreadConstraint, VolumeClaim
-from components.network import Pods
-from components.settings import Resources, Volume
+from .crds import SpreadConstraint, VolumeClaim
+from .network import Pods
+from .settings import Resources, Volume
 
 # Any: the same words go into typed resources, custom resources and Helm values, which have no type in common.
 CONTAINER_SECURITY: Any = {
@@ -53,7 +53,10 @@ def spread(labels: Mapping[str, str]) -> SpreadConstraint:
 
 def volume_claim(volume: Volume) -> VolumeClaim:
     """A claim for one pod; without a storage class it is left to the cluster's default."""
-    claim: VolumeClaim = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": volume.size}}}
+    claim: VolumeClaim = {
+        "accessModes": ["ReadWriteOnce"],
+        "resources": {"requests": {"storage": volume.size}},
+    }
     if volume.storage_class:
         claim["storageClassName"] = volume.storage_class
     return claim
@@ -62,7 +65,9 @@ def volume_claim(volume: Volume) -> VolumeClaim:
 def secret_variable(variable: str, secret: pulumi.Input[str], key: str) -> core.v1.EnvVarArgs:
     """An environment variable that the kubelet takes from a Secret."""
     reference = core.v1.SecretKeySelectorArgs(name=secret, key=key)
-    return core.v1.EnvVarArgs(name=variable, value_from=core.v1.EnvVarSourceArgs(secret_key_ref=reference))
+    return core.v1.EnvVarArgs(
+        name=variable, value_from=core.v1.EnvVarSourceArgs(secret_key_ref=reference)
+    )
 
 
 def job(
@@ -87,7 +92,10 @@ def job(
     return batch.v1.Job(
         resource_name,
         metadata=meta.v1.ObjectMetaArgs(
-            name=name, namespace=pods.namespace, labels=pods.labels, annotations={"pulumi.com/replaceUnready": "true"}
+            name=name,
+            namespace=pods.namespace,
+            labels=pods.labels,
+            annotations={"pulumi.com/replaceUnready": "true"},
         ),
         spec=batch.v1.JobSpecArgs(
             backoff_limit=backoff_limit,

@@ -12,12 +12,18 @@ import pulumi_postgresql as postgresql
 import pulumi_random as random
 from pulumi_kubernetes import core, meta
 
-from components.crds import PgBackRest, PostgresCluster, PostgresClusterSpec, RepositoryS3, RepositorySchedules
-from components.credentials import password
-from components.forward import ForwardTarget
-from components.network import POSTGRES, Namespace
-from components.pods import requirements, spread, volume_claim
-from components.settings import Images, PostgresSettings, RotationSettings
+from .crds import (
+    PgBackRest,
+    PostgresCluster,
+    PostgresClusterSpec,
+    RepositoryS3,
+    RepositorySchedules,
+)
+from .credentials import password
+from .forward import ForwardTarget
+from .network import POSTGRES, Namespace
+from .pods import requirements, spread, volume_claim
+from .settings import Images, PostgresSettings, RotationSettings
 
 CLUSTER = "shlink-db"
 DATABASE = "shlink"
@@ -68,13 +74,19 @@ class Postgres(pulumi.ComponentResource):
     endpoint: DatabaseEndpoint
     """The application's access."""
 
-    def __init__(self, name: str, args: PostgresArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+    def __init__(
+        self, name: str, args: PostgresArgs, opts: pulumi.ResourceOptions | None = None
+    ) -> None:
         super().__init__("shlink:postgres:Postgres", name, None, opts)
         settings = args.settings
         child = pulumi.ResourceOptions(parent=self, depends_on=[args.namespace])
 
-        user_password = password(f"{name}-user", args.rotation.database, pulumi.ResourceOptions(parent=self))
-        superuser_password = password(f"{name}-superuser", args.rotation.superuser, pulumi.ResourceOptions(parent=self))
+        user_password = password(
+            f"{name}-user", args.rotation.database, pulumi.ResourceOptions(parent=self)
+        )
+        superuser_password = password(
+            f"{name}-superuser", args.rotation.superuser, pulumi.ResourceOptions(parent=self)
+        )
         # PGO adopts a Secret of this name and these labels that is there before the cluster, and sets its password in PostgreSQL.
         secrets = [
             self._user_secret(f"{name}-{role}", role, secret, rotation, child)
@@ -102,7 +114,11 @@ class Postgres(pulumi.ComponentResource):
                 },
             ),
             spec=_cluster_spec(settings, args.images, pgbackrest),
-            opts=pulumi.ResourceOptions(parent=self, depends_on=[*secrets, args.namespace, *args.operator], protect=args.protect),
+            opts=pulumi.ResourceOptions(
+                parent=self,
+                depends_on=[*secrets, args.namespace, *args.operator],
+                protect=args.protect,
+            ),
         )
 
         # Connects when something inside PostgreSQL changes, not before; a preview opens no connection.
@@ -129,7 +145,9 @@ class Postgres(pulumi.ComponentResource):
             schema="public",
             object_type="schema",
             privileges=["CREATE", "USAGE"],
-            opts=pulumi.ResourceOptions(parent=self, provider=provider, depends_on=[cluster], deleted_with=cluster),
+            opts=pulumi.ResourceOptions(
+                parent=self, provider=provider, depends_on=[cluster], deleted_with=cluster
+            ),
         )
 
         self.endpoint = DatabaseEndpoint(
@@ -141,16 +159,31 @@ class Postgres(pulumi.ComponentResource):
         )
         self.register_outputs({"host": self.endpoint.host})
 
-    def _user_secret(self, name: str, role: str, secret: pulumi.Output[str], rotation: int, opts: pulumi.ResourceOptions) -> core.v1.Secret:
-        salt = random.RandomBytes(f"{name}-salt-{rotation}", length=16, opts=pulumi.ResourceOptions(parent=self))
+    def _user_secret(
+        self,
+        name: str,
+        role: str,
+        secret: pulumi.Output[str],
+        rotation: int,
+        opts: pulumi.ResourceOptions,
+    ) -> core.v1.Secret:
+        salt = random.RandomBytes(
+            f"{name}-salt-{rotation}", length=16, opts=pulumi.ResourceOptions(parent=self)
+        )
         # PGO never compares the two: a changed password reaches the database only with the verifier that belongs to it.
-        verifier = pulumi.Output.all(secret, salt.base64).apply(lambda both: scram_verifier(both[0], base64.b64decode(both[1])))
+        verifier = pulumi.Output.all(secret, salt.base64).apply(
+            lambda both: scram_verifier(both[0], base64.b64decode(both[1]))
+        )
         return core.v1.Secret(
             f"{name}-pguser",
             metadata=meta.v1.ObjectMetaArgs(
                 name=f"{CLUSTER}-pguser-{role}",
                 namespace=POSTGRES,
-                labels={f"{_LABEL}/cluster": CLUSTER, f"{_LABEL}/role": "pguser", f"{_LABEL}/pguser": role},
+                labels={
+                    f"{_LABEL}/cluster": CLUSTER,
+                    f"{_LABEL}/role": "pguser",
+                    f"{_LABEL}/pguser": role,
+                },
                 # PGO applies the same two fields once it has adopted the Secret; a rotation must take them back.
                 annotations={"pulumi.com/patchForce": "true"},
             ),
@@ -158,20 +191,36 @@ class Postgres(pulumi.ComponentResource):
             opts=opts,
         )
 
-    def _backups(self, name: str, settings: PostgresSettings, images: Images, opts: pulumi.ResourceOptions) -> PgBackRest:
+    def _backups(
+        self, name: str, settings: PostgresSettings, images: Images, opts: pulumi.ResourceOptions
+    ) -> PgBackRest:
         backups = settings.backups
-        schedules: RepositorySchedules = {"full": backups.full, "differential": backups.differential}
+        schedules: RepositorySchedules = {
+            "full": backups.full,
+            "differential": backups.differential,
+        }
         pgbackrest: PgBackRest = {
             # Left alone, pgBackRest keeps every full backup until the volume is full.
-            "global": {"repo1-retention-full": str(backups.retention_full), "repo1-retention-full-type": "count"},
-            "repos": [{"name": "repo1", "schedules": schedules, "volume": {"volumeClaimSpec": volume_claim(backups.storage)}}],
+            "global": {
+                "repo1-retention-full": str(backups.retention_full),
+                "repo1-retention-full-type": "count",
+            },
+            "repos": [
+                {
+                    "name": "repo1",
+                    "schedules": schedules,
+                    "volume": {"volumeClaimSpec": volume_claim(backups.storage)},
+                }
+            ],
         }
         if images.pgbackrest:
             pgbackrest["image"] = images.pgbackrest
         if backups.s3:
             secret = core.v1.Secret(
                 f"{name}-pgbackrest-s3",
-                metadata=meta.v1.ObjectMetaArgs(name=f"{CLUSTER}-pgbackrest-s3", namespace=POSTGRES),
+                metadata=meta.v1.ObjectMetaArgs(
+                    name=f"{CLUSTER}-pgbackrest-s3", namespace=POSTGRES
+                ),
                 string_data={
                     "s3.conf": pulumi.Output.secret(
                         "[global]\n"
@@ -181,14 +230,23 @@ class Postgres(pulumi.ComponentResource):
                 },
                 opts=opts,
             )
-            bucket: RepositoryS3 = {"bucket": backups.s3.bucket, "endpoint": backups.s3.endpoint, "region": backups.s3.region}
+            bucket: RepositoryS3 = {
+                "bucket": backups.s3.bucket,
+                "endpoint": backups.s3.endpoint,
+                "region": backups.s3.region,
+            }
             pgbackrest["configuration"] = [{"secret": {"name": secret.metadata.name.apply(str)}}]
-            pgbackrest["global"] = {**pgbackrest["global"], "repo1-path": f"/pgbackrest/{CLUSTER}/repo1"}
+            pgbackrest["global"] = {
+                **pgbackrest["global"],
+                "repo1-path": f"/pgbackrest/{CLUSTER}/repo1",
+            }
             pgbackrest["repos"] = [{"name": "repo1", "schedules": schedules, "s3": bucket}]
         return pgbackrest
 
 
-def _cluster_spec(settings: PostgresSettings, images: Images, pgbackrest: PgBackRest) -> PostgresClusterSpec:
+def _cluster_spec(
+    settings: PostgresSettings, images: Images, pgbackrest: PgBackRest
+) -> PostgresClusterSpec:
     spec: PostgresClusterSpec = {
         "postgresVersion": settings.version,
         "instances": [
@@ -197,11 +255,16 @@ def _cluster_spec(settings: PostgresSettings, images: Images, pgbackrest: PgBack
                 "replicas": settings.instances,
                 "resources": requirements(settings.resources),
                 "dataVolumeClaimSpec": volume_claim(settings.storage),
-                "topologySpreadConstraints": [spread({f"{_LABEL}/cluster": CLUSTER, f"{_LABEL}/instance-set": INSTANCE_SET})],
+                "topologySpreadConstraints": [
+                    spread({f"{_LABEL}/cluster": CLUSTER, f"{_LABEL}/instance-set": INSTANCE_SET})
+                ],
             }
         ],
         # `postgres` gets a password only when it is listed.
-        "users": [{"name": USER, "databases": [DATABASE], "options": "NOSUPERUSER"}, {"name": SUPERUSER}],
+        "users": [
+            {"name": USER, "databases": [DATABASE], "options": "NOSUPERUSER"},
+            {"name": SUPERUSER},
+        ],
         "config": {"parameters": {"max_connections": settings.max_connections}},
         "backups": {"pgbackrest": pgbackrest},
     }

@@ -5,9 +5,9 @@ from urllib.parse import urlsplit
 
 import pulumi_kubernetes as kubernetes
 
-from components import postgres, vault
-from components.forward import ClusterAccess, Forward, ForwardTarget, local_port
-from components.settings import Cluster, Settings
+from . import postgres, vault
+from .forward import ClusterAccess, Forward, ForwardTarget, local_port
+from .settings import Cluster, Settings
 
 
 def provider(cluster: Cluster) -> kubernetes.Provider:
@@ -55,6 +55,8 @@ def servers(cluster: Cluster, settings: Settings, *, project: str, stack: str) -
     if url is None:
         url = f"http://127.0.0.1:{bind(vault.forward_target(settings.vault), settings.vault.local_port, 'vault')}"
     if settings.postgres.address is None:
-        return Servers(url, "127.0.0.1", bind(postgres.PRIMARY, settings.postgres.local_port, "postgres"))
+        return Servers(
+            url, "127.0.0.1", bind(postgres.PRIMARY, settings.postgres.local_port, "postgres")
+        )
     direct = urlsplit(f"//{settings.postgres.address}")
     return Servers(url, direct.hostname or "", direct.port or 5432)

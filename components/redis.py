@@ -7,13 +7,21 @@ from urllib.parse import quote, urlsplit
 import pulumi
 from pulumi_kubernetes import batch, core, meta
 
-from components.crds import RedisFailover, RedisFailoverSpec
-from components.credentials import password
-from components.forward import ClusterAccess
-from components.network import REDIS, REDIS_ROTATION, Namespace
-from components.pods import CONTAINER_SECURITY, job, pod_security, requirements, secret_variable, spread, volume_claim
-from components.settings import ExternalRedis, FailoverRedis, Images, Resources
-from components.waits import Awaited, replicas_ready, wait_hook
+from .crds import RedisFailover, RedisFailoverSpec
+from .credentials import password
+from .forward import ClusterAccess
+from .network import REDIS, REDIS_ROTATION, Namespace
+from .pods import (
+    CONTAINER_SECURITY,
+    job,
+    pod_security,
+    requirements,
+    secret_variable,
+    spread,
+    volume_claim,
+)
+from .settings import ExternalRedis, FailoverRedis, Images, Resources
+from .waits import Awaited, replicas_ready, wait_hook
 
 FAILOVER = "shlink-redis"
 AUTH_SECRET = "shlink-redis-auth"  # noqa: S105 -- a name
@@ -46,7 +54,9 @@ def external(settings: ExternalRedis) -> RedisEndpoint:
     secrets: dict[str, pulumi.Output[str]] = {}
     if settings.password:
         secret = quote(settings.password.get_secret_value(), safe="")
-        secrets["servers"] = pulumi.Output.secret(",".join(url.replace("://", f"://:{secret}@", 1) for url in settings.servers))
+        secrets["servers"] = pulumi.Output.secret(
+            ",".join(url.replace("://", f"://:{secret}@", 1) for url in settings.servers)
+        )
     return RedisEndpoint(
         host=first.hostname or "",
         port=first.port or 6379,
@@ -75,12 +85,16 @@ class Redis(pulumi.ComponentResource):
     endpoint: RedisEndpoint
     """Redis through Sentinel."""
 
-    def __init__(self, name: str, args: RedisArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+    def __init__(
+        self, name: str, args: RedisArgs, opts: pulumi.ResourceOptions | None = None
+    ) -> None:
         super().__init__("shlink:redis:Redis", name, None, opts)
         child = pulumi.ResourceOptions(parent=self, depends_on=[args.namespace])
         own = pulumi.ResourceOptions(parent=self)
         current = password(f"{name}-password", args.rotation, own)
-        previous = password(f"{name}-password", args.rotation - 1, own) if args.rotation > 1 else None
+        previous = (
+            password(f"{name}-password", args.rotation - 1, own) if args.rotation > 1 else None
+        )
 
         account = core.v1.ServiceAccount(
             f"{name}-pods",
@@ -109,13 +123,23 @@ class Redis(pulumi.ComponentResource):
         )
         usable: pulumi.Resource = failover
         if previous is not None:
-            usable = _rotation(f"{name}-rotation-{args.rotation}", args, secret, pulumi.ResourceOptions(parent=self, depends_on=[failover]))
+            usable = _rotation(
+                f"{name}-rotation-{args.rotation}",
+                args,
+                secret,
+                pulumi.ResourceOptions(parent=self, depends_on=[failover]),
+            )
 
         # The same sentinel twice: with a single server Shlink ignores the sentinel setting and speaks Redis to the sentinel
         # (the guide's "Cannot use object of type Predis\\Response\\Error as array").
         url = f"tcp://{_SENTINEL}:26379"
         self.endpoint = RedisEndpoint(
-            host=_SENTINEL, port=26379, servers=f"{url},{url}", sentinel_service=MASTER, secrets={"password": current}, usable=[usable]
+            host=_SENTINEL,
+            port=26379,
+            servers=f"{url},{url}",
+            sentinel_service=MASTER,
+            secrets={"password": current},
+            usable=[usable],
         )
         self.register_outputs({"servers": self.endpoint.servers})
 
@@ -134,7 +158,11 @@ def _ready(name: str, access: ClusterAccess) -> pulumi.ResourceHookBinding:
 
 
 def _failover_spec(
-    settings: FailoverRedis, images: Images, secret: core.v1.Secret, account: core.v1.ServiceAccount, rotation: int
+    settings: FailoverRedis,
+    images: Images,
+    secret: core.v1.Secret,
+    account: core.v1.ServiceAccount,
+    rotation: int,
 ) -> RedisFailoverSpec:
     labels = {"app.kubernetes.io/name": FAILOVER}
     service_account = account.metadata.name.apply(str)
@@ -147,14 +175,19 @@ def _failover_spec(
             "securityContext": pod_security(_USER),
             "containerSecurityContext": CONTAINER_SECURITY,
             "serviceAccountName": service_account,
-            "topologySpreadConstraints": [spread({**labels, "app.kubernetes.io/component": "redis"})],
+            "topologySpreadConstraints": [
+                spread({**labels, "app.kubernetes.io/component": "redis"})
+            ],
             "customConfig": ["appendonly yes"],
             # The operator restarts the pods one by one, the master last, when their template changes: a restarted pod knows the
             # new password only.
             "podAnnotations": {"shlink.io/password-rotation": str(rotation)},
             "storage": {
                 "keepAfterDeletion": False,
-                "persistentVolumeClaim": {"metadata": {"name": "data"}, "spec": volume_claim(settings.storage)},
+                "persistentVolumeClaim": {
+                    "metadata": {"name": "data"},
+                    "spec": volume_claim(settings.storage),
+                },
             },
             # Without the exporter the operator deletes the headless Service rfr-shlink-redis on every reconcile, and with it each
             # pod's DNS name; with it, the operator makes that Service itself.
@@ -176,7 +209,9 @@ def _failover_spec(
             "securityContext": pod_security(_USER),
             "containerSecurityContext": CONTAINER_SECURITY,
             "serviceAccountName": service_account,
-            "topologySpreadConstraints": [spread({**labels, "app.kubernetes.io/component": "sentinel"})],
+            "topologySpreadConstraints": [
+                spread({**labels, "app.kubernetes.io/component": "sentinel"})
+            ],
             "customConfig": ["down-after-milliseconds 5000", "failover-timeout 10000"],
             "configCopy": {"containerSecurityContext": CONTAINER_SECURITY},
         },
@@ -214,9 +249,14 @@ done
 """Run by the rotation Job: $SERVERS and $SENTINEL are host:port, $OLD and $NEW the passwords."""
 
 
-def _rotation(name: str, args: RedisArgs, secret: core.v1.Secret, opts: pulumi.ResourceOptions) -> batch.v1.Job:
+def _rotation(
+    name: str, args: RedisArgs, secret: core.v1.Secret, opts: pulumi.ResourceOptions
+) -> batch.v1.Job:
     """Teaches the running Redis and Sentinel pods the new password. Repeatable: a pod that knows it already is passed over."""
-    servers = [f"rfr-{FAILOVER}-{n}.rfr-{FAILOVER}.{REDIS}.svc.cluster.local:6379" for n in range(args.settings.replicas)]
+    servers = [
+        f"rfr-{FAILOVER}-{n}.rfr-{FAILOVER}.{REDIS}.svc.cluster.local:6379"
+        for n in range(args.settings.replicas)
+    ]
 
     return job(
         name,

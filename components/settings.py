@@ -14,11 +14,20 @@ from urllib.parse import urlsplit
 
 import pulumi
 from pulumi.runtime import config as runtime_config
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
 from pydantic_core import ErrorDetails
 
-from components import pins
+from . import pins
 
 
 class SettingsError(pulumi.RunError):
@@ -31,7 +40,13 @@ class SettingsError(pulumi.RunError):
 class Model(BaseModel):
     """A group of settings: camelCase keys, unknown keys refused."""
 
-    model_config = ConfigDict(alias_generator=to_camel, extra="forbid", frozen=True, hide_input_in_errors=True, validate_by_name=True)
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+        validate_by_name=True,
+    )
 
 
 def _pinned(image: str) -> str:
@@ -59,8 +74,14 @@ Rotation = Annotated[int, Field(ge=1)]
 class Volume(Model):
     """A persistent volume."""
 
-    size: DiskSize = Field(default="1Gi", description="Requested size, with a binary unit: 500Mi, 10Gi.")
-    storage_class: str | None = Field(default=None, min_length=1, description="Storage class; the cluster's default when left out.")
+    size: DiskSize = Field(
+        default="1Gi", description="Requested size, with a binary unit: 500Mi, 10Gi."
+    )
+    storage_class: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Storage class; the cluster's default when left out.",
+    )
 
 
 class Resources(Model):
@@ -74,7 +95,10 @@ class Resources(Model):
 class Chart(Model):
     """Where a Helm chart comes from."""
 
-    repository: str = Field(pattern=r"^(https?|oci)://\S+$", description="Repository URL, or the chart's own oci:// reference.")
+    repository: str = Field(
+        pattern=r"^(https?|oci)://\S+$",
+        description="Repository URL, or the chart's own oci:// reference.",
+    )
     version: str = Field(pattern=r"^v?\d+\.\d+\.\d+\S*$", description="Chart version.")
 
 
@@ -82,9 +106,13 @@ class Charts(Model):
     """The sources of the charts, for mirrors and air gaps. What is left out stays pinned."""
 
     vault: Chart = Chart(repository=pins.VAULT_REPOSITORY, version=pins.VAULT_CHART)
-    external_secrets: Chart = Chart(repository=pins.EXTERNAL_SECRETS_REPOSITORY, version=pins.EXTERNAL_SECRETS_CHART)
+    external_secrets: Chart = Chart(
+        repository=pins.EXTERNAL_SECRETS_REPOSITORY, version=pins.EXTERNAL_SECRETS_CHART
+    )
     pgo: Chart = Chart(repository=pins.PGO_REPOSITORY, version=pins.PGO_CHART)
-    redis_operator: Chart = Chart(repository=pins.REDIS_OPERATOR_REPOSITORY, version=pins.REDIS_OPERATOR_CHART)
+    redis_operator: Chart = Chart(
+        repository=pins.REDIS_OPERATOR_REPOSITORY, version=pins.REDIS_OPERATOR_CHART
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -95,7 +123,10 @@ class Charts(Model):
         for name, field in cls.model_fields.items():
             key = field.alias or name
             if isinstance(merged.get(key), dict):
-                merged[key] = {**cast("Chart", field.default).model_dump(by_alias=True), **merged[key]}
+                merged[key] = {
+                    **cast("Chart", field.default).model_dump(by_alias=True),
+                    **merged[key],
+                }
         return merged
 
 
@@ -127,21 +158,36 @@ class Images(Model):
         registry = given.get("registry")
         if not isinstance(registry, str):
             return given
-        pinned = {field.alias or name: field.default for name, field in cls.model_fields.items() if isinstance(field.default, str)}
-        return {**{key: f"{registry}/{image.partition('/')[2]}" for key, image in pinned.items()}, **given}
+        pinned = {
+            field.alias or name: field.default
+            for name, field in cls.model_fields.items()
+            if isinstance(field.default, str)
+        }
+        return {
+            **{key: f"{registry}/{image.partition('/')[2]}" for key, image in pinned.items()},
+            **given,
+        }
 
 
 class Operator(Model):
     """One operator: installed by this program, or there already."""
 
-    install: bool = Field(default=True, description="False: the cluster has it already, and it watches this environment's namespaces.")
-    namespace: Name | None = Field(default=None, description="Where it runs when it is not installed here, for the NetworkPolicies.")
+    install: bool = Field(
+        default=True,
+        description="False: the cluster has it already, and it watches this environment's namespaces.",
+    )
+    namespace: Name | None = Field(
+        default=None,
+        description="Where it runs when it is not installed here, for the NetworkPolicies.",
+    )
     resources: Resources = Resources()
 
     @model_validator(mode="after")
     def _somewhere(self) -> Self:
         if self.install == (self.namespace is not None):
-            raise ValueError("`namespace` is needed when `install` is false, and is fixed when it is true")
+            raise ValueError(
+                "`namespace` is needed when `install` is false, and is fixed when it is true"
+            )
         return self
 
 
@@ -205,25 +251,42 @@ class AuthLogin(Model):
 class VaultSettings(Model):
     """Vault: one server on file storage, or a raft cluster with a key service."""
 
-    mode: Literal["standalone", "ha"] = Field(default="standalone", description="One server on a file volume, or a raft cluster.")
-    replicas: Literal[3, 5, 7] = Field(default=3, description="Raft voters in `ha`; an even number, or two, loses quorum with one pod.")
+    mode: Literal["standalone", "ha"] = Field(
+        default="standalone", description="One server on a file volume, or a raft cluster."
+    )
+    replicas: Literal[3, 5, 7] = Field(
+        default=3,
+        description="Raft voters in `ha`; an even number, or two, loses quorum with one pod.",
+    )
     storage: Volume = Volume()
     resources: Resources = Resources(cpu="100m", memory="128Mi", memory_limit="512Mi")
     seal: Seal | None = Field(
-        default=None, description="Key service for auto-unseal. Without one, the unseal keys are in a Kubernetes Secret."
+        default=None,
+        description="Key service for auto-unseal. Without one, the unseal keys are in a Kubernetes Secret.",
     )
-    service_account_annotations: dict[str, str] = Field(default={}, description="Workload identity for the key service.")
+    service_account_annotations: dict[str, str] = Field(
+        default={}, description="Workload identity for the key service."
+    )
     address: str | None = Field(
-        default=None, pattern=r"^https?://\S+$", description="Direct address from where Pulumi runs; no forward then."
+        default=None,
+        pattern=r"^https?://\S+$",
+        description="Direct address from where Pulumi runs; no forward then.",
     )
-    local_port: Port | None = Field(default=None, description="Local port of the forward; derived from project and stack when left out.")
-    token: SecretStr | None = Field(default=None, description="A limited token for day-to-day runs in place of the root token.")
+    local_port: Port | None = Field(
+        default=None,
+        description="Local port of the forward; derived from project and stack when left out.",
+    )
+    token: SecretStr | None = Field(
+        default=None, description="A limited token for day-to-day runs in place of the root token."
+    )
     auth_login: AuthLogin | None = None
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
         if self.mode == "ha" and self.seal is None:
-            raise ValueError("mode 'ha' needs `seal`: every pod must unseal by itself; allowed: awskms, gcpckms, azurekeyvault, transit")
+            raise ValueError(
+                "mode 'ha' needs `seal`: every pod must unseal by itself; allowed: awskms, gcpckms, azurekeyvault, transit"
+            )
         if self.mode == "standalone" and "replicas" in self.model_fields_set:
             raise ValueError("`replicas` belongs to mode 'ha'; file storage has exactly one server")
         if self.token is not None and self.auth_login is not None:
@@ -235,10 +298,19 @@ class Backups(Model):
     """pgBackRest: full and differential backups, and how many are kept."""
 
     full: Cron = Field(default="0 1 * * 0", description="Schedule of full backups (cron, UTC).")
-    differential: Cron = Field(default="0 1 * * 1-6", description="Schedule of differential backups (cron, UTC).")
-    retention_full: int = Field(default=2, ge=1, description="Full backups kept; older ones expire with their differentials and WAL.")
+    differential: Cron = Field(
+        default="0 1 * * 1-6", description="Schedule of differential backups (cron, UTC)."
+    )
+    retention_full: int = Field(
+        default=2,
+        ge=1,
+        description="Full backups kept; older ones expire with their differentials and WAL.",
+    )
     storage: Volume = Volume()
-    s3: "S3 | None" = Field(default=None, description="An object store instead of the volume, so that backups outlive the cluster.")
+    s3: "S3 | None" = Field(
+        default=None,
+        description="An object store instead of the volume, so that backups outlive the cluster.",
+    )
 
 
 class S3(Model):
@@ -255,14 +327,27 @@ class PostgresSettings(Model):
     """The PostgresCluster."""
 
     version: Literal[15, 16, 17, 18] = Field(default=16, description="PostgreSQL's major version.")
-    instances: int = Field(default=1, ge=1, le=9, description="Pods: one primary, the others replicas.")
+    instances: int = Field(
+        default=1, ge=1, le=9, description="Pods: one primary, the others replicas."
+    )
     storage: Volume = Volume()
     resources: Resources = Resources(cpu="100m", memory="256Mi", memory_limit="512Mi")
-    max_connections: int = Field(default=100, ge=30, le=5000, description="PostgreSQL's max_connections; checked against Shlink's workers.")
+    max_connections: int = Field(
+        default=100,
+        ge=30,
+        le=5000,
+        description="PostgreSQL's max_connections; checked against Shlink's workers.",
+    )
     backups: Backups = Backups()
     monitoring: bool = Field(default=False, description="pgMonitor's exporter on port 9187.")
-    address: Host | None = Field(default=None, description="Direct address (host:port) from where Pulumi runs; no forward then.")
-    local_port: Port | None = Field(default=None, description="Local port of the forward; derived from project and stack when left out.")
+    address: Host | None = Field(
+        default=None,
+        description="Direct address (host:port) from where Pulumi runs; no forward then.",
+    )
+    local_port: Port | None = Field(
+        default=None,
+        description="Local port of the forward; derived from project and stack when left out.",
+    )
 
 
 class FailoverRedis(Model):
@@ -270,7 +355,12 @@ class FailoverRedis(Model):
 
     mode: Literal["failover"] = "failover"
     replicas: int = Field(default=3, ge=3, le=9, description="Redis pods.")
-    sentinels: int = Field(default=3, ge=3, le=9, description="Sentinel pods, an odd number: two of three agree on a failover.")
+    sentinels: int = Field(
+        default=3,
+        ge=3,
+        le=9,
+        description="Sentinel pods, an odd number: two of three agree on a failover.",
+    )
     storage: Volume = Volume()
     resources: Resources = Resources()
     sentinel_resources: Resources = Resources(memory="32Mi", memory_limit="128Mi")
@@ -278,7 +368,9 @@ class FailoverRedis(Model):
     @model_validator(mode="after")
     def _odd(self) -> Self:
         if self.sentinels % 2 == 0:
-            raise ValueError(f"sentinels: {self.sentinels} is even, so a split has no majority; allowed: 3, 5, 7, 9")
+            raise ValueError(
+                f"sentinels: {self.sentinels} is even, so a split has no majority; allowed: 3, 5, 7, 9"
+            )
         return self
 
 
@@ -287,10 +379,15 @@ class ExternalRedis(Model):
 
     mode: Literal["external"]
     servers: list[Annotated[str, Field(pattern=r"^(tcp|tls|redis|rediss)://[^\s@,]+$")]] = Field(
-        min_length=1, description="scheme://host:port of the server; several are the nodes of a Redis Cluster."
+        min_length=1,
+        description="scheme://host:port of the server; several are the nodes of a Redis Cluster.",
     )
-    cidr: Cidr = Field(default="0.0.0.0/0", description="Where the servers are, for the NetworkPolicy.")
-    password: SecretStr | None = Field(default=None, description="Part of the URL that Shlink gets; never in `servers`.")
+    cidr: Cidr = Field(
+        default="0.0.0.0/0", description="Where the servers are, for the NetworkPolicy."
+    )
+    password: SecretStr | None = Field(
+        default=None, description="Part of the URL that Shlink gets; never in `servers`."
+    )
 
     @property
     def ports(self) -> list[int]:
@@ -305,10 +402,16 @@ class NoRedis(Model):
 
 
 def _failover_unless_said(value: Any) -> Any:
-    return {"mode": "failover", **cast("dict[str, Any]", value)} if isinstance(value, dict) else value
+    return (
+        {"mode": "failover", **cast("dict[str, Any]", value)} if isinstance(value, dict) else value
+    )
 
 
-RedisSettings = Annotated[FailoverRedis | ExternalRedis | NoRedis, Field(discriminator="mode"), BeforeValidator(_failover_unless_said)]
+RedisSettings = Annotated[
+    FailoverRedis | ExternalRedis | NoRedis,
+    Field(discriminator="mode"),
+    BeforeValidator(_failover_unless_said),
+]
 
 
 class Ingress(Model):
@@ -318,7 +421,9 @@ class Ingress(Model):
     class_name: str
     tls_secret: str | None = Field(default=None, description="TLS Secret in namespace `shlink`.")
     annotations: dict[str, str] = {}
-    controller_namespace: Name = Field(description="Namespace of the ingress controller, for the NetworkPolicy.")
+    controller_namespace: Name = Field(
+        description="Namespace of the ingress controller, for the NetworkPolicy."
+    )
 
 
 class GatewayRoute(Model):
@@ -328,7 +433,9 @@ class GatewayRoute(Model):
     name: str = Field(description="Gateway.")
     namespace: str = Field(description="Namespace of the Gateway, for the parentRef.")
     section_name: str | None = Field(default=None, description="Listener.")
-    controller_namespace: Name = Field(description="Namespace of the gateway's proxies, for the NetworkPolicy.")
+    controller_namespace: Name = Field(
+        description="Namespace of the gateway's proxies, for the NetworkPolicy."
+    )
 
 
 class ShlinkSettings(Model):
@@ -336,20 +443,42 @@ class ShlinkSettings(Model):
 
     domain: Host = Field(default="localhost:8080", description="Default domain of short URLs.")
     https: bool = Field(default=False, description="Whether short URLs begin with https.")
-    base_path: str | None = Field(default=None, pattern=r"^/\S*[^/\s]$", description="Path prefix, e.g. /s.")
+    base_path: str | None = Field(
+        default=None, pattern=r"^/\S*[^/\s]$", description="Path prefix, e.g. /s."
+    )
     replicas: int = Field(default=3, ge=1, le=50)
-    web_workers: int = Field(default=4, ge=1, le=64, description="RoadRunner's web workers a pod; each may hold a database connection.")
-    task_workers: int = Field(default=2, ge=1, le=64, description="RoadRunner's task workers a pod; likewise.")
-    memory_limit: str = Field(default="256M", pattern=r"^\d+M$", description="PHP's memory limit of one worker.")
+    web_workers: int = Field(
+        default=4,
+        ge=1,
+        le=64,
+        description="RoadRunner's web workers a pod; each may hold a database connection.",
+    )
+    task_workers: int = Field(
+        default=2, ge=1, le=64, description="RoadRunner's task workers a pod; likewise."
+    )
+    memory_limit: str = Field(
+        default="256M", pattern=r"^\d+M$", description="PHP's memory limit of one worker."
+    )
     resources: Resources = Resources(cpu="100m", memory="256Mi", memory_limit="512Mi")
     timezone: str = Field(default="UTC", pattern=r"^[A-Za-z_]+(/[A-Za-z0-9_+-]+)*$")
     logs_format: Literal["console", "json"] = "json"
-    verbosity: Literal[0, 1, 2, 3] = Field(default=0, description="The console's SHELL_VERBOSITY, for the server only.")
-    geolite_license_key: SecretStr | None = Field(default=None, description="MaxMind licence for visit locations; opens egress on 443.")
-    resolve_titles: bool = Field(default=False, description="Fetch the title of each long URL: opens egress on 80 and 443.")
-    trusted_proxies: list[Cidr] = Field(default=[], description="Proxies whose X-Forwarded-For is believed.")
-    environment: dict[Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")], Annotated[str, Field(min_length=1)]] = Field(
-        default={}, description="More of Shlink's variables. An empty value counts as set in Shlink, so it is refused here."
+    verbosity: Literal[0, 1, 2, 3] = Field(
+        default=0, description="The console's SHELL_VERBOSITY, for the server only."
+    )
+    geolite_license_key: SecretStr | None = Field(
+        default=None, description="MaxMind licence for visit locations; opens egress on 443."
+    )
+    resolve_titles: bool = Field(
+        default=False, description="Fetch the title of each long URL: opens egress on 80 and 443."
+    )
+    trusted_proxies: list[Cidr] = Field(
+        default=[], description="Proxies whose X-Forwarded-For is believed."
+    )
+    environment: dict[
+        Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")], Annotated[str, Field(min_length=1)]
+    ] = Field(
+        default={},
+        description="More of Shlink's variables. An empty value counts as set in Shlink, so it is refused here.",
     )
     route: Annotated[Ingress | GatewayRoute, Field(discriminator="type")] | None = Field(
         default=None, description="How it is reached from outside."
@@ -359,10 +488,14 @@ class ShlinkSettings(Model):
 class Network(Model):
     """NetworkPolicies."""
 
-    api_server: list[Cidr] = Field(default=["0.0.0.0/0"], description="Where the API server answers; no label selects it.")
+    api_server: list[Cidr] = Field(
+        default=["0.0.0.0/0"], description="Where the API server answers; no label selects it."
+    )
     api_server_ports: list[Annotated[int, Field(ge=1, le=65535)]] = [443, 6443]
     dns_namespace: Name = Field(default="kube-system", description="Where the cluster's DNS runs.")
-    monitoring_namespace: Name | None = Field(default=None, description="Namespace of Prometheus; its pods may reach the exporters.")
+    monitoring_namespace: Name | None = Field(
+        default=None, description="Namespace of Prometheus; its pods may reach the exporters."
+    )
 
 
 class RotationSettings(Model):
@@ -377,7 +510,8 @@ class Settings(Model):
     """Everything under `shlink:`."""
 
     protect: bool = Field(
-        default=False, description="Refuse to delete what holds data: namespaces, Vault, the PostgresCluster, the RedisFailover."
+        default=False,
+        description="Refuse to delete what holds data: namespaces, Vault, the PostgresCluster, the RedisFailover.",
     )
     shlink: ShlinkSettings = Field(default=ShlinkSettings(), alias="app")
     postgres: PostgresSettings = PostgresSettings()
@@ -398,7 +532,11 @@ class Settings(Model):
                 "allowed with redis.mode 'failover': 4.6.0 or newer (or redis.mode: external, none)"
             )
         # One pod more than `replicas` while a rollout is under way; the migration Job; PGO's own, replication and the superuser's reserve.
-        needed = (self.shlink.replicas + 1) * (self.shlink.web_workers + self.shlink.task_workers) + 1 + 15
+        needed = (
+            (self.shlink.replicas + 1) * (self.shlink.web_workers + self.shlink.task_workers)
+            + 1
+            + 15
+        )
         if needed > self.postgres.max_connections:
             raise ValueError(
                 f"postgres.maxConnections: {self.postgres.max_connections} is less than what {self.shlink.replicas} replicas with "
@@ -421,19 +559,29 @@ class Settings(Model):
             deployed["redis"] = images.redis
         installed = {
             "vault": charts.vault,
-            "external_secrets": charts.external_secrets if operators.external_secrets.install else None,
+            "external_secrets": charts.external_secrets
+            if operators.external_secrets.install
+            else None,
             "pgo": charts.pgo if operators.pgo.install else None,
-            "redis_operator": charts.redis_operator if operators.redis_operator.install and self.redis.mode == "failover" else None,
+            "redis_operator": charts.redis_operator
+            if operators.redis_operator.install and self.redis.mode == "failover"
+            else None,
         }
-        return deployed | {f"{name}_chart": chart.version for name, chart in installed.items() if chart}
+        return deployed | {
+            f"{name}_chart": chart.version for name, chart in installed.items() if chart
+        }
 
 
 class Cluster(Model):
     """The one cluster of this stack: `kubernetes:context` and, where needed, `kubernetes:kubeconfig`."""
 
-    context: str = Field(min_length=1, description="Context in the kubeconfig. Never the ambient one.")
+    context: str = Field(
+        min_length=1, description="Context in the kubeconfig. Never the ambient one."
+    )
     kubeconfig: str | None = Field(
-        default=None, min_length=1, description="Path or contents; $KUBECONFIG, then ~/.kube/config when left out."
+        default=None,
+        min_length=1,
+        description="Path or contents; $KUBECONFIG, then ~/.kube/config when left out.",
     )
     cluster_identifier: str | None = Field(
         default=None,
@@ -460,10 +608,14 @@ def load() -> tuple[Cluster, Settings]:
 
     """
     values = runtime_config.CONFIG.get() or runtime_config.get_config_env()
-    return parse(values, secret_keys=frozenset(key for key in values if runtime_config.is_config_secret(key)))
+    return parse(
+        values, secret_keys=frozenset(key for key in values if runtime_config.is_config_secret(key))
+    )
 
 
-def parse(values: Mapping[str, Any], secret_keys: frozenset[str] = frozenset()) -> tuple[Cluster, Settings]:
+def parse(
+    values: Mapping[str, Any], secret_keys: frozenset[str] = frozenset()
+) -> tuple[Cluster, Settings]:
     """Validate configuration as Pulumi hands it over: full keys, objects as JSON text. Raises SettingsError."""
     groups: dict[str, dict[str, Any]] = {"kubernetes": {}, "shlink": {}}
     faults: list[str] = []
@@ -472,7 +624,9 @@ def parse(values: Mapping[str, Any], secret_keys: frozenset[str] = frozenset()) 
         if group in groups:
             groups[group][name] = _opened(value)
         elif group in ("vault", "postgresql", "random"):
-            faults.append(f"{key}: has no effect, its provider is configured by this program; see `shlink:{group}`")
+            faults.append(
+                f"{key}: has no effect, its provider is configured by this program; see `shlink:{group}`"
+            )
     if "context" not in groups["kubernetes"]:
         faults.append(
             "kubernetes:context: is missing; name the context of this stack's cluster (kubectl config get-contexts), "
@@ -482,7 +636,10 @@ def parse(values: Mapping[str, Any], secret_keys: frozenset[str] = frozenset()) 
     cluster = _validate(Cluster, "kubernetes", groups["kubernetes"], secret_keys, faults)
     settings = _validate(Settings, "shlink", groups["shlink"], secret_keys, faults)
     if faults or cluster is None or settings is None:
-        raise SettingsError("this stack's configuration can't be used:\n" + "\n".join(f"  {fault}" for fault in faults))
+        raise SettingsError(
+            "this stack's configuration can't be used:\n"
+            + "\n".join(f"  {fault}" for fault in faults)
+        )
     return cluster, settings
 
 
@@ -494,21 +651,33 @@ def _opened(value: Any) -> Any:
     return value
 
 
-def _validate(model: type[_Model], group: str, values: dict[str, Any], secret_keys: frozenset[str], faults: list[str]) -> _Model | None:
+def _validate(
+    model: type[_Model],
+    group: str,
+    values: dict[str, Any],
+    secret_keys: frozenset[str],
+    faults: list[str],
+) -> _Model | None:
     try:
         return model.model_validate(values, by_alias=True, by_name=False)
     except ValidationError as error:
         schema = model.model_json_schema()
-        faults.extend(_explain(schema, group, fault, secret_keys) for fault in error.errors(include_url=False))
+        faults.extend(
+            _explain(schema, group, fault, secret_keys) for fault in error.errors(include_url=False)
+        )
         return None
 
 
-def _explain(schema: dict[str, Any], group: str, fault: ErrorDetails, secret_keys: frozenset[str]) -> str:
+def _explain(
+    schema: dict[str, Any], group: str, fault: ErrorDetails, secret_keys: frozenset[str]
+) -> str:
     """One line for a person: the key as written in the file, its value, what is wrong and what is allowed."""
     node, path = _resolve(schema, schema), list[str]()
     for part in fault["loc"]:
         branches = node.get("discriminator", {}).get("mapping", {})
-        if part in branches:  # pydantic names the chosen branch of a union; the file has no such level
+        if (
+            part in branches
+        ):  # pydantic names the chosen branch of a union; the file has no such level
             node = _resolve(schema, {"$ref": branches[part]})
             continue
         if fault["type"] == "extra_forbidden" and part == fault["loc"][-1]:
@@ -518,7 +687,9 @@ def _explain(schema: dict[str, Any], group: str, fault: ErrorDetails, secret_key
             return f"{group}:{'.'.join([*path, str(part)])}: is not a setting; {hint}allowed: {', '.join(known)}"
         path.append(str(part))
         child = (
-            node.get("items", {}) if isinstance(part, int) else node.get("properties", {}).get(part, node.get("additionalProperties", {}))
+            node.get("items", {})
+            if isinstance(part, int)
+            else node.get("properties", {}).get(part, node.get("additionalProperties", {}))
         )
         node = _resolve(schema, child)
     key = f"{group}:{'.'.join(path)}".rstrip(":")
@@ -529,12 +700,17 @@ def _explain(schema: dict[str, Any], group: str, fault: ErrorDetails, secret_key
         "string_pattern_mismatch": "is not of that form",
         "literal_error": "is not possible",
         "model_type": "is not a group of keys",
-    }.get(fault["type"], fault["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("String "))
+    }.get(
+        fault["type"],
+        fault["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("String "),
+    )
     if fault["loc"] == ():  # a rule between groups, which names its keys itself
         return f"{group}:{problem}"
     if isinstance(fault["input"], dict | list | Model):
         return f"{key}: {problem}"
-    secret = node.get("writeOnly") or any(key == name or key.startswith(f"{name}.") for name in secret_keys)
+    secret = node.get("writeOnly") or any(
+        key == name or key.startswith(f"{name}.") for name in secret_keys
+    )
     value = "[secret]" if secret else json.dumps(fault["input"])
     return "; ".join(filter(None, (f"{key}: {value} {problem}", _allowed(node))))
 
@@ -548,7 +724,10 @@ def _resolve(schema: dict[str, Any], node: Any) -> dict[str, Any]:
         return _resolve(schema, schema["$defs"][found["$ref"].rpartition("/")[2]])
     for branch in found.get("anyOf", []):
         if branch.get("type") != "null":
-            return {**_resolve(schema, branch), **{key: found[key] for key in ("description",) if key in found}}
+            return {
+                **_resolve(schema, branch),
+                **{key: found[key] for key in ("description",) if key in found},
+            }
     return found
 
 
@@ -556,11 +735,20 @@ def _allowed(node: dict[str, Any]) -> str:
     if "enum" in node:
         limits = ", ".join(map(str, node["enum"]))
     elif "minimum" in node:
-        limits = f"{node['minimum']} to {node['maximum']}" if "maximum" in node else f"{node['minimum']} or more"
+        limits = (
+            f"{node['minimum']} to {node['maximum']}"
+            if "maximum" in node
+            else f"{node['minimum']} or more"
+        )
     elif "pattern" in node:
         limits = f"text like {node['pattern']}"
     elif "discriminator" in node:
-        limits = ", ".join(f"{node['discriminator']['propertyName']}: {tag}" for tag in node["discriminator"]["mapping"])
+        limits = ", ".join(
+            f"{node['discriminator']['propertyName']}: {tag}"
+            for tag in node["discriminator"]["mapping"]
+        )
     else:
         limits = node.get("type", "")
-    return "; ".join(filter(None, (f"allowed: {limits}" if limits else "", node.get("description", ""))))
+    return "; ".join(
+        filter(None, (f"allowed: {limits}" if limits else "", node.get("description", "")))
+    )

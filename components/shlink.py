@@ -5,13 +5,20 @@ from dataclasses import dataclass
 import pulumi
 from pulumi_kubernetes import apps, core, meta, networking, policy
 
-from components.crds import HTTPRoute, ParentReference
-from components.external_secrets import SecretRef
-from components.network import MIGRATION, SERVER, SHLINK, Namespace
-from components.pods import CONTAINER_SECURITY, job, pod_security, requirements, secret_variable, spread
-from components.postgres import DatabaseEndpoint
-from components.redis import RedisEndpoint
-from components.settings import Images, Ingress, Resources, ShlinkSettings, shlink_version
+from .crds import HTTPRoute, ParentReference
+from .external_secrets import SecretRef
+from .network import MIGRATION, SERVER, SHLINK, Namespace
+from .pods import (
+    CONTAINER_SECURITY,
+    job,
+    pod_security,
+    requirements,
+    secret_variable,
+    spread,
+)
+from .postgres import DatabaseEndpoint
+from .redis import RedisEndpoint
+from .settings import Images, Ingress, Resources, ShlinkSettings, shlink_version
 
 PORT = 8080
 API_KEY = "api-key"
@@ -50,7 +57,9 @@ class Shlink(pulumi.ComponentResource):
     version: str
     """Shlink's own."""
 
-    def __init__(self, name: str, args: ShlinkArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+    def __init__(
+        self, name: str, args: ShlinkArgs, opts: pulumi.ResourceOptions | None = None
+    ) -> None:
         super().__init__("shlink:shlink:Shlink", name, None, opts)
         settings = args.settings
         child = pulumi.ResourceOptions(parent=self, depends_on=[args.namespace])
@@ -86,16 +95,27 @@ class Shlink(pulumi.ComponentResource):
 
         server = _container("shlink", args, _server_variables(args))
         server.ports = [core.v1.ContainerPortArgs(name="http", container_port=PORT)]
-        health = core.v1.HTTPGetActionArgs(path=f"{settings.base_path or ''}/rest/health", port="http")
+        health = core.v1.HTTPGetActionArgs(
+            path=f"{settings.base_path or ''}/rest/health", port="http"
+        )
         # /rest/health asks the database. As a liveness probe it would restart every replica whenever the database is away.
-        server.startup_probe = core.v1.ProbeArgs(http_get=health, period_seconds=5, failure_threshold=60, timeout_seconds=5)
-        server.readiness_probe = core.v1.ProbeArgs(http_get=health, period_seconds=10, failure_threshold=3, timeout_seconds=5)
+        server.startup_probe = core.v1.ProbeArgs(
+            http_get=health, period_seconds=5, failure_threshold=60, timeout_seconds=5
+        )
+        server.readiness_probe = core.v1.ProbeArgs(
+            http_get=health, period_seconds=10, failure_threshold=3, timeout_seconds=5
+        )
         server.liveness_probe = core.v1.ProbeArgs(
-            tcp_socket=core.v1.TCPSocketActionArgs(port="http"), period_seconds=10, failure_threshold=6, timeout_seconds=5
+            tcp_socket=core.v1.TCPSocketActionArgs(port="http"),
+            period_seconds=10,
+            failure_threshold=6,
+            timeout_seconds=5,
         )
         # Endpoints learn of a stopping pod a little later than the pod does.
         server.lifecycle = core.v1.LifecycleArgs(
-            pre_stop=core.v1.LifecycleHandlerArgs(exec_=core.v1.ExecActionArgs(command=["sleep", "5"]))
+            pre_stop=core.v1.LifecycleHandlerArgs(
+                exec_=core.v1.ExecActionArgs(command=["sleep", "5"])
+            )
         )
         secrets = [*connections, *([args.geolite] if args.geolite else [])]
         deployment = apps.v1.Deployment(
@@ -105,10 +125,15 @@ class Shlink(pulumi.ComponentResource):
                 replicas=settings.replicas,
                 selector=meta.v1.LabelSelectorArgs(match_labels=SERVER.labels),
                 strategy=apps.v1.DeploymentStrategyArgs(
-                    type="RollingUpdate", rolling_update=apps.v1.RollingUpdateDeploymentArgs(max_surge=1, max_unavailable=0)
+                    type="RollingUpdate",
+                    rolling_update=apps.v1.RollingUpdateDeploymentArgs(
+                        max_surge=1, max_unavailable=0
+                    ),
                 ),
                 template=core.v1.PodTemplateSpecArgs(
-                    metadata=meta.v1.ObjectMetaArgs(labels=SERVER.labels, annotations=_versions(secrets)),
+                    metadata=meta.v1.ObjectMetaArgs(
+                        labels=SERVER.labels, annotations=_versions(secrets)
+                    ),
                     spec=core.v1.PodSpecArgs(
                         automount_service_account_token=False,
                         # The variables that Kubernetes adds for each Service would be SHLINK_*, as Shlink's own are.
@@ -127,26 +152,40 @@ class Shlink(pulumi.ComponentResource):
             name,
             metadata=metadata,
             spec=core.v1.ServiceSpecArgs(
-                selector=SERVER.labels, ports=[core.v1.ServicePortArgs(name="http", port=PORT, target_port="http")]
+                selector=SERVER.labels,
+                ports=[core.v1.ServicePortArgs(name="http", port=PORT, target_port="http")],
             ),
-            opts=pulumi.ResourceOptions.merge(child, pulumi.ResourceOptions(depends_on=[deployment])),
+            opts=pulumi.ResourceOptions.merge(
+                child, pulumi.ResourceOptions(depends_on=[deployment])
+            ),
         )
         policy.v1.PodDisruptionBudget(
             name,
             metadata=metadata,
-            spec=policy.v1.PodDisruptionBudgetSpecArgs(max_unavailable=1, selector=meta.v1.LabelSelectorArgs(match_labels=SERVER.labels)),
+            spec=policy.v1.PodDisruptionBudgetSpecArgs(
+                max_unavailable=1, selector=meta.v1.LabelSelectorArgs(match_labels=SERVER.labels)
+            ),
             opts=child,
         )
-        _route(name, settings, metadata, pulumi.ResourceOptions.merge(child, pulumi.ResourceOptions(depends_on=[service])))
+        _route(
+            name,
+            settings,
+            metadata,
+            pulumi.ResourceOptions.merge(child, pulumi.ResourceOptions(depends_on=[service])),
+        )
 
         path = settings.base_path or ""
         self.internal_url = f"http://shlink.{SHLINK}.svc.cluster.local:{PORT}{path}"
         self.external_url = f"{'https' if settings.https else 'http'}://{settings.domain}{path}"
         self.version = ".".join(map(str, shlink_version(args.images.shlink)))
-        self.register_outputs({"internal_url": self.internal_url, "external_url": self.external_url})
+        self.register_outputs(
+            {"internal_url": self.internal_url, "external_url": self.external_url}
+        )
 
 
-def _container(container: str, args: ShlinkArgs, variables: list[core.v1.EnvVarArgs], script: str | None = None) -> core.v1.ContainerArgs:
+def _container(
+    container: str, args: ShlinkArgs, variables: list[core.v1.EnvVarArgs], script: str | None = None
+) -> core.v1.ContainerArgs:
     """Shlink's image with its connections; the image's own entrypoint, or a script."""
     return core.v1.ContainerArgs(
         name=container,
@@ -181,10 +220,17 @@ def _connections(args: ShlinkArgs) -> list[core.v1.EnvVarArgs]:
     if args.redis:
         plain |= {"REDIS_PUB_SUB_ENABLED": "true"}
         plain |= {"REDIS_SERVERS": args.redis.servers} if args.redis.servers else {}
-        plain |= {"REDIS_SENTINEL_SERVICE": args.redis.sentinel_service} if args.redis.sentinel_service else {}
+        plain |= (
+            {"REDIS_SENTINEL_SERVICE": args.redis.sentinel_service}
+            if args.redis.sentinel_service
+            else {}
+        )
     if args.redis_secret:
         variables = {"password": "REDIS_SERVERS_PASSWORD", "servers": "REDIS_SERVERS"}
-        secrets += [secret_variable(variables[key], args.redis_secret.name, key) for key in args.redis_secret.keys]
+        secrets += [
+            secret_variable(variables[key], args.redis_secret.name, key)
+            for key in args.redis_secret.keys
+        ]
     return [*_variables(plain), *secrets]
 
 
@@ -205,7 +251,11 @@ def _server_variables(args: ShlinkArgs) -> list[core.v1.EnvVarArgs]:
         "TRUSTED_PROXIES": ",".join(settings.trusted_proxies),
         **settings.environment,
     }
-    geolite = [secret_variable("GEOLITE_LICENSE_KEY", args.geolite.name, GEOLITE_LICENSE)] if args.geolite else []
+    geolite = (
+        [secret_variable("GEOLITE_LICENSE_KEY", args.geolite.name, GEOLITE_LICENSE)]
+        if args.geolite
+        else []
+    )
     return [*_variables({key: value for key, value in plain.items() if value}), *geolite]
 
 
@@ -221,7 +271,11 @@ def _waits(args: ShlinkArgs) -> list[core.v1.ContainerArgs]:
         core.v1.ContainerArgs(
             name=f"wait-for-{what}",
             image=args.images.shlink,
-            command=["sh", "-c", f"until nc -z -w 2 {host} {port}; do echo waiting for {host}:{port}; sleep 2; done"],
+            command=[
+                "sh",
+                "-c",
+                f"until nc -z -w 2 {host} {port}; do echo waiting for {host}:{port}; sleep 2; done",
+            ],
             security_context=CONTAINER_SECURITY,
             resources=requirements(Resources(cpu="10m", memory="16Mi", memory_limit="32Mi")),
         )
@@ -230,7 +284,10 @@ def _waits(args: ShlinkArgs) -> list[core.v1.ContainerArgs]:
 
 
 def _volumes() -> list[core.v1.VolumeArgs]:
-    return [core.v1.VolumeArgs(name=volume, empty_dir=core.v1.EmptyDirVolumeSourceArgs()) for volume in ("data", "tmp")]
+    return [
+        core.v1.VolumeArgs(name=volume, empty_dir=core.v1.EmptyDirVolumeSourceArgs())
+        for volume in ("data", "tmp")
+    ]
 
 
 def _spread() -> core.v1.TopologySpreadConstraintArgs:
@@ -248,7 +305,9 @@ def _versions(secrets: list[SecretRef]) -> dict[str, pulumi.Input[str]]:
     return {f"{_VERSION_ANNOTATION}{one.name}": one.version for one in secrets}
 
 
-def _after(opts: pulumi.ResourceOptions, secrets: list[SecretRef], resources: list[pulumi.Resource]) -> pulumi.ResourceOptions:
+def _after(
+    opts: pulumi.ResourceOptions, secrets: list[SecretRef], resources: list[pulumi.Resource]
+) -> pulumi.ResourceOptions:
     """Only when these resources are there and these Secrets hold the version that the pods are made for.
 
     A hook before, not after the ExternalSecret: a failed one is tried again by the next `up`.
@@ -263,22 +322,39 @@ def _after(opts: pulumi.ResourceOptions, secrets: list[SecretRef], resources: li
     )
 
 
-def _route(name: str, settings: ShlinkSettings, metadata: meta.v1.ObjectMetaArgs, opts: pulumi.ResourceOptions) -> None:
+def _route(
+    name: str,
+    settings: ShlinkSettings,
+    metadata: meta.v1.ObjectMetaArgs,
+    opts: pulumi.ResourceOptions,
+) -> None:
     route, host = settings.route, settings.domain.partition(":")[0]
     if route is None:
         return
     if isinstance(route, Ingress):
         backend = networking.v1.IngressBackendArgs(
-            service=networking.v1.IngressServiceBackendArgs(name="shlink", port=networking.v1.ServiceBackendPortArgs(name="http"))
+            service=networking.v1.IngressServiceBackendArgs(
+                name="shlink", port=networking.v1.ServiceBackendPortArgs(name="http")
+            )
         )
-        path = networking.v1.HTTPIngressPathArgs(path=settings.base_path or "/", path_type="Prefix", backend=backend)
+        path = networking.v1.HTTPIngressPathArgs(
+            path=settings.base_path or "/", path_type="Prefix", backend=backend
+        )
         networking.v1.Ingress(
             name,
-            metadata=meta.v1.ObjectMetaArgs(name="shlink", namespace=SHLINK, labels=SERVER.labels, annotations=route.annotations),
+            metadata=meta.v1.ObjectMetaArgs(
+                name="shlink", namespace=SHLINK, labels=SERVER.labels, annotations=route.annotations
+            ),
             spec=networking.v1.IngressSpecArgs(
                 ingress_class_name=route.class_name,
-                rules=[networking.v1.IngressRuleArgs(host=host, http=networking.v1.HTTPIngressRuleValueArgs(paths=[path]))],
-                tls=[networking.v1.IngressTLSArgs(hosts=[host], secret_name=route.tls_secret)] if route.tls_secret else None,
+                rules=[
+                    networking.v1.IngressRuleArgs(
+                        host=host, http=networking.v1.HTTPIngressRuleValueArgs(paths=[path])
+                    )
+                ],
+                tls=[networking.v1.IngressTLSArgs(hosts=[host], secret_name=route.tls_secret)]
+                if route.tls_secret
+                else None,
             ),
             opts=opts,
         )
@@ -289,6 +365,10 @@ def _route(name: str, settings: ShlinkSettings, metadata: meta.v1.ObjectMetaArgs
     HTTPRoute(
         name,
         metadata=metadata,
-        spec={"parentRefs": [parent], "hostnames": [host], "rules": [{"backendRefs": [{"name": "shlink", "port": PORT}]}]},
+        spec={
+            "parentRefs": [parent],
+            "hostnames": [host],
+            "rules": [{"backendRefs": [{"name": "shlink", "port": PORT}]}],
+        },
         opts=opts,
     )

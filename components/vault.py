@@ -14,11 +14,18 @@ import pulumi
 import pulumi_vault as vault
 from pulumi_kubernetes import core, helm, meta, rbac
 
-from components.credentials import password
-from components.forward import ForwardTarget
-from components.network import VAULT, VAULT_INIT, VAULT_SERVER, Namespace
-from components.pods import CONTAINER_SECURITY, job, pod_security, requirements, secret_variable, spread
-from components.settings import Chart, Images, Resources, Transit, VaultSettings
+from .credentials import password
+from .forward import ForwardTarget
+from .network import VAULT, VAULT_INIT, VAULT_SERVER, Namespace
+from .pods import (
+    CONTAINER_SECURITY,
+    job,
+    pod_security,
+    requirements,
+    secret_variable,
+    spread,
+)
+from .settings import Chart, Images, Resources, Transit, VaultSettings
 
 MOUNT = "secret"
 AUTH_PATH = "kubernetes"
@@ -39,7 +46,12 @@ _SMALL = Resources(cpu="10m", memory="32Mi", memory_limit="64Mi")
 def forward_target(settings: VaultSettings) -> ForwardTarget:
     """The pod that answers: the only one, or the active one of a raft cluster."""
     active = {"vault-active": "true"} if settings.mode == "ha" else {}
-    return ForwardTarget(service=f"{VAULT}/vault", namespace=VAULT, pod_labels={**VAULT_SERVER.labels, **active}, port=8200)
+    return ForwardTarget(
+        service=f"{VAULT}/vault",
+        namespace=VAULT,
+        pod_labels={**VAULT_SERVER.labels, **active},
+        port=8200,
+    )
 
 
 @dataclass(frozen=True)
@@ -63,7 +75,9 @@ class Vault(pulumi.ComponentResource):
     auth_path: pulumi.Output[str]
     """The kubernetes auth's path; known once it is configured."""
 
-    def __init__(self, name: str, args: VaultArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+    def __init__(
+        self, name: str, args: VaultArgs, opts: pulumi.ResourceOptions | None = None
+    ) -> None:
         super().__init__("shlink:vault:Vault", name, None, opts)
         settings = args.settings
         child = pulumi.ResourceOptions(parent=self, depends_on=[args.namespace])
@@ -74,7 +88,10 @@ class Vault(pulumi.ComponentResource):
         keys = core.v1.Secret(
             f"{name}-unseal-keys",
             metadata=meta.v1.ObjectMetaArgs(name=UNSEAL_SECRET, namespace=VAULT),
-            opts=pulumi.ResourceOptions.merge(child, pulumi.ResourceOptions(ignore_changes=["data", "stringData"], protect=args.protect)),
+            opts=pulumi.ResourceOptions.merge(
+                child,
+                pulumi.ResourceOptions(ignore_changes=["data", "stringData"], protect=args.protect),
+            ),
         )
         rights = self._rights(name, child)
         seal_secret = self._seal_secret(name, settings, child)
@@ -83,11 +100,15 @@ class Vault(pulumi.ComponentResource):
             name="vault",
             namespace=VAULT,
             chart=args.chart.repository if args.chart.repository.startswith("oci://") else "vault",
-            repository_opts=None if args.chart.repository.startswith("oci://") else helm.v4.RepositoryOptsArgs(repo=args.chart.repository),
+            repository_opts=None
+            if args.chart.repository.startswith("oci://")
+            else helm.v4.RepositoryOptsArgs(repo=args.chart.repository),
             version=args.chart.version,
             values=_values(settings, args.images),
             skip_await=False,
-            opts=pulumi.ResourceOptions(parent=self, depends_on=[args.namespace, keys, *rights, *seal_secret]),
+            opts=pulumi.ResourceOptions(
+                parent=self, depends_on=[args.namespace, keys, *rights, *seal_secret]
+            ),
         )
         self._initialised = self._init_job(name, args, root_token, [keys, *rights], child)
 
@@ -98,7 +119,10 @@ class Vault(pulumi.ComponentResource):
             auth_login=vault.ProviderAuthLoginArgs(
                 path=settings.auth_login.path,
                 method=settings.auth_login.method,
-                parameters={key: pulumi.Output.secret(value.get_secret_value()) for key, value in settings.auth_login.parameters.items()},
+                parameters={
+                    key: pulumi.Output.secret(value.get_secret_value())
+                    for key, value in settings.auth_login.parameters.items()
+                },
             )
             if settings.auth_login
             else None,
@@ -107,7 +131,13 @@ class Vault(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(parent=self, depends_on=[self._chart, self._initialised]),
         )
         inside = self.inside(self)
-        vault.Audit(f"{name}-audit", type="file", path="stdout", options={"file_path": "stdout"}, opts=inside)
+        vault.Audit(
+            f"{name}-audit",
+            type="file",
+            path="stdout",
+            options={"file_path": "stdout"},
+            opts=inside,
+        )
         store = vault.Mount(
             f"{name}-kv",
             path=MOUNT,
@@ -115,52 +145,83 @@ class Vault(pulumi.ComponentResource):
             options={"version": "2"},
             opts=pulumi.ResourceOptions.merge(inside, pulumi.ResourceOptions(protect=args.protect)),
         )
-        auth = vault.AuthBackend(f"{name}-kubernetes", type="kubernetes", path=AUTH_PATH, opts=inside)
+        auth = vault.AuthBackend(
+            f"{name}-kubernetes", type="kubernetes", path=AUTH_PATH, opts=inside
+        )
         # No token_reviewer_jwt: Vault then uses its own pod's token, which the kubelet renews. A pasted one ends with its pod
         # (the guide's `token_reviewer_jwt_set: false` is the healthy state).
         config = vault.kubernetes.AuthBackendConfig(
-            f"{name}-kubernetes", backend=auth.path, kubernetes_host="https://kubernetes.default.svc:443", opts=inside
+            f"{name}-kubernetes",
+            backend=auth.path,
+            kubernetes_host="https://kubernetes.default.svc:443",
+            opts=inside,
         )
         self.address = ADDRESS
         self.mount = store.path
         self.auth_path = pulumi.Output.all(auth.path, config.id).apply(lambda known: str(known[0]))
-        self.register_outputs({"address": self.address, "mount": self.mount, "auth_path": self.auth_path})
+        self.register_outputs(
+            {"address": self.address, "mount": self.mount, "auth_path": self.auth_path}
+        )
 
     def inside(self, parent: pulumi.Resource) -> pulumi.ResourceOptions:
         """Options for a resource inside Vault: after the unseal, and gone with the server, so that destroy needs no connection."""
         return pulumi.ResourceOptions(
-            parent=parent, provider=self._provider, depends_on=[self._chart, self._initialised], deleted_with=self._chart
+            parent=parent,
+            provider=self._provider,
+            depends_on=[self._chart, self._initialised],
+            deleted_with=self._chart,
         )
 
     def _rights(self, name: str, opts: pulumi.ResourceOptions) -> list[pulumi.Resource]:
         """The unseal keys' Secret, and nothing more: the sidecar reads it, the Job fills it."""
-        account = core.v1.ServiceAccount(f"{name}-init", metadata=meta.v1.ObjectMetaArgs(name=INIT_ACCOUNT, namespace=VAULT), opts=opts)
+        account = core.v1.ServiceAccount(
+            f"{name}-init",
+            metadata=meta.v1.ObjectMetaArgs(name=INIT_ACCOUNT, namespace=VAULT),
+            opts=opts,
+        )
         made: list[pulumi.Resource] = [account]
         for who, verbs in (("vault", ["get"]), (INIT_ACCOUNT, ["get", "update"])):
             metadata = meta.v1.ObjectMetaArgs(name=f"{who}-unseal-keys", namespace=VAULT)
             role = rbac.v1.Role(
                 f"{name}-{who}-unseal-keys",
                 metadata=metadata,
-                rules=[rbac.v1.PolicyRuleArgs(api_groups=[""], resources=["secrets"], resource_names=[UNSEAL_SECRET], verbs=verbs)],
+                rules=[
+                    rbac.v1.PolicyRuleArgs(
+                        api_groups=[""],
+                        resources=["secrets"],
+                        resource_names=[UNSEAL_SECRET],
+                        verbs=verbs,
+                    )
+                ],
                 opts=opts,
             )
             made += [
                 rbac.v1.RoleBinding(
                     f"{name}-{who}-unseal-keys",
                     metadata=metadata,
-                    role_ref=rbac.v1.RoleRefArgs(api_group="rbac.authorization.k8s.io", kind="Role", name=role.metadata.name),
-                    subjects=[rbac.v1.SubjectArgs(kind="ServiceAccount", name=who, namespace=VAULT)],
+                    role_ref=rbac.v1.RoleRefArgs(
+                        api_group="rbac.authorization.k8s.io", kind="Role", name=role.metadata.name
+                    ),
+                    subjects=[
+                        rbac.v1.SubjectArgs(kind="ServiceAccount", name=who, namespace=VAULT)
+                    ],
                     opts=opts,
                 )
             ]
         return made
 
-    def _seal_secret(self, name: str, settings: VaultSettings, opts: pulumi.ResourceOptions) -> list[pulumi.Resource]:
+    def _seal_secret(
+        self, name: str, settings: VaultSettings, opts: pulumi.ResourceOptions
+    ) -> list[pulumi.Resource]:
         if not isinstance(settings.seal, Transit):
             return []
         token = pulumi.Output.secret(settings.seal.token.get_secret_value())
         metadata = meta.v1.ObjectMetaArgs(name=SEAL_SECRET, namespace=VAULT)
-        return [core.v1.Secret(f"{name}-seal", metadata=metadata, string_data={"token": token}, opts=opts)]
+        return [
+            core.v1.Secret(
+                f"{name}-seal", metadata=metadata, string_data={"token": token}, opts=opts
+            )
+        ]
 
     def _init_job(
         self,
@@ -187,20 +248,27 @@ class Vault(pulumi.ComponentResource):
                     image=args.images.bank_vaults,
                     args=["init"],
                     env=[
-                        *(core.v1.EnvVarArgs(name=one["name"], value=one["value"]) for one in _bank_vaults(_FIRST_POD)),
+                        *(
+                            core.v1.EnvVarArgs(name=one["name"], value=one["value"])
+                            for one in _bank_vaults(_FIRST_POD)
+                        ),
                         # One fault of the connection while it waits for the unseal makes bank-vaults 1.33.1 leave before the chosen
                         # token exists, and a second run finds an initialised Vault and succeeds: so the client itself retries.
                         core.v1.EnvVarArgs(name="VAULT_MAX_RETRIES", value="20"),
                         core.v1.EnvVarArgs(name="VAULT_CLIENT_TIMEOUT", value="300s"),
                         # The token is ours, so nothing is read back, and bank-vaults keeps none.
-                        secret_variable("BANK_VAULTS_INIT_ROOT_TOKEN", token.metadata.name, "token"),
+                        secret_variable(
+                            "BANK_VAULTS_INIT_ROOT_TOKEN", token.metadata.name, "token"
+                        ),
                         core.v1.EnvVarArgs(name="BANK_VAULTS_STORE_ROOT_TOKEN", value="false"),
                     ],
                     security_context=CONTAINER_SECURITY,
                     resources=requirements(_SMALL),
                 )
             ],
-            opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=[*depends_on, token])),
+            opts=pulumi.ResourceOptions.merge(
+                opts, pulumi.ResourceOptions(depends_on=[*depends_on, token])
+            ),
             service_account=INIT_ACCOUNT,
             # The server may still be pulling its image; the delay between tries grows to five minutes.
             backoff_limit=20,
@@ -234,12 +302,20 @@ def _values(settings: VaultSettings, images: Images) -> dict[str, Any]:
         "includeConfigAnnotation": True,  # a changed configuration changes the pod template
         "resources": requirements(settings.resources),
         "serviceAccount": {"annotations": settings.service_account_annotations},
-        "dataStorage": {"enabled": True, "size": settings.storage.size, "storageClass": settings.storage.storage_class},
+        "dataStorage": {
+            "enabled": True,
+            "size": settings.storage.size,
+            "storageClass": settings.storage.storage_class,
+        },
         # The audit device writes to standard output: a full volume would make Vault refuse every request.
         "auditStorage": {"enabled": False},
         "readinessProbe": {"enabled": True, "path": "/v1/sys/health?standbyok=true", "port": 8200},
         # Without the codes a sealed pod would be restarted before anything could unseal it.
-        "livenessProbe": {"enabled": True, "path": "/v1/sys/health?standbyok=true&sealedcode=204&uninitcode=204", "port": 8200},
+        "livenessProbe": {
+            "enabled": True,
+            "path": "/v1/sys/health?standbyok=true&sealedcode=204&uninitcode=204",
+            "port": 8200,
+        },
         "statefulSet": {
             "securityContext": {
                 "pod": {**pod_security(_USER, _GROUP), "fsGroupChangePolicy": "OnRootMismatch"},
@@ -263,7 +339,9 @@ def _values(settings: VaultSettings, images: Images) -> dict[str, Any]:
             }
         ]
     if isinstance(settings.seal, Transit):
-        server["extraSecretEnvironmentVars"] = [{"envName": "VAULT_TOKEN", "secretName": SEAL_SECRET, "secretKey": "token"}]
+        server["extraSecretEnvironmentVars"] = [
+            {"envName": "VAULT_TOKEN", "secretName": SEAL_SECRET, "secretKey": "token"}
+        ]
     configuration = json.dumps(_configuration(settings))
     if settings.mode == "standalone":
         server["standalone"] = {"enabled": True, "config": configuration}
@@ -274,7 +352,12 @@ def _values(settings: VaultSettings, images: Images) -> dict[str, Any]:
             "replicas": settings.replicas,
             "raft": {"enabled": True, "setNodeId": True, "config": configuration},
         }
-    return {"global": {"tlsDisable": True}, "injector": {"enabled": False}, "csi": {"enabled": False}, "server": server}
+    return {
+        "global": {"tlsDisable": True},
+        "injector": {"enabled": False},
+        "csi": {"enabled": False},
+        "server": server,
+    }
 
 
 def _configuration(settings: VaultSettings) -> dict[str, Any]:
@@ -282,11 +365,16 @@ def _configuration(settings: VaultSettings) -> dict[str, Any]:
     configuration: dict[str, Any] = {
         "ui": True,
         "disable_mlock": True,  # needs a capability that `restricted` forbids
-        "listener": {"tcp": {"address": "[::]:8200", "cluster_address": "[::]:8201", "tls_disable": True}},
+        "listener": {
+            "tcp": {"address": "[::]:8200", "cluster_address": "[::]:8201", "tls_disable": True}
+        },
         "storage": {"file": {"path": "/vault/data"}},
     }
     if settings.mode == "ha":
-        join = [{"leader_api_addr": f"http://vault-{n}.vault-internal:8200"} for n in range(settings.replicas)]
+        join = [
+            {"leader_api_addr": f"http://vault-{n}.vault-internal:8200"}
+            for n in range(settings.replicas)
+        ]
         configuration["storage"] = {"raft": {"path": "/vault/data", "retry_join": join}}
         configuration["service_registration"] = {"kubernetes": {}}  # labels the active pod
     seal = _seal(settings)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pulumi
 
-from components.forward import ClusterAccess
+from .forward import ClusterAccess
 
 if TYPE_CHECKING:
     from kr8s.asyncio import Api
@@ -53,7 +53,10 @@ async def until(access: ClusterAccess, awaited: Awaited, interval: float = 2) ->
         try:
             api = api or await access.client()
             found: list[Any] = [
-                item async for item in cast("Any", api).async_get(awaited.resource, awaited.name, namespace=awaited.namespace)
+                item
+                async for item in cast("Any", api).async_get(
+                    awaited.resource, awaited.name, namespace=awaited.namespace
+                )
             ]
             reason = awaited.missing(found[0].raw) if found else "it does not exist yet"
         except Exception as error:  # noqa: BLE001 -- whatever an API server, a proxy or a credential plugin answers; the patience bounds it
@@ -87,5 +90,9 @@ def synced(item: Mapping[str, Any]) -> str | None:
     if str(item.get("status", {}).get("syncedResourceVersion", "")).startswith(f"{generation}-"):
         return None
     conditions = item.get("status", {}).get("conditions", [])
-    reasons = [f"{one['reason']}: {one.get('message', '')}" for one in conditions if one["type"] == "Ready" and one["status"] != "True"]
+    reasons = [
+        f"{one['reason']}: {one.get('message', '')}"
+        for one in conditions
+        if one["type"] == "Ready" and one["status"] != "True"
+    ]
     return "; ".join(reasons) or f"generation {generation} is not synced yet"

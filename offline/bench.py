@@ -28,25 +28,39 @@ def _seconds(arguments: Sequence[str]) -> float:
 
 def main(stack: str) -> None:
     console = Console(highlight=False)
-    commands = {"importing the SDKs": ["-c", _PACKAGES], "preview": ["-m", "offline", stack, "--out", "build/bench"]}
+    commands = {
+        "importing the SDKs": ["-c", _PACKAGES],
+        "preview": ["-m", "offline", stack, "--out", "build/bench"],
+    }
     times: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(RUNS):
         for name, arguments in commands.items():
             times[name].append(_seconds(arguments))
     medians = {name: statistics.median(found) for name, found in times.items()}
     sdk, preview = medians.values()
-    console.print(f"preview: {preview / sdk:.2f} times importing the SDKs (medians of {RUNS}: {preview:.2f} s, {sdk:.2f} s)")
+    console.print(
+        f"preview: {preview / sdk:.2f} times importing the SDKs (medians of {RUNS}: {preview:.2f} s, {sdk:.2f} s)"
+    )
 
     configuration, encrypted = stacks.configuration(ROOT, stack)
     recording = record(stack, configuration, encrypted)
     custom = [one for one in recording.resources.values() if one.custom]
-    console.print(f"resources: {len(custom)}, in {len(recording.resources) - len(custom)} components")
-    console.print("  " + ", ".join(f"{count} {kind}" for kind, count in Counter(one.kind for one in custom).most_common()))
+    console.print(
+        f"resources: {len(custom)}, in {len(recording.resources) - len(custom)} components"
+    )
+    console.print(
+        "  "
+        + ", ".join(
+            f"{count} {kind}" for kind, count in Counter(one.kind for one in custom).most_common()
+        )
+    )
     console.print("layers, one row at a time, a row's side by side:")
     for names in columns(recording):
         console.print("  " + ", ".join(names))
     chain = longest_chain(recording)
-    console.print(f"longest chain: {len(chain)} of {len(custom)} resources, {len(custom) / len(chain):.1f} side by side on average")
+    console.print(
+        f"longest chain: {len(chain)} of {len(custom)} resources, {len(custom) / len(chain):.1f} side by side on average"
+    )
     console.print("  " + " -> ".join(f"{one.kind} {one.name}" for one in chain))
 
 

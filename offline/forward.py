@@ -17,7 +17,9 @@ def main(stack: str) -> int:
     except (stacks.StackError, pulumi.RunError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
-    sys.stdout.write(f"Vault: {servers.vault}\nPostgreSQL: {servers.postgres_host}:{servers.postgres_port}\nheld open until Ctrl-C\n")
+    sys.stdout.write(
+        f"Vault: {servers.vault}\nPostgreSQL: {servers.postgres_host}:{servers.postgres_port}\nheld open until Ctrl-C\n"
+    )
     sys.stdout.flush()
     try:
         threading.Event().wait()

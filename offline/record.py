@@ -68,7 +68,11 @@ class Recorded:
     @property
     def is_kubernetes_object(self) -> bool:
         """Whether it is an object with a manifest: neither a provider nor something that Helm renders."""
-        return self.type.startswith("kubernetes:") and not self.type.startswith("kubernetes:helm.sh") and "apiVersion" in self.inputs
+        return (
+            self.type.startswith("kubernetes:")
+            and not self.type.startswith("kubernetes:helm.sh")
+            and "apiVersion" in self.inputs
+        )
 
 
 @dataclass
@@ -87,7 +91,9 @@ class Recording:
         """The resource of this kind that bears this name, as resource or as Kubernetes object. Raises LookupError."""
         found = [one for one in self.of_kind(kind) if name in (one.name, object_name(one))]
         if len(found) != 1:
-            raise LookupError(f"{len(found)} of {kind} {name}; there are: {', '.join(sorted(one.name for one in self.of_kind(kind)))}")
+            raise LookupError(
+                f"{len(found)} of {kind} {name}; there are: {', '.join(sorted(one.name for one in self.of_kind(kind)))}"
+            )
         return found[0]
 
     def waits_for(self, resource: Recorded) -> set[str]:
@@ -111,7 +117,11 @@ class Recording:
 
 def object_name(resource: Recorded) -> str:
     """metadata.name of a Kubernetes object; empty for anything else."""
-    return str(resource.inputs.get("metadata", {}).get("name", "")) if isinstance(resource.inputs.get("metadata"), Mapping) else ""
+    return (
+        str(resource.inputs.get("metadata", {}).get("name", ""))
+        if isinstance(resource.inputs.get("metadata"), Mapping)
+        else ""
+    )
 
 
 def plain(value: Any) -> Any:
@@ -168,7 +178,14 @@ class _Monitor(mocks.MockMonitor):
                 value = json_format.MessageToDict(response.object.fields[key])
                 response.object.update({key: {_SIGNATURE: _SECRET, "value": value}})
         hooks = request.hooks
-        moments = ("before_create", "after_create", "before_update", "after_update", "before_delete", "after_delete")
+        moments = (
+            "before_create",
+            "after_create",
+            "before_update",
+            "after_update",
+            "before_delete",
+            "after_delete",
+        )
         self.recording.resources[response.urn] = Recorded(
             urn=response.urn,
             type=request.type,
@@ -182,7 +199,11 @@ class _Monitor(mocks.MockMonitor):
             deleted_with=request.deletedWith,
             protect=request.protect,
             ignore_changes=tuple(request.ignoreChanges),
-            hooks={moment: tuple(getattr(hooks, moment)) for moment in moments if getattr(hooks, moment)},
+            hooks={
+                moment: tuple(getattr(hooks, moment))
+                for moment in moments
+                if getattr(hooks, moment)
+            },
         )
         return response
 
@@ -200,7 +221,11 @@ class _Callbacks:
 
 
 def record(
-    stack: str, configuration: Mapping[str, str], secret_keys: frozenset[str] = frozenset(), *, project: str = "shlink"
+    stack: str,
+    configuration: Mapping[str, str],
+    secret_keys: frozenset[str] = frozenset(),
+    *,
+    project: str = "shlink",
 ) -> Recording:
     """Run the program with this configuration. Raises what the program raises.
 
@@ -210,7 +235,15 @@ def record(
     logger = logging.Logger("program")  # noqa: LOG001 -- its own, so that a run's messages stay with its recording
     logger.addHandler(_Collect(recording.messages))
     with mock.patch("components.forward.Forward.start"):
-        run(ROOT / "__main__.py", _Monitor(recording), configuration, secret_keys, project=project, stack=stack, logger=logger)
+        run(
+            ROOT / "__main__.py",
+            _Monitor(recording),
+            configuration,
+            secret_keys,
+            project=project,
+            stack=stack,
+            logger=logger,
+        )
     return recording
 
 
@@ -231,7 +264,9 @@ def run(
         runtime_settings.configure(
             mocks.MockSettings(
                 monitor=monitor,
-                monitor_features=set(cast("Any", monitor).GetDeploymentInfo(empty_pb2.Empty()).supportedFeatures),
+                monitor_features=set(
+                    cast("Any", monitor).GetDeploymentInfo(empty_pb2.Empty()).supportedFeatures
+                ),
                 engine=mocks.MockEngine(logger),
                 callbacks=_Callbacks(),
                 project=project,

@@ -19,7 +19,11 @@ def masked(value: Any) -> Any:
     """Plain data for YAML: a secret is a mark that says so; of a secret map the keys are kept."""
     if isinstance(value, Secret):
         inside = value.value
-        return dict.fromkeys(sorted(cast("Mapping[str, Any]", inside)), "[secret]") if isinstance(inside, Mapping) else "[secret]"
+        return (
+            dict.fromkeys(sorted(cast("Mapping[str, Any]", inside)), "[secret]")
+            if isinstance(inside, Mapping)
+            else "[secret]"
+        )
     if isinstance(value, Mapping):
         return {key: masked(item) for key, item in sorted(cast("Mapping[str, Any]", value).items())}
     return [masked(item) for item in cast("list[Any]", value)] if isinstance(value, list) else value
@@ -27,14 +31,20 @@ def masked(value: Any) -> Any:
 
 def tree(recording: Recording) -> Tree:
     """Every resource below the component that made it, with counts."""
-    total = Counter("component" if not one.custom else "resource" for one in recording.resources.values())
-    root = Tree(f"[bold]shlink/{recording.stack}[/]  {total['resource']} resources in {total['component']} components")
+    total = Counter(
+        "component" if not one.custom else "resource" for one in recording.resources.values()
+    )
+    root = Tree(
+        f"[bold]shlink/{recording.stack}[/]  {total['resource']} resources in {total['component']} components"
+    )
 
     def grow(branch: Tree, parent: str) -> None:
         for one in sorted(recording.children(parent), key=_order):
             inside = list(_descendants(recording, one.urn))
             label = (
-                f"[cyan]{one.kind}[/] {one.name}" if one.custom or one.remote else f"[bold]{one.kind}[/] {one.name}  [dim]{len(inside)}[/]"
+                f"[cyan]{one.kind}[/] {one.name}"
+                if one.custom or one.remote
+                else f"[bold]{one.kind}[/] {one.name}  [dim]{len(inside)}[/]"
             )
             detail = _detail(one)
             grow(branch.add(f"{label}  [dim]{detail}[/]" if detail else label), one.urn)
@@ -46,7 +56,11 @@ def tree(recording: Recording) -> Tree:
 def _order(one: Recorded) -> tuple[int, str, str]:
     layers = ("network", "operators", "vault", "postgres", "redis", "externalsecrets", "shlink")
     layer = one.type.split(":")[1]
-    return (layers.index(layer) if one.type.startswith("shlink:") and layer in layers else -1, one.kind, one.name)
+    return (
+        layers.index(layer) if one.type.startswith("shlink:") and layer in layers else -1,
+        one.kind,
+        one.name,
+    )
 
 
 def _descendants(recording: Recording, urn: str) -> Iterator[Recorded]:
@@ -61,7 +75,10 @@ def _detail(one: Recorded) -> str:
     if one.kind == "Grant":
         return f"{', '.join(inputs['privileges'])} on {inputs['objectType']} {inputs['schema']} of {inputs['database']} to {inputs['role']}"
     if one.kind == "Policy":
-        return ", ".join(re.findall(r'"([^"]+)": \{\s*"capabilities"', str(inputs["policy"]))) + ": read"
+        return (
+            ", ".join(re.findall(r'"([^"]+)": \{\s*"capabilities"', str(inputs["policy"])))
+            + ": read"
+        )
     if one.kind == "SecretV2":
         return f"{inputs['mount']}/{inputs['name']}"
     if one.kind in ("Release", "Chart"):
@@ -84,13 +101,20 @@ def layers(recording: Recording) -> dict[str, set[str]]:
         if one.urn in home:
             wanted = {*one.depends_on, one.provider.rpartition("::")[0]}
             # A random value is there at once: nobody waits for the layer that it was made for.
-            needs[home[one.urn]] |= {home[urn] for urn in wanted if urn in home and not urn.rpartition("$")[2].startswith("random:")}
+            needs[home[one.urn]] |= {
+                home[urn]
+                for urn in wanted
+                if urn in home and not urn.rpartition("$")[2].startswith("random:")
+            }
             needs[home[one.urn]].discard(home[one.urn])
 
     def reach(name: str) -> set[str]:
         return needs[name].union(*(reach(other) for other in needs[name])) if needs[name] else set()
 
-    return {name: {one for one in direct if not any(one in reach(other) for other in direct - {one})} for name, direct in needs.items()}
+    return {
+        name: {one for one in direct if not any(one in reach(other) for other in direct - {one})}
+        for name, direct in needs.items()
+    }
 
 
 def longest_chain(recording: Recording) -> list[Recorded]:
@@ -100,7 +124,10 @@ def longest_chain(recording: Recording) -> list[Recorded]:
     def chain(urn: str) -> list[Recorded]:
         if urn not in best:
             one = recording.resources[urn]
-            before = {*one.depends_on, one.provider.rpartition("::")[0]} & recording.resources.keys()
+            before = {
+                *one.depends_on,
+                one.provider.rpartition("::")[0],
+            } & recording.resources.keys()
             longest = max((chain(other) for other in before), key=len, default=list[Recorded]())
             best[urn] = [*longest, one] if one.custom else longest
         return best[urn]
@@ -113,7 +140,11 @@ def mermaid(recording: Recording) -> str:
     graph = layers(recording)
     lines = ["```mermaid", "flowchart LR"]
     lines += [f"  {_id(name)}[{name}]" for name in sorted(graph)]
-    lines += [f"  {_id(before)} --> {_id(name)}" for name in sorted(graph) for before in sorted(graph[name])]
+    lines += [
+        f"  {_id(before)} --> {_id(name)}"
+        for name in sorted(graph)
+        for before in sorted(graph[name])
+    ]
     return "\n".join([*lines, "```", ""])
 
 
@@ -133,7 +164,10 @@ def columns(recording: Recording) -> list[list[str]]:
 
     for name in graph:
         level(name)
-    return [sorted(name for name in graph if depth[name] == at) for at in range(max(depth.values(), default=-1) + 1)]
+    return [
+        sorted(name for name in graph if depth[name] == at)
+        for at in range(max(depth.values(), default=-1) + 1)
+    ]
 
 
 def svg(recording: Recording) -> str:
@@ -163,7 +197,10 @@ def svg(recording: Recording) -> str:
         "<title>What waits for what</title><style>rect{fill:#eef3fb;stroke:#4468b0}text{font:14px sans-serif;text-anchor:middle}"
         "path{fill:none;stroke:#7a8bad;stroke-width:1.5;marker-end:url(#to)}svg{background:#fff}</style>"
         '<defs><marker id="to" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
-        '<polygon points="0,0 8,4 0,8" fill="#7a8bad"/></marker></defs>' + "".join(edges) + "".join(boxes) + "</svg>\n"
+        '<polygon points="0,0 8,4 0,8" fill="#7a8bad"/></marker></defs>'
+        + "".join(edges)
+        + "".join(boxes)
+        + "</svg>\n"
     )
 
 
@@ -178,7 +215,11 @@ def manifests(recording: Recording, folder: Path) -> int:
         elif one.kind in ("Release", "Chart"):
             _write(
                 folder / "charts" / f"{one.name}.yaml",
-                {key: one.inputs[key] for key in ("chart", "version", "repositoryOpts", "values") if key in one.inputs},
+                {
+                    key: one.inputs[key]
+                    for key in ("chart", "version", "repositoryOpts", "values")
+                    if key in one.inputs
+                },
             )
     return written
 
@@ -190,18 +231,28 @@ def _write(path: Path, content: Mapping[str, Any]) -> None:
 
 def outputs(recording: Recording) -> Table:
     """The outputs contract with this stack's values."""
-    table = Table(title="Outputs", title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+    table = Table(
+        title="Outputs", title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0)
+    )
     for name, value in sorted(recording.outputs.items()):
         shown = masked(value)
         if isinstance(shown, dict):
-            shown = ", ".join(f"{key}={item}" for key, item in cast("dict[str, str]", shown).items())
+            shown = ", ".join(
+                f"{key}={item}" for key, item in cast("dict[str, str]", shown).items()
+            )
         table.add_row(name, str(shown))
     return table
 
 
 def order(recording: Recording) -> Table:
     """The dependency picture as text: one line for each step, what is in one line runs side by side."""
-    table = Table(title="Order (one row waits for the rows above)", title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+    table = Table(
+        title="Order (one row waits for the rows above)",
+        title_justify="left",
+        show_header=False,
+        box=None,
+        padding=(0, 2, 0, 0),
+    )
     for step, names in enumerate(columns(recording), 1):
         table.add_row(f"[dim]{step}[/]", ", ".join(names))
     return table
@@ -221,4 +272,7 @@ def show(recording: Recording, console: Console, folder: Path) -> None:
     console.print(order(recording), outputs(recording))
     for message in recording.messages:
         console.print(f"[yellow]{message}[/]")
-    console.print(f"{objects} Kubernetes objects in {folder}/, what waits for what in {folder}/graph.svg", highlight=False)
+    console.print(
+        f"{objects} Kubernetes objects in {folder}/, what waits for what in {folder}/graph.svg",
+        highlight=False,
+    )

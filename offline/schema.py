@@ -35,7 +35,9 @@ def json_schema() -> dict[str, Any]:
                 "properties": properties,
                 "required": ["kubernetes:context"],
                 # Keys of other packages are theirs.
-                "patternProperties": {"^(?!shlink:|kubernetes:|vault:|postgresql:|random:)[^:]+:": True},
+                "patternProperties": {
+                    "^(?!shlink:|kubernetes:|vault:|postgresql:|random:)[^:]+:": True
+                },
                 "additionalProperties": False,
             },
             "secretsprovider": {"type": "string"},
@@ -55,7 +57,9 @@ def _or_secure(node: Any) -> Any:
         if found.get("writeOnly"):
             return {"anyOf": [dict(found), SECURE]}
         return {key: _or_secure(item) for key, item in found.items() if key != "discriminator"}
-    return [_or_secure(item) for item in cast("list[Any]", node)] if isinstance(node, list) else node
+    return (
+        [_or_secure(item) for item in cast("list[Any]", node)] if isinstance(node, list) else node
+    )
 
 
 def reference() -> str:
@@ -73,9 +77,17 @@ def reference() -> str:
     return "\n".join(lines)
 
 
-def _section(root: dict[str, Any], prefix: str, node: dict[str, Any], *, level: int = 2) -> Iterator[str]:
-    chosen = [f"{name}: {field['const']}" for name, field in node.get("properties", {}).items() if "const" in field]
-    yield " ".join([f"{'#' * level} `{prefix.rstrip('.')}`", *(f"with `{choice}`" for choice in chosen)])
+def _section(
+    root: dict[str, Any], prefix: str, node: dict[str, Any], *, level: int = 2
+) -> Iterator[str]:
+    chosen = [
+        f"{name}: {field['const']}"
+        for name, field in node.get("properties", {}).items()
+        if "const" in field
+    ]
+    yield " ".join(
+        [f"{'#' * level} `{prefix.rstrip('.')}`", *(f"with `{choice}`" for choice in chosen)]
+    )
     yield ""
     if "description" in node:
         yield node["description"].replace("\n", " ")
@@ -86,7 +98,9 @@ def _section(root: dict[str, Any], prefix: str, node: dict[str, Any], *, level: 
     for name, field in node.get("properties", {}).items():
         groups = [branch for branch in _branches(root, field) if "properties" in branch]
         deeper += [(f"{prefix}{name}.", branch) for branch in groups]
-        default = "required" if name in node.get("required", []) else _default(field, groups=bool(groups))
+        default = (
+            "required" if name in node.get("required", []) else _default(field, groups=bool(groups))
+        )
         yield f"| `{name}` | {_type(root, field)} | {default} | {field.get('description', '')} |"
     yield ""
     for key, branch in deeper:
@@ -110,9 +124,17 @@ def _type(root: dict[str, Any], field: dict[str, Any]) -> str:
         elif branch.get("writeOnly"):
             names.append("secret")
         elif "minimum" in branch:
-            names.append(f"{branch['minimum']} to {branch['maximum']}" if "maximum" in branch else f"{branch['minimum']} or more")
+            names.append(
+                f"{branch['minimum']} to {branch['maximum']}"
+                if "maximum" in branch
+                else f"{branch['minimum']} or more"
+            )
         elif branch.get("type") not in (None, "null"):
-            names.append(("group" if "properties" in branch else "map") if branch["type"] == "object" else str(branch["type"]))
+            names.append(
+                ("group" if "properties" in branch else "map")
+                if branch["type"] == "object"
+                else str(branch["type"])
+            )
     return " or ".join(dict.fromkeys(names))
 
 
@@ -122,7 +144,10 @@ def _default(field: dict[str, Any], *, groups: bool) -> str:
     return f"`{json.dumps(field['default'])}`"
 
 
-FILES = {ROOT / "Pulumi.schema.json": lambda: json.dumps(json_schema(), indent=2) + "\n", ROOT / "docs" / "configuration.md": reference}
+FILES = {
+    ROOT / "Pulumi.schema.json": lambda: json.dumps(json_schema(), indent=2) + "\n",
+    ROOT / "docs" / "configuration.md": reference,
+}
 
 if __name__ == "__main__":
     for path, make in FILES.items():

@@ -27,8 +27,16 @@ def read(folder: Path) -> dict[str, str]:
     """Every regular file by its path within the folder."""
     found: dict[str, str] = {}
     for path in sorted(folder.rglob("*")):
-        if path.name not in SKIPPED and path.is_file() and not path.is_symlink() and path.stat().st_size <= LARGEST:
-            name = "".join(letter if letter.isprintable() and letter not in "`<>|" else "?" for letter in str(path.relative_to(folder)))
+        if (
+            path.name not in SKIPPED
+            and path.is_file()
+            and not path.is_symlink()
+            and path.stat().st_size <= LARGEST
+        ):
+            name = "".join(
+                letter if letter.isprintable() and letter not in "`<>|" else "?"
+                for letter in str(path.relative_to(folder))
+            )
             found[name] = path.read_text(errors="replace")
     return found
 
@@ -60,24 +68,37 @@ def parts(base: dict[str, str], head: dict[str, str]) -> Iterator[tuple[str, str
     changed = {name for name in (*base, *head) if base.get(name) != head.get(name)}
     for stack in stacks(base, head):
         names = sorted(name for name in changed if name.startswith(f"{stack}/"))
-        sign = {name: "+" if name not in base else "-" if name not in head else "~" for name in names}
+        sign = {
+            name: "+" if name not in base else "-" if name not in head else "~" for name in names
+        }
         objects = [name for name in names if name.endswith(".yaml")]
         kinds = (("+", "new"), ("~", "changed"), ("-", "gone"))
-        count = ", ".join(f"{sum(sign[name] == key for name in objects)} {word}" for key, word in kinds)
+        count = ", ".join(
+            f"{sum(sign[name] == key for name in objects)} {word}" for key, word in kinds
+        )
         yield f"### `{stack}`: {f'{count} manifests' if names else 'no difference'}", ""
         tree = f"{stack}/{TREE}"
         if tree in changed:
-            yield fenced(diff(tree, base.get(tree), head.get(tree))), "The tree's difference is too long to show here."
+            yield (
+                fenced(diff(tree, base.get(tree), head.get(tree))),
+                "The tree's difference is too long to show here.",
+            )
         for name in names:
             if name != tree:
                 shown = fenced(diff(name, base.get(name), head.get(name)))
-                yield f"<details><summary>{sign[name]} <code>{name}</code></summary>\n\n{shown}\n\n</details>", f"{sign[name]} `{name}`"
+                yield (
+                    f"<details><summary>{sign[name]} <code>{name}</code></summary>\n\n{shown}\n\n</details>",
+                    f"{sign[name]} `{name}`",
+                )
 
 
 def comment(base: Path, head: Path) -> str:
     """The whole comment, at most LIMIT characters long."""
     before, after = read(base), read(head)
-    pieces = [MARK, "## What this change makes of each stack (offline preview against the base branch)"]
+    pieces = [
+        MARK,
+        "## What this change makes of each stack (offline preview against the base branch)",
+    ]
     if not before:
         pieces.append("The base branch has no preview to compare with: everything is new.")
     room = LIMIT - sum(map(len, pieces)) - 500
@@ -92,7 +113,9 @@ def comment(base: Path, head: Path) -> str:
             pieces.append(piece)
             room -= len(piece) + 2
     if left_out:
-        pieces.append(f"{left_out} parts are not shown in full: the workflow run's artifact `previews` has all of them.")
+        pieces.append(
+            f"{left_out} parts are not shown in full: the workflow run's artifact `previews` has all of them."
+        )
     return "\n\n".join(pieces) + "\n"
 
 

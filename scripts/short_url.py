@@ -36,7 +36,16 @@ def output(*command: str) -> str:
 @contextmanager
 def forward(context: str, namespace: str, service: str, port: int) -> Generator[int]:
     """A free local port that leads to the Service."""
-    command = ["kubectl", "--context", context, "-n", namespace, "port-forward", f"service/{service}", f":{port}"]
+    command = [
+        "kubectl",
+        "--context",
+        context,
+        "-n",
+        namespace,
+        "port-forward",
+        f"service/{service}",
+        f":{port}",
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
         try:
             line = process.stdout.readline() if process.stdout else ""
@@ -48,14 +57,25 @@ def forward(context: str, namespace: str, service: str, port: int) -> Generator[
             process.terminate()
 
 
-def call(port: int, method: str, path: str, body: object = None, headers: dict[str, str] | None = None) -> tuple[int, dict[str, str], str]:
+def call(
+    port: int, method: str, path: str, body: object = None, headers: dict[str, str] | None = None
+) -> tuple[int, dict[str, str], str]:
     """One request, redirects not followed: status, headers in lower case, body."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
         payload = None if body is None else json.dumps(body)
-        connection.request(method, path, payload, {"Accept": "application/json", "Content-Type": "application/json", **(headers or {})})
+        connection.request(
+            method,
+            path,
+            payload,
+            {"Accept": "application/json", "Content-Type": "application/json", **(headers or {})},
+        )
         response = connection.getresponse()
-        return response.status, {key.lower(): value for key, value in response.getheaders()}, response.read().decode(errors="replace")
+        return (
+            response.status,
+            {key.lower(): value for key, value in response.getheaders()},
+            response.read().decode(errors="replace"),
+        )
     finally:
         connection.close()
 
@@ -77,31 +97,59 @@ def healthy(port: int, base: str, patience: float = PATIENCE) -> None:
 
 def create_and_follow(port: int, base: str, key: str, target: str) -> str:
     """The short code that leads to the target. Raises WrongError."""
-    status, _, body = call(port, "POST", f"{base}/rest/v3/short-urls", {"longUrl": target, "findIfExists": True}, {"X-Api-Key": key})
+    status, _, body = call(
+        port,
+        "POST",
+        f"{base}/rest/v3/short-urls",
+        {"longUrl": target, "findIfExists": True},
+        {"X-Api-Key": key},
+    )
     if status not in (http.HTTPStatus.OK, http.HTTPStatus.CREATED):
         raise WrongError(f"creating a short URL: {status} {body}")
     code = str(json.loads(body)["shortCode"])
     status, headers, _ = call(port, "GET", f"{base}/{code}")
-    if status not in (http.HTTPStatus.MOVED_PERMANENTLY, http.HTTPStatus.FOUND) or headers.get("location") != target:
-        raise WrongError(f"/{code} should lead to {target}, but: {status} {headers.get('location')}")
-    status, _, _ = call(port, "GET", f"{base}/rest/v3/short-urls", headers={"X-Api-Key": "not-the-key"})
+    if (
+        status not in (http.HTTPStatus.MOVED_PERMANENTLY, http.HTTPStatus.FOUND)
+        or headers.get("location") != target
+    ):
+        raise WrongError(
+            f"/{code} should lead to {target}, but: {status} {headers.get('location')}"
+        )
+    status, _, _ = call(
+        port, "GET", f"{base}/rest/v3/short-urls", headers={"X-Api-Key": "not-the-key"}
+    )
     if status != http.HTTPStatus.UNAUTHORIZED:
         raise WrongError(f"a wrong API key should be refused, but: {status}")
     return code
 
 
 def main(stack: str) -> str:
-    known: dict[str, Any] = json.loads(output("pulumi", "stack", "output", "--json", "--stack", stack))
+    known: dict[str, Any] = json.loads(
+        output("pulumi", "stack", "output", "--json", "--stack", stack)
+    )
     context = output("pulumi", "config", "get", "kubernetes:context", "--stack", stack)
     place = known["api_key"]
     path = "jsonpath={.data." + place["key"].replace(".", "\\.") + "}"
-    secret = output("kubectl", "--context", context, "-n", place["namespace"], "get", "secret", place["secret"], "-o", path)
+    secret = output(
+        "kubectl",
+        "--context",
+        context,
+        "-n",
+        place["namespace"],
+        "get",
+        "secret",
+        place["secret"],
+        "-o",
+        path,
+    )
     url = urlsplit(str(known["internal_url"]))
     service, namespace = (url.hostname or "").split(".")[:2]
     base = url.path.rstrip("/")
     with forward(context, namespace, service, url.port or 80) as port:
         healthy(port, base)
-        return create_and_follow(port, base, base64.b64decode(secret).decode(), "https://example.com/a-long-address")
+        return create_and_follow(
+            port, base, base64.b64decode(secret).decode(), "https://example.com/a-long-address"
+        )
 
 
 if __name__ == "__main__":

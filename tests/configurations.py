@@ -10,43 +10,116 @@ from typing import Any
 from offline import stacks
 from offline.record import ROOT, Recording, record
 
-_RAFT = {"mode": "ha", "seal": {"type": "awskms", "region": "eu-central-1", "kmsKeyId": "alias/vault"}}
+_RAFT = {
+    "mode": "ha",
+    "seal": {"type": "awskms", "region": "eu-central-1", "kmsKeyId": "alias/vault"},
+}
 
 SWITCHES: Mapping[str, Mapping[str, Any]] = {
     "defaults": {},
-    "redis-external": {"redis": {"mode": "external", "servers": ["tls://redis.example.org:6380"], "password": "p@ss/word"}},
-    "redis-external-open": {"redis": {"mode": "external", "servers": ["tcp://10.1.2.3:6379"], "cidr": "10.1.2.3/32"}},
-    "redis-cluster": {"redis": {"mode": "external", "servers": [f"tcp://redis-{n}.example.org:6379" for n in range(3)]}},
+    "redis-external": {
+        "redis": {
+            "mode": "external",
+            "servers": ["tls://redis.example.org:6380"],
+            "password": "p@ss/word",
+        }
+    },
+    "redis-external-open": {
+        "redis": {"mode": "external", "servers": ["tcp://10.1.2.3:6379"], "cidr": "10.1.2.3/32"}
+    },
+    "redis-cluster": {
+        "redis": {
+            "mode": "external",
+            "servers": [f"tcp://redis-{n}.example.org:6379" for n in range(3)],
+        }
+    },
     "redis-none": {"redis": {"mode": "none"}},
     "redis-sized": {
-        "redis": {"mode": "failover", "replicas": 5, "sentinels": 5, "storage": {"size": "4Gi", "storageClass": "kwok-volume"}}
+        "redis": {
+            "mode": "failover",
+            "replicas": 5,
+            "sentinels": 5,
+            "storage": {"size": "4Gi", "storageClass": "kwok-volume"},
+        }
     },
     "redis-rotated": {"rotation": {"redis": 2}},
     "database-rotated": {"rotation": {"database": 2, "superuser": 3}},
-    "database-sized": {"postgres": {"version": 17, "instances": 3, "maxConnections": 400, "storage": {"size": "20Gi"}}},
-    "backups-s3": {
+    "database-sized": {
         "postgres": {
-            "backups": {"s3": {"bucket": "b", "endpoint": "s3.example.org", "region": "eu-central-1", "key": "k", "keySecret": "s"}}
+            "version": 17,
+            "instances": 3,
+            "maxConnections": 400,
+            "storage": {"size": "20Gi"},
         }
     },
-    "monitoring": {"postgres": {"monitoring": True}, "network": {"monitoringNamespace": "monitoring"}},
+    "backups-s3": {
+        "postgres": {
+            "backups": {
+                "s3": {
+                    "bucket": "b",
+                    "endpoint": "s3.example.org",
+                    "region": "eu-central-1",
+                    "key": "k",
+                    "keySecret": "s",
+                }
+            }
+        }
+    },
+    "monitoring": {
+        "postgres": {"monitoring": True},
+        "network": {"monitoringNamespace": "monitoring"},
+    },
     "vault-awskms": {"vault": _RAFT},
     "vault-gcpckms": {
-        "vault": {"mode": "ha", "seal": {"type": "gcpckms", "project": "p", "region": "global", "keyRing": "r", "cryptoKey": "k"}}
+        "vault": {
+            "mode": "ha",
+            "seal": {
+                "type": "gcpckms",
+                "project": "p",
+                "region": "global",
+                "keyRing": "r",
+                "cryptoKey": "k",
+            },
+        }
     },
     "vault-azurekeyvault": {
-        "vault": {"mode": "ha", "replicas": 5, "seal": {"type": "azurekeyvault", "tenantId": "t", "vaultName": "v", "keyName": "k"}}
+        "vault": {
+            "mode": "ha",
+            "replicas": 5,
+            "seal": {"type": "azurekeyvault", "tenantId": "t", "vaultName": "v", "keyName": "k"},
+        }
     },
     "vault-transit": {
         "vault": {
             "mode": "ha",
-            "seal": {"type": "transit", "address": "https://vault.example.org:8200", "keyName": "shlink", "token": "t"},
+            "seal": {
+                "type": "transit",
+                "address": "https://vault.example.org:8200",
+                "keyName": "shlink",
+                "token": "t",
+            },
         }
     },
-    "vault-standalone-sealed": {"vault": {"seal": _RAFT["seal"], "serviceAccountAnnotations": {"eks.amazonaws.com/role-arn": "arn"}}},
+    "vault-standalone-sealed": {
+        "vault": {
+            "seal": _RAFT["seal"],
+            "serviceAccountAnnotations": {"eks.amazonaws.com/role-arn": "arn"},
+        }
+    },
     "vault-token": {"vault": {"token": "limited"}},
-    "vault-login": {"vault": {"authLogin": {"path": "auth/jwt/login", "method": "jwt", "parameters": {"role": "deploy", "jwt": "j"}}}},
-    "direct": {"vault": {"address": "http://10.0.0.7:8200"}, "postgres": {"address": "10.0.0.8:5432"}},
+    "vault-login": {
+        "vault": {
+            "authLogin": {
+                "path": "auth/jwt/login",
+                "method": "jwt",
+                "parameters": {"role": "deploy", "jwt": "j"},
+            }
+        }
+    },
+    "direct": {
+        "vault": {"address": "http://10.0.0.7:8200"},
+        "postgres": {"address": "10.0.0.8:5432"},
+    },
     "operators-there": {
         "operators": {
             "externalSecrets": {"install": False, "namespace": "platform"},
@@ -92,13 +165,21 @@ SWITCHES: Mapping[str, Mapping[str, Any]] = {
         }
     },
     "api-server-narrow": {"network": {"apiServer": ["10.96.0.1/32"], "apiServerPorts": [443]}},
-    "mirror": {"images": {"registry": "registry.example.org/mirror", "postgres": "r.example.org/postgres:16.9-1"}, "protect": True},
+    "mirror": {
+        "images": {
+            "registry": "registry.example.org/mirror",
+            "postgres": "r.example.org/postgres:16.9-1",
+        },
+        "protect": True,
+    },
 }
 
 
 def configuration(name: str) -> dict[str, str]:
     """A switch's configuration as the program gets it."""
-    return {"kubernetes:context": "lab"} | {f"shlink:{key}": json.dumps(value) for key, value in SWITCHES[name].items()}
+    return {"kubernetes:context": "lab"} | {
+        f"shlink:{key}": json.dumps(value) for key, value in SWITCHES[name].items()
+    }
 
 
 NAMES = (*SWITCHES, *(f"stack {stack}" for stack in stacks.names(ROOT)))

@@ -2,7 +2,6 @@
 
 import gc
 import json
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -38,6 +37,11 @@ Resource = tuple[str, str]
 """Kind and name."""
 
 
+def pytest_collection_finish() -> None:
+    # What is imported by now stays: each collection after a run of the program would look at all of it again.
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def dev() -> Recording:
     """The program with the stack file that a new person runs."""
@@ -56,12 +60,7 @@ def _program(**settings: Any) -> Recording:
 
 @cache
 def _recorded(settings: str) -> Recording:
-    with warnings.catch_warnings():
-        # As in configurations.recording: the loops that Pulumi's test monitor leaves open are nobody's failure.
-        warnings.simplefilter("ignore", ResourceWarning)
-        made = record("test", configuration(json.loads(settings)))
-        gc.collect()
-    return made
+    return record("test", configuration(json.loads(settings)))
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,12 @@ class Later:
 
 @pytest.fixture(scope="session")
 def later() -> Later:
-    versions = {"postgres/shlink": "7", "redis/shlink": "3", "shlink/api-key": "2", "shlink/geolite": "5"}
+    versions = {
+        "postgres/shlink": "7",
+        "redis/shlink": "3",
+        "shlink/api-key": "2",
+        "shlink/geolite": "5",
+    }
     hooks: dict[str, Sequence[Awaited]] = {}
     provider: Any = vars(offline.record)["_Provider"]
     answers = provider.new_resource
@@ -88,7 +92,11 @@ def later() -> Later:
 
     def answer(provider: Any, args: Any) -> Any:
         made, state = answers(provider, args)
-        return made, state | ({"metadata": {"version": versions[state["name"]]}} if args.typ.endswith(":SecretV2") else {})
+        return made, state | (
+            {"metadata": {"version": versions[state["name"]]}}
+            if args.typ.endswith(":SecretV2")
+            else {}
+        )
 
     with (
         mock.patch.object(redis, "wait_hook", spy),
@@ -113,11 +121,16 @@ def fault() -> Fault:
 
 def configuration(settings: Mapping[str, Any]) -> dict[str, str]:
     """As Pulumi hands it over: objects as JSON text."""
-    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in settings.items()}
+    texts = {
+        key: value if isinstance(value, str) else json.dumps(value)
+        for key, value in settings.items()
+    }
     return {"kubernetes:context": "lab"} | {f"shlink:{key}": text for key, text in texts.items()}
 
 
-def reached(settings: Mapping[str, Any], project: str = "shlink", stack: str = "dev") -> tuple[Servers, list[str]]:
+def reached(
+    settings: Mapping[str, Any], project: str = "shlink", stack: str = "dev"
+) -> tuple[Servers, list[str]]:
     """Where the providers find their servers, and the services that a forward is started for."""
     with mock.patch("components.reach.Forward") as forward:
         found = reach.servers(*parse(configuration(settings)), project=project, stack=stack)
@@ -140,7 +153,9 @@ def variables(container: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for one in container.get("env", []):
         reference = one.get("valueFrom", {}).get("secretKeyRef")
-        found[one["name"]] = (reference["name"], reference["key"]) if reference else one.get("value")
+        found[one["name"]] = (
+            (reference["name"], reference["key"]) if reference else one.get("value")
+        )
     return found
 
 

@@ -19,7 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-_LEFT_OUT = shutil.ignore_patterns(".git", ".venv", ".uv", "build", "__pycache__", ".pytest_cache", ".ruff_cache", ".coverage*")
+_LEFT_OUT = shutil.ignore_patterns(
+    ".git", ".venv", ".uv", "build", "__pycache__", ".pytest_cache", ".ruff_cache", ".coverage*"
+)
 _QUICK = (
     "tests",
     "--ignore=tests/real",
@@ -49,7 +51,11 @@ class Mutant:
 MUTANTS = [
     Mutant(
         "the grant on schema public lacks CREATE",
-        [Change("components/postgres.py", 'privileges=["CREATE", "USAGE"]', 'privileges=["USAGE"]')],
+        [
+            Change(
+                "components/postgres.py", 'privileges=["CREATE", "USAGE"]', 'privileges=["USAGE"]'
+            )
+        ],
         ["tests/real/test_postgres.py"],
     ),
     Mutant(
@@ -59,7 +65,13 @@ MUTANTS = [
     ),
     Mutant(
         "a field of ExternalSecret is misspelt",
-        [Change("components/external_secrets.py", '"deletionPolicy": "Retain"', '"deletePolicy": "Retain"')],
+        [
+            Change(
+                "components/external_secrets.py",
+                '"deletionPolicy": "Retain"',
+                '"deletePolicy": "Retain"',
+            )
+        ],
         ["tests/real/test_objects.py"],
     ),
     Mutant(
@@ -69,19 +81,39 @@ MUTANTS = [
     ),
     Mutant(
         "every pod of `shlink` may reach PostgreSQL",
-        [Change("components/network.py", "Flow(SERVER, DATABASE, [5432])", 'Flow(Pods("any", SHLINK), DATABASE, [5432])')],
+        [
+            Change(
+                "components/network.py",
+                "Flow(SERVER, DATABASE, [5432])",
+                'Flow(Pods("any", SHLINK), DATABASE, [5432])',
+            )
+        ],
         ["tests/real/test_network.py"],
     ),
     Mutant(
         "egress is no longer denied by default",
-        [Change("components/network.py", 'policy_types=["Ingress", "Egress"], egress=[dns]', 'policy_types=["Ingress"]')],
+        [
+            Change(
+                "components/network.py",
+                'policy_types=["Ingress", "Egress"], egress=[dns]',
+                'policy_types=["Ingress"]',
+            )
+        ],
         ["tests/real/test_network.py"],
     ),
     Mutant(
         "the ports of Redis and Sentinel are swapped in the flow table",
         [
-            Change("components/network.py", "Flow(client, REDIS_SERVERS, [6379])", "Flow(client, REDIS_SERVERS, [26379])"),
-            Change("components/network.py", "Flow(client, SENTINELS, [26379])", "Flow(client, SENTINELS, [6379])"),
+            Change(
+                "components/network.py",
+                "Flow(client, REDIS_SERVERS, [6379])",
+                "Flow(client, REDIS_SERVERS, [26379])",
+            ),
+            Change(
+                "components/network.py",
+                "Flow(client, SENTINELS, [26379])",
+                "Flow(client, SENTINELS, [6379])",
+            ),
         ],
         ["tests/real/test_network.py"],
     ),
@@ -114,12 +146,24 @@ MUTANTS = [
     ),
     Mutant(
         "Pod Security only warns",
-        [Change("components/network.py", 'for mode in ("enforce", "audit", "warn")', 'for mode in ("audit", "warn")')],
+        [
+            Change(
+                "components/network.py",
+                'for mode in ("enforce", "audit", "warn")',
+                'for mode in ("audit", "warn")',
+            )
+        ],
         ["tests/real/test_pods.py"],
     ),
     Mutant(
         "replicas are spread by labels that they don't bear",
-        [Change("components/redis.py", '"app.kubernetes.io/component": "sentinel"})', '"app.kubernetes.io/component": "sentinels"})')],
+        [
+            Change(
+                "components/redis.py",
+                '"app.kubernetes.io/component": "sentinel"})',
+                '"app.kubernetes.io/component": "sentinels"})',
+            )
+        ],
         ["tests/real/test_pods.py"],
     ),
     Mutant(
@@ -134,22 +178,44 @@ MUTANTS = [
     ),
     Mutant(
         "a rotation forgets the sentinels",
-        [Change("components/redis.py", "-x sentinel set mymaster auth-pass >/dev/null", "-x echo >/dev/null")],
+        [
+            Change(
+                "components/redis.py",
+                "-x sentinel set mymaster auth-pass >/dev/null",
+                "-x echo >/dev/null",
+            )
+        ],
         ["tests/real/test_redis.py", "-k", "rotation"],
     ),
     Mutant(
         "a rotation takes the old password away at once",
-        [Change("components/redis.py", "-x acl setuser default >/dev/null", "-x acl setuser default resetpass >/dev/null")],
+        [
+            Change(
+                "components/redis.py",
+                "-x acl setuser default >/dev/null",
+                "-x acl setuser default resetpass >/dev/null",
+            )
+        ],
         ["tests/real/test_redis.py", "-k", "rotation"],
     ),
     Mutant(
         "Vault's server may read every Secret of its namespace",
-        [Change("components/vault.py", "resource_names=[UNSEAL_SECRET], verbs=verbs", "verbs=verbs")],
+        [
+            Change(
+                "components/vault.py", "resource_names=[UNSEAL_SECRET], verbs=verbs", "verbs=verbs"
+            )
+        ],
         ["tests/real/test_rights.py", "-k", "test_account"],
     ),
     Mutant(
         "redis-operator lacks a right that it uses",
-        [Change("components/operators.py", '                _rule("policy", "poddisruptionbudgets", "get create update"),\n', "")],
+        [
+            Change(
+                "components/operators.py",
+                '                _rule("policy", "poddisruptionbudgets", "get create update"),\n',
+                "",
+            )
+        ],
         ["tests/real/test_rights.py", "-k", "test_account"],
     ),
     Mutant(
@@ -161,7 +227,9 @@ MUTANTS = [
         "whoever previews may read Secrets",
         [
             Change(
-                "deploy/rbac/preview.yaml", "resources: [namespaces, serviceaccounts,", "resources: [namespaces, secrets, serviceaccounts,"
+                "deploy/rbac/preview.yaml",
+                "resources: [namespaces, serviceaccounts,",
+                "resources: [namespaces, secrets, serviceaccounts,",
             )
         ],
         ["tests/real/test_rights.py", "-k", "preview"],
@@ -170,7 +238,9 @@ MUTANTS = [
         "the PostgresCluster does not wait for its operator, and outlives it on destroy",
         [
             Change(
-                "components/postgres.py", "depends_on=[*secrets, args.namespace, *args.operator]", "depends_on=[*secrets, args.namespace]"
+                "components/postgres.py",
+                "depends_on=[*secrets, args.namespace, *args.operator]",
+                "depends_on=[*secrets, args.namespace]",
             )
         ],
     ),
@@ -181,7 +251,13 @@ MUTANTS = [
     ),
     Mutant(
         "the grant does not go with its cluster, so destroy needs a connection",
-        [Change("components/postgres.py", "depends_on=[cluster], deleted_with=cluster", "depends_on=[cluster]")],
+        [
+            Change(
+                "components/postgres.py",
+                "depends_on=[cluster], deleted_with=cluster",
+                "depends_on=[cluster]",
+            )
+        ],
         ["tests/real/test_postgres.py", "-k", "between"],
     ),
     Mutant(
@@ -203,7 +279,13 @@ MUTANTS = [
     ),
     Mutant(
         "a changed password does not reach the pods",
-        [Change("components/shlink.py", 'return {f"{_VERSION_ANNOTATION}{one.name}": one.version for one in secrets}', "return {}")],
+        [
+            Change(
+                "components/shlink.py",
+                'return {f"{_VERSION_ANNOTATION}{one.name}": one.version for one in secrets}',
+                "return {}",
+            )
+        ],
         ["tests/real/test_pods.py", "-k", "changed_secret"],
     ),
 ]
@@ -221,7 +303,9 @@ def _apply(folder: Path, mutant: Mutant) -> dict[Path, str]:
         text = path.read_text()
         before.setdefault(path, text)
         if text.count(change.old) != 1:
-            raise LostError(f"{mutant.what}: {change.file} has {text.count(change.old)} times, not once:\n{change.old}")
+            raise LostError(
+                f"{mutant.what}: {change.file} has {text.count(change.old)} times, not once:\n{change.old}"
+            )
         path.write_text(text.replace(change.old, change.new))
     return before
 
@@ -229,12 +313,30 @@ def _apply(folder: Path, mutant: Mutant) -> dict[Path, str]:
 def _run(folder: Path, arguments: Sequence[str]) -> tuple[str, int]:
     """The first check that fails, or nothing; and how many passed."""
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-m", "pytest", *arguments, "-x", "-q", "-p", "no:cacheprovider", "--no-header"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        *arguments,
+        "-x",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--no-header",
+    ]
     done = subprocess.run(  # noqa: S603 -- pytest with the arguments above
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=_TIMEOUT
+        command,
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=_TIMEOUT,
     )
     if done.returncode not in (0, 1, 5) and "ERROR" not in done.stdout:
-        raise RuntimeError(f"pytest {' '.join(arguments)} did not run:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+        raise RuntimeError(
+            f"pytest {' '.join(arguments)} did not run:\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+        )
     failed = re.search(r"^(?:FAILED|ERROR) (\S+(?: \S+\])?)", done.stdout, re.MULTILINE)
     passed = re.search(r"(\d+) passed", done.stdout)
     return failed.group(1) if failed else "", int(passed.group(1)) if passed else 0
@@ -248,13 +350,22 @@ def _judge(folder: Path, mutant: Mutant) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m tests.mutants", description="Break the program on purpose and say which check notices."
+        prog="python -m tests.mutants",
+        description="Break the program on purpose and say which check notices.",
     )
-    parser.add_argument("words", nargs="*", help="only faults whose description has one of these words")
+    parser.add_argument(
+        "words", nargs="*", help="only faults whose description has one of these words"
+    )
     options = parser.parse_args(arguments)
-    chosen = [one for one in MUTANTS if not options.words or any(word in one.what for word in options.words)]
+    chosen = [
+        one
+        for one in MUTANTS
+        if not options.words or any(word in one.what for word in options.words)
+    ]
     if not os.environ.get("SHLINK_TEST_KUBECONFIG"):
-        print("SHLINK_TEST_KUBECONFIG names no kubeconfig: only checks that need no cluster are asked")
+        print(
+            "SHLINK_TEST_KUBECONFIG names no kubeconfig: only checks that need no cluster are asked"
+        )
     survived = 0
     with tempfile.TemporaryDirectory(prefix="mutants-") as name:
         folder = Path(name) / "copy"
@@ -268,13 +379,19 @@ def main(arguments: Sequence[str]) -> int:
             return 2
         failing, passed = _run(folder, _QUICK)
         if failing or not passed:
-            print(f"error: {failing or 'nothing'} fails without any fault; mend that first", file=sys.stderr)
+            print(
+                f"error: {failing or 'nothing'} fails without any fault; mend that first",
+                file=sys.stderr,
+            )
             return 2
         for mutant in chosen:
             before, began = _apply(folder, mutant), time.monotonic()
             caught = _judge(folder, mutant)
             survived += not caught
-            print(f"{'caught  ' if caught else 'SURVIVED'}  {mutant.what:<75}  {time.monotonic() - began:4.0f} s  {caught}", flush=True)
+            print(
+                f"{'caught  ' if caught else 'SURVIVED'}  {mutant.what:<75}  {time.monotonic() - began:4.0f} s  {caught}",
+                flush=True,
+            )
             for path, text in before.items():
                 path.write_text(text)
     print(f"{len(chosen) - survived} of {len(chosen)} noticed")

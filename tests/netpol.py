@@ -14,11 +14,19 @@ End = tuple[str, Labels] | str
 
 
 def allowed(
-    policies: Sequence[Mapping[str, Any]], namespaces: Mapping[str, Labels], source: End, target: End, port: int, *, protocol: str = "TCP"
+    policies: Sequence[Mapping[str, Any]],
+    namespaces: Mapping[str, Labels],
+    source: End,
+    target: End,
+    port: int,
+    *,
+    protocol: str = "TCP",
 ) -> bool:
     """Whether `source` may open a connection to `port` of `target`. `namespaces` are the labels of each namespace by its name."""
     return all(
-        _direction(policies, namespaces, direction, end=end, peer=peer, port=port, protocol=protocol)
+        _direction(
+            policies, namespaces, direction, end=end, peer=peer, port=port, protocol=protocol
+        )
         for direction, end, peer in (("Egress", source, target), ("Ingress", target, source))
     )
 
@@ -72,7 +80,10 @@ def _direction(
     return any(
         _ports(rule.get("ports", ()), port, protocol)
         # A rule without peers is open to all of them; an empty list means the same.
-        and (not rule.get(peers) or any(_peer(one, namespaces, namespace, peer) for one in rule[peers]))
+        and (
+            not rule.get(peers)
+            or any(_peer(one, namespaces, namespace, peer) for one in rule[peers])
+        )
         for spec in governing
         for rule in spec.get(rules, ())
     )
@@ -91,7 +102,9 @@ def _ports(ports: Sequence[Mapping[str, Any]], port: int, protocol: str) -> bool
             continue
         first = one.get("port")
         if isinstance(first, str):
-            raise TypeError(f"named port {first!r}: the container ports that it would need are not known here")
+            raise TypeError(
+                f"named port {first!r}: the container ports that it would need are not known here"
+            )
         if first is None or first <= port <= one.get("endPort", first):
             return True
     return False
@@ -105,7 +118,9 @@ def _peer(one: Mapping[str, Any], namespaces: Mapping[str, Labels], home: str, p
         return False
     namespace, labels = peer
     if "namespaceSelector" in one:
-        if namespace not in namespaces or not selects(one["namespaceSelector"], namespaces[namespace]):
+        if namespace not in namespaces or not selects(
+            one["namespaceSelector"], namespaces[namespace]
+        ):
             return False
     elif namespace != home:
         return False
@@ -115,4 +130,6 @@ def _peer(one: Mapping[str, Any], namespaces: Mapping[str, Labels], home: str, p
 def _block(block: Mapping[str, Any], address: str) -> bool:
     found = ipaddress.ip_address(address)
     inside = ipaddress.ip_network(block["cidr"])
-    return found in inside and not any(found in ipaddress.ip_network(one) for one in block.get("except", ()))
+    return found in inside and not any(
+        found in ipaddress.ip_network(one) for one in block.get("except", ())
+    )

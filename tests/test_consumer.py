@@ -39,7 +39,11 @@ class Provider(mocks.Mocks):
         inputs = cast("dict[str, Any]", args.inputs)  # pyright: ignore[reportUnknownMemberType] -- untyped in the SDK
         if args.typ == "pulumi:pulumi:StackReference":
             self.references.append(str(inputs["name"]))
-            return args.name, {"name": args.name, "outputs": dict(self.outputs), "secretOutputNames": []}
+            return args.name, {
+                "name": args.name,
+                "outputs": dict(self.outputs),
+                "secretOutputNames": [],
+            }
         self.made[f"{args.typ.rpartition(':')[2]} {args.name}"] = inputs
         return f"{args.name}-id", inputs
 
@@ -55,14 +59,21 @@ def promised() -> dict[str, Any]:
 
 @pytest.fixture
 def consumer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    monkeypatch.setattr(sys, "path", [str(FOLDER), *sys.path])  # as Pulumi does with a program's folder
+    monkeypatch.setattr(
+        sys, "path", [str(FOLDER), *sys.path]
+    )  # as Pulumi does with a program's folder
 
     def run(outputs: Mapping[str, Any]) -> Provider:
         provider = Provider(outputs)
 
         logger = logging.Logger("quiet")  # noqa: LOG001 -- its own, since one run of each test fails
         record_run(
-            FOLDER / "__main__.py", mocks.MockMonitor(provider), CONFIGURATION, project="shlink-release-links", stack="test", logger=logger
+            FOLDER / "__main__.py",
+            mocks.MockMonitor(provider),
+            CONFIGURATION,
+            project="shlink-release-links",
+            stack="test",
+            logger=logger,
         )
         return provider
 
@@ -88,13 +99,23 @@ def test_the_job_uses_what_the_stack_says(consumer: Any, promised: dict[str, Any
     }
     for policy in ("from-release-links", "release-links"):
         spec = provider.made[f"NetworkPolicy {policy}"]["spec"]
-        assert [port["port"] for rule in (*spec.get("ingress", []), *spec.get("egress", [])) for port in rule["ports"]] == [8081]
+        assert [
+            port["port"]
+            for rule in (*spec.get("ingress", []), *spec.get("egress", []))
+            for port in rule["ports"]
+        ] == [8081]
 
 
-def test_its_policies_open_the_way_between_its_pod_and_shlinks(consumer: Any, promised: dict[str, Any]) -> None:
+def test_its_policies_open_the_way_between_its_pod_and_shlinks(
+    consumer: Any, promised: dict[str, Any]
+) -> None:
     made = consumer(promised).made
     labels = made["Job release-link"]["spec"]["template"]["metadata"]["labels"]
-    server = record("dev", *stacks.configuration(ROOT, "dev")).one("Deployment", "shlink").inputs["spec"]["template"]["metadata"]["labels"]
+    server = (
+        record("dev", *stacks.configuration(ROOT, "dev"))
+        .one("Deployment", "shlink")
+        .inputs["spec"]["template"]["metadata"]["labels"]
+    )
     into = made["NetworkPolicy from-release-links"]["spec"]
     out = made["NetworkPolicy release-links"]["spec"]
     assert into["podSelector"]["matchLabels"].items() <= server.items()
@@ -111,14 +132,20 @@ def test_its_pod_passes_pod_security_restricted(consumer: Any, promised: dict[st
     assert pod["containers"][0]["securityContext"]["allowPrivilegeEscalation"] is False
 
 
-@pytest.mark.parametrize("name", [field.name for field in fields(Outputs) if field.default is MISSING])
-def test_a_missing_output_ends_the_run_with_its_name(consumer: Any, promised: dict[str, Any], name: str) -> None:
+@pytest.mark.parametrize(
+    "name", [field.name for field in fields(Outputs) if field.default is MISSING]
+)
+def test_a_missing_output_ends_the_run_with_its_name(
+    consumer: Any, promised: dict[str, Any], name: str
+) -> None:
     renamed = {("renamed" if key == name else key): value for key, value in promised.items()}
     with pytest.raises(Exception, match=rf"(?s){name}\s+Field required"):
         consumer(renamed)
 
 
-def test_an_output_of_another_type_ends_the_run_with_its_name(consumer: Any, promised: dict[str, Any]) -> None:
+def test_an_output_of_another_type_ends_the_run_with_its_name(
+    consumer: Any, promised: dict[str, Any]
+) -> None:
     with pytest.raises(Exception, match=r"(?s)api_key\.key\s+Field required"):
         consumer({**promised, "api_key": {"namespace": "shlink", "secret": "shlink-api-key"}})
 
@@ -137,9 +164,9 @@ def test_the_helper_is_the_contract_itself() -> None:
 
 def test_every_setting_it_reads_is_declared() -> None:
     declared = yaml.safe_load((FOLDER / "Pulumi.yaml").read_text())["config"]
-    assert {key.partition(":")[2] for key in CONFIGURATION if key.startswith("shlink-release-links:")} == {
-        key for key in declared if ":" not in key
-    }
+    assert {
+        key.partition(":")[2] for key in CONFIGURATION if key.startswith("shlink-release-links:")
+    } == {key for key in declared if ":" not in key}
 
 
 def test_the_contract_reads_its_own_values(promised: dict[str, Any]) -> None:

@@ -15,13 +15,17 @@ from tests.conftest import REPRESENTATIVE, Program, manifest, strings
 def generated(recording: Recording) -> dict[str, str]:
     """The value of each password by its resource's name: what offline.record makes up for the provider."""
     return {
-        one.name: hashlib.sha256(one.name.encode()).hexdigest()[: int(one.inputs["length"])] for one in recording.of_kind("RandomPassword")
+        one.name: hashlib.sha256(one.name.encode()).hexdigest()[: int(one.inputs["length"])]
+        for one in recording.of_kind("RandomPassword")
     }
 
 
 def places(recording: Recording, value: str) -> Iterator[tuple[Recorded | None, bool]]:
     """Where a value is: each resource, or None for the outputs; and whether it is marked secret there."""
-    for holder, found in [*((one, one.inputs) for one in recording.resources.values()), (None, recording.outputs)]:
+    for holder, found in [
+        *((one, one.inputs) for one in recording.resources.values()),
+        (None, recording.outputs),
+    ]:
         for text, secret in strings(found):
             if value in text:
                 yield holder, secret
@@ -39,25 +43,52 @@ def test_a_generated_password_is_secret_wherever_it_is(name: str) -> None:
         assert all(holder for holder, _ in found), f"{resource} is in the outputs"
         kinds = {holder.kind for holder, _ in found if holder}
         assert kinds <= {"Secret", "SecretV2", "vault", "postgresql"}, resource
-    assert [message for message in recording.messages for value in passwords.values() if value in message] == []
+    assert [
+        message
+        for message in recording.messages
+        for value in passwords.values()
+        if value in message
+    ] == []
 
 
 GIVEN: list[dict[str, Any]] = [
     {
         "app": {"geoliteLicenseKey": "hunter2geolite"},
-        "redis": {"mode": "external", "servers": ["tls://r.example.org:6380"], "password": "hunter2redis"},
+        "redis": {
+            "mode": "external",
+            "servers": ["tls://r.example.org:6380"],
+            "password": "hunter2redis",
+        },
         "vault": {
             "mode": "ha",
-            "seal": {"type": "transit", "address": "https://v.example.org", "keyName": "k", "token": "hunter2transit"},
+            "seal": {
+                "type": "transit",
+                "address": "https://v.example.org",
+                "keyName": "k",
+                "token": "hunter2transit",
+            },
             "token": "hunter2vault",
         },
         "postgres": {
-            "backups": {"s3": {"bucket": "b", "endpoint": "e", "region": "r", "key": "hunter2key", "keySecret": "hunter2keysecret"}}
+            "backups": {
+                "s3": {
+                    "bucket": "b",
+                    "endpoint": "e",
+                    "region": "r",
+                    "key": "hunter2key",
+                    "keySecret": "hunter2keysecret",
+                }
+            }
         },
     },
     {"vault": {"authLogin": {"path": "auth/jwt/login", "parameters": {"jwt": "hunter2jwt"}}}},
 ]
-VALUES = [(settings, value) for settings in GIVEN for value in json.dumps(settings).split('"') if value.startswith("hunter2")]
+VALUES = [
+    (settings, value)
+    for settings in GIVEN
+    for value in json.dumps(settings).split('"')
+    if value.startswith("hunter2")
+]
 
 
 @pytest.mark.parametrize(("settings", "value"), VALUES, ids=[value for _, value in VALUES])
@@ -66,7 +97,11 @@ def test_a_given_secret_stays_one(program: Program, settings: dict[str, Any], va
     assert found
     assert [holder and holder.name for holder, secret in found if not secret] == []
     assert all(holder for holder, _ in found)
-    assert not any(holder.kind in ("ConfigMap", "Chart", "Release", "Deployment", "Job") for holder, _ in found if holder)
+    assert not any(
+        holder.kind in ("ConfigMap", "Chart", "Release", "Deployment", "Job")
+        for holder, _ in found
+        if holder
+    )
 
 
 def test_every_value_that_a_pod_may_take_for_a_number_starts_with_a_letter(dev: Recording) -> None:
@@ -91,6 +126,8 @@ def test_the_kinds_of_password_are_independent(dev: Recording) -> None:
         "redis": manifest(dev, "Secret", "shlink-redis-auth")["stringData"]["password"],
         "shlink": manifest(dev, "Secret", "shlink-db-pguser-shlink")["stringData"]["password"],
         "postgres": manifest(dev, "Secret", "shlink-db-pguser-postgres")["stringData"]["password"],
-        "api key": json.loads(manifest(dev, "SecretV2", "vault-backend-shlink-api-key")["dataJson"])["api-key"],
+        "api key": json.loads(
+            manifest(dev, "SecretV2", "vault-backend-shlink-api-key")["dataJson"]
+        )["api-key"],
     }
     assert len(set(passwords.values())) == len(passwords)

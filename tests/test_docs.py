@@ -46,9 +46,13 @@ def test_links_and_anchors_lead_somewhere(document: Path) -> None:
 def test_commands_exist(document: Path) -> None:
     text = document.read_text()
     code = [*re.findall(r"`([^`\n]+)`", text), *re.findall(r"^ {4,}(.*)$", text, re.MULTILINE)]
-    named = {target for one in code for target in re.findall(r"(?:^|[;&|] *)make ([a-z][a-z-]*)", one)}
+    named = {
+        target for one in code for target in re.findall(r"(?:^|[;&|] *)make ([a-z][a-z-]*)", one)
+    }
     assert named <= TARGETS
-    scripts = {name for one in code for name in re.findall(r"(?:^|\s)((?:scripts|\.ci)/[\w.]+)", one)}
+    scripts = {
+        name for one in code for name in re.findall(r"(?:^|\s)((?:scripts|\.ci)/[\w.]+)", one)
+    }
     assert [name for name in sorted(scripts) if not (ROOT / name).exists()] == []
 
 
@@ -60,11 +64,20 @@ def test_every_command_of_a_person_is_in_the_documents() -> None:
 
 def defines(path: Path, name: str) -> bool:
     """Whether a file defines this at its top level."""
-    return re.search(rf"^(?:(?:async )?def |class )?{name}\b(?:\(|:| =)", path.read_text(), re.MULTILINE) is not None
+    return (
+        re.search(
+            rf"^(?:(?:async )?def |class )?{name}\b(?:\(|:| =)", path.read_text(), re.MULTILINE
+        )
+        is not None
+    )
 
 
 def test_the_guides_table_names_what_is_there() -> None:
-    rows = [line for line in (ROOT / "docs/guide.md").read_text().splitlines() if line.startswith("| ") and "---" not in line][1:]
+    rows = [
+        line
+        for line in (ROOT / "docs/guide.md").read_text().splitlines()
+        if line.startswith("| ") and "---" not in line
+    ][1:]
     assert len(rows) >= 20
     for row in rows:
         place = re.search(r"\| `([\w./]+)(?::(\w+))?` \|$", row)
@@ -76,7 +89,10 @@ def test_the_guides_table_names_what_is_there() -> None:
 
 def test_files_named_in_the_documents_exist() -> None:
     for document in DOCUMENTS:
-        named = re.findall(r"`((?:components|offline|tests|deploy|examples|scripts|docs)/[\w./-]+\.(?:py|yaml|md))`", document.read_text())
+        named = re.findall(
+            r"`((?:components|offline|tests|deploy|examples|scripts|docs)/[\w./-]+\.(?:py|yaml|md))`",
+            document.read_text(),
+        )
         assert [name for name in named if not (ROOT / name).exists()] == [], document.name
 
 
@@ -101,10 +117,23 @@ def test_what_the_sizing_page_says_of_the_connections_is_the_check_itself() -> N
     assert "= 40 of 100" in (ROOT / "docs/sizing.md").read_text()
 
 
-def test_the_readme_shows_what_preview_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_readme_shows_what_preview_prints(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["dev", "--out", str(tmp_path)]) == 0
     printed = {line.rstrip() for line in capsys.readouterr().out.splitlines()}
-    block = (ROOT / "README.md").read_text().partition("<!-- preview output -->")[2].partition("<!-- end")[0]
-    shown = [line[4:].rstrip() for line in block.splitlines() if line.startswith("    ") and line.strip() != "..."]
+    block = (
+        (ROOT / "README.md")
+        .read_text()
+        .partition("<!-- preview output -->")[2]
+        .partition("<!-- end")[0]
+    )
+    shown = [
+        line[4:].rstrip()
+        for line in block.splitlines()
+        if line.startswith("    ") and line.strip() != "..."
+    ]
     assert len(shown) > 15
-    assert [line for line in shown if line not in printed and "Kubernetes objects in" not in line] == []
+    assert [
+        line for line in shown if line not in printed and "Kubernetes objects in" not in line
+    ] == []

@@ -17,14 +17,19 @@ def externals(recording: Recording) -> list[Any]:
 
 def values(recording: Recording) -> dict[str, Any]:
     """What is written to Vault, by path."""
-    return {one["name"]: json.loads(one["dataJson"]) for one in (plain(found.inputs) for found in recording.of_kind("SecretV2"))}
+    return {
+        one["name"]: json.loads(one["dataJson"])
+        for one in (plain(found.inputs) for found in recording.of_kind("SecretV2"))
+    }
 
 
 @pytest.mark.parametrize("name", REPRESENTATIVE)
 def test_the_policy_reads_exactly_what_is_delivered(name: str) -> None:
     recording = configurations.recording(name)
     policy = json.loads(manifest(recording, "Policy", "vault-backend-policy")["policy"])
-    assert policy == {"path": {f"secret/data/{path}": {"capabilities": ["read"]} for path in values(recording)}}
+    assert policy == {
+        "path": {f"secret/data/{path}": {"capabilities": ["read"]} for path in values(recording)}
+    }
     assert not any("*" in path or "+" in path for path in policy["path"])
 
 
@@ -37,7 +42,9 @@ def test_every_delivered_key_is_in_vault_where_it_is_looked_for(name: str) -> No
         for item in one["spec"]["data"]:
             reference = item["remoteRef"]
             assert written[reference["key"]][reference["property"]], one["metadata"]["name"]
-        assert {item["secretKey"] for item in one["spec"]["data"]} == set(written[one["spec"]["data"][0]["remoteRef"]["key"]])
+        assert {item["secretKey"] for item in one["spec"]["data"]} == set(
+            written[one["spec"]["data"][0]["remoteRef"]["key"]]
+        )
 
 
 @pytest.mark.parametrize(
@@ -46,7 +53,11 @@ def test_every_delivered_key_is_in_vault_where_it_is_looked_for(name: str) -> No
         (
             "defaults",
             {
-                "postgres-credentials": ("shlink-db-pguser-shlink", "postgres/shlink", {"user", "password"}),
+                "postgres-credentials": (
+                    "shlink-db-pguser-shlink",
+                    "postgres/shlink",
+                    {"user", "password"},
+                ),
                 "redis-credentials": ("shlink-redis", "redis/shlink", {"password"}),
                 "shlink-api-key": ("shlink-api-key", "shlink/api-key", {"api-key"}),
             },
@@ -54,14 +65,22 @@ def test_every_delivered_key_is_in_vault_where_it_is_looked_for(name: str) -> No
         (
             "redis-none",
             {
-                "postgres-credentials": ("shlink-db-pguser-shlink", "postgres/shlink", {"user", "password"}),
+                "postgres-credentials": (
+                    "shlink-db-pguser-shlink",
+                    "postgres/shlink",
+                    {"user", "password"},
+                ),
                 "shlink-api-key": ("shlink-api-key", "shlink/api-key", {"api-key"}),
             },
         ),
         (
             "app",
             {
-                "postgres-credentials": ("shlink-db-pguser-shlink", "postgres/shlink", {"user", "password"}),
+                "postgres-credentials": (
+                    "shlink-db-pguser-shlink",
+                    "postgres/shlink",
+                    {"user", "password"},
+                ),
                 "redis-credentials": ("shlink-redis", "redis/shlink", {"password"}),
                 "shlink-api-key": ("shlink-api-key", "shlink/api-key", {"api-key"}),
                 "shlink-geolite": ("shlink-geolite", "shlink/geolite", {"geolite-license-key"}),
@@ -83,7 +102,10 @@ def test_what_is_delivered(name: str, expected: dict[str, tuple[str, str, set[st
 
 def test_the_database_password_in_vault_is_the_one_in_the_database(dev: Recording) -> None:
     given = values(dev)["postgres/shlink"]
-    assert given == {"user": "shlink", "password": manifest(dev, "Secret", "shlink-db-pguser-shlink")["stringData"]["password"]}
+    assert given == {
+        "user": "shlink",
+        "password": manifest(dev, "Secret", "shlink-db-pguser-shlink")["stringData"]["password"],
+    }
 
 
 def test_one_audience_is_asked_for_and_demanded(dev: Recording) -> None:
@@ -100,8 +122,18 @@ def test_the_role_is_one_accounts_with_one_policy_for_minutes(dev: Recording) ->
     store = manifest(dev, "SecretStore", "vault-backend")
     account = manifest(dev, "ServiceAccount", "vault-backend-account")["metadata"]
     reference = store["spec"]["provider"]["vault"]["auth"]["kubernetes"]["serviceAccountRef"]
-    assert role["boundServiceAccountNames"] == [account["name"]] == [reference["name"]] == ["external-secrets-sa"]
-    assert role["boundServiceAccountNamespaces"] == [account["namespace"]] == [store["metadata"]["namespace"]] == ["shlink"]
+    assert (
+        role["boundServiceAccountNames"]
+        == [account["name"]]
+        == [reference["name"]]
+        == ["external-secrets-sa"]
+    )
+    assert (
+        role["boundServiceAccountNamespaces"]
+        == [account["namespace"]]
+        == [store["metadata"]["namespace"]]
+        == ["shlink"]
+    )
     assert role["tokenPolicies"] == [manifest(dev, "Policy", "vault-backend-policy")["name"]]
     assert 0 < role["tokenTtl"] <= role["tokenMaxTtl"] <= 3600
 
@@ -111,28 +143,41 @@ def test_the_controller_gets_a_token_of_this_account_and_the_pods_none(dev: Reco
     assert [(one["resources"], one["resourceNames"], one["verbs"]) for one in rules] == [
         (["serviceaccounts/token"], ["external-secrets-sa"], ["create"])
     ]
-    assert manifest(dev, "ServiceAccount", "vault-backend-account")["automountServiceAccountToken"] is False
+    assert (
+        manifest(dev, "ServiceAccount", "vault-backend-account")["automountServiceAccountToken"]
+        is False
+    )
     assert ("RoleBinding", "vault-backend-token") in before(dev, "SecretStore", "vault-backend")
 
 
 def test_the_store_is_kv_2_at_vaults_address(dev: Recording) -> None:
     vault = manifest(dev, "SecretStore", "vault-backend")["spec"]["provider"]["vault"]
     assert (vault["path"], vault["version"]) == (manifest(dev, "Mount", "vault-kv")["path"], "v2")
-    assert vault["server"] == dev.outputs["vault_address"] == "http://vault.vault.svc.cluster.local:8200"
+    assert (
+        vault["server"]
+        == dev.outputs["vault_address"]
+        == "http://vault.vault.svc.cluster.local:8200"
+    )
 
 
 @pytest.mark.parametrize("name", REPRESENTATIVE)
 def test_the_served_version_of_the_api(name: str) -> None:
     # v1beta1, the guide's, is not served since External Secrets 0.17.0.
     recording = configurations.recording(name)
-    found = {one.inputs["apiVersion"] for kind in ("SecretStore", "ExternalSecret") for one in recording.of_kind(kind)}
+    found = {
+        one.inputs["apiVersion"]
+        for kind in ("SecretStore", "ExternalSecret")
+        for one in recording.of_kind(kind)
+    }
     assert found == {"external-secrets.io/v1"}
 
 
 @pytest.mark.parametrize("name", ["defaults", "app", "redis-external"])
 def test_a_made_secret_collides_with_no_operators(name: str) -> None:
     for one in externals(configurations.recording(name)):
-        assert one["metadata"]["namespace"] == "shlink"  # PGO owns a Secret of the same name in its own namespace
+        assert (
+            one["metadata"]["namespace"] == "shlink"
+        )  # PGO owns a Secret of the same name in its own namespace
         assert one["spec"]["target"]["creationPolicy"] == "Owner"
         # A Vault that is away must not take Shlink's Secrets with it.
         assert one["spec"]["target"]["deletionPolicy"] == "Retain"
@@ -143,7 +188,9 @@ def test_every_reference_is_pinned_to_the_version_that_was_written(later: Later)
     for one in later.recording.of_kind("ExternalSecret"):
         references = [item["remoteRef"] for item in plain(one.inputs)["spec"]["data"]]
         assert references
-        assert {later.versions[found["key"]] for found in references} == {found["version"] for found in references}
+        assert {later.versions[found["key"]] for found in references} == {
+            found["version"] for found in references
+        }
         assert later.recording.one("SecretV2", one.name).urn in one.depends_on
 
 
@@ -151,10 +198,16 @@ def test_every_reference_is_pinned_to_the_version_that_was_written(later: Later)
     ("kind", "consumer", "expected"),
     [
         ("Deployment", "shlink", {"postgres-credentials", "redis-credentials", "shlink-geolite"}),
-        ("Job", "shlink-migration", {"postgres-credentials", "redis-credentials", "shlink-api-key"}),
+        (
+            "Job",
+            "shlink-migration",
+            {"postgres-credentials", "redis-credentials", "shlink-api-key"},
+        ),
     ],
 )
-def test_a_consumer_starts_when_its_secrets_hold_that_version(later: Later, kind: str, consumer: str, expected: set[str]) -> None:
+def test_a_consumer_starts_when_its_secrets_hold_that_version(
+    later: Later, kind: str, consumer: str, expected: set[str]
+) -> None:
     bound = later.recording.one(kind, consumer).hooks
     # Before, not after the ExternalSecret: a failed one is tried again by the next `up`. And at each change.
     assert bound["before_create"] == bound["before_update"]
@@ -164,11 +217,15 @@ def test_a_consumer_starts_when_its_secrets_hold_that_version(later: Later, kind
         ("externalsecrets.external-secrets.io", "shlink", name) for name in expected
     }
     assert all(item.missing is synced for item in awaited)
-    assert {("ExternalSecret", f"vault-backend-{name}") for name in expected} <= before(later.recording, kind, consumer)
+    assert {("ExternalSecret", f"vault-backend-{name}") for name in expected} <= before(
+        later.recording, kind, consumer
+    )
 
 
 def test_no_object_of_external_secrets_holds_a_value(dev: Recording) -> None:
-    passwords = [value for written in values(dev).values() for key, value in written.items() if key != "user"]
+    passwords = [
+        value for written in values(dev).values() for key, value in written.items() if key != "user"
+    ]
     text = str(externals(dev)) + str(manifest(dev, "SecretStore", "vault-backend"))
     assert [value for value in passwords if value in text] == []
     assert len(passwords) == 3
@@ -177,4 +234,6 @@ def test_no_object_of_external_secrets_holds_a_value(dev: Recording) -> None:
 def test_deliveries_do_not_wait_for_the_servers_whose_passwords_they_are(dev: Recording) -> None:
     for one in dev.of_kind("SecretV2"):
         waited = {kind for kind, _ in before(dev, "SecretV2", one.name)}
-        assert not {"PostgresCluster", "RedisFailover", "Grant"} & waited, object_name(one) or one.name
+        assert not {"PostgresCluster", "RedisFailover", "Grant"} & waited, (
+            object_name(one) or one.name
+        )

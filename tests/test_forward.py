@@ -21,9 +21,18 @@ import pytest
 import yaml
 
 from components import forward
-from components.forward import ClusterAccess, Forward, ForwardError, ForwardTarget, Relay, local_port
+from components.forward import (
+    ClusterAccess,
+    Forward,
+    ForwardError,
+    ForwardTarget,
+    Relay,
+    local_port,
+)
 
-TARGET = ForwardTarget("postgres/shlink-db-primary", "postgres", {"cluster": "shlink-db", "role": "master"}, 5432)
+TARGET = ForwardTarget(
+    "postgres/shlink-db-primary", "postgres", {"cluster": "shlink-db", "role": "master"}, 5432
+)
 ACCESS = ClusterAccess("prod eu", "/etc/kube config")
 KUBECTL = "kubectl --kubeconfig '/etc/kube config' --context 'prod eu' -n postgres"
 
@@ -59,7 +68,11 @@ def test_a_port_is_the_same_in_every_run() -> None:
 
 
 def test_ports_are_spread_over_their_range() -> None:
-    ports = [local_port("shlink", f"stack-{number}", service) for number in range(500) for service in ("vault/vault", "postgres/db")]
+    ports = [
+        local_port("shlink", f"stack-{number}", service)
+        for number in range(500)
+        for service in ("vault/vault", "postgres/db")
+    ]
     assert all(20000 <= port < 30000 for port in ports)
     assert len(set(ports)) > 900
 
@@ -83,7 +96,9 @@ def test_binding_asks_nothing_of_the_cluster_and_imports_no_client() -> None:
         f"Forward(ClusterAccess('nowhere', '/nowhere'), ForwardTarget('s', 'n', {{}}, 1), {free_port()}, 'shlink:s').start()\n"
         "print([name for name in ('kr8s', 'httpx') if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30)  # noqa: S603
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30
+    )
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
@@ -103,11 +118,20 @@ def test_close_frees_the_port_and_may_be_repeated(refusing: type[Refusing]) -> N
 # Messages
 
 
-def reported(refusing: type[Refusing], error: Exception, connections: int = 1, patience: float = 0.1) -> list[str]:
+def reported(
+    refusing: type[Refusing], error: Exception, connections: int = 1, patience: float = 0.1
+) -> list[str]:
     refusing.error = error
     messages: list[str] = []
     port = free_port()
-    one = Forward(refusing("prod eu", "/etc/kube config"), TARGET, port, "shlink:postgres", patience=patience, report=messages.append)
+    one = Forward(
+        refusing("prod eu", "/etc/kube config"),
+        TARGET,
+        port,
+        "shlink:postgres",
+        patience=patience,
+        report=messages.append,
+    )
     one.start()
     with contextlib.closing(one):
         for _ in range(connections):
@@ -137,14 +161,26 @@ CHECK = f"Check that this works here: {KUBECTL} get pods"
             kr8s.ServerError("Unauthorized", response=response(401)),
             f"the API server does not accept the login (401), it may have expired. {CHECK}",
         ),
-        (kr8s.ServerError("no /version", response=response(403)), f"the API server answers: no /version (0.1 s long). {CHECK}"),
-        (httpx.ConnectError("refused"), f"no connection to the API server (refused) (0.1 s long). {CHECK}"),
-        (kr8s.APITimeoutError(), f"no connection to the API server (APITimeoutError) (0.1 s long). {CHECK}"),
+        (
+            kr8s.ServerError("no /version", response=response(403)),
+            f"the API server answers: no /version (0.1 s long). {CHECK}",
+        ),
+        (
+            httpx.ConnectError("refused"),
+            f"no connection to the API server (refused) (0.1 s long). {CHECK}",
+        ),
+        (
+            kr8s.APITimeoutError(),
+            f"no connection to the API server (APITimeoutError) (0.1 s long). {CHECK}",
+        ),
         (
             httpx_ws.WebSocketUpgradeError(response(404)),
             f"the API server answers 404 to get and create pods/portforward (0.1 s long). {CHECK}",
         ),
-        (httpx_ws.WebSocketUpgradeError(response(400)), f"the API server answers 400 to get and create pods/portforward. {CHECK}"),
+        (
+            httpx_ws.WebSocketUpgradeError(response(400)),
+            f"the API server answers 400 to get and create pods/portforward. {CHECK}",
+        ),
         (
             httpx_ws.WebSocketUpgradeError(response(403)),
             f"no permission to get and create pods/portforward in namespace postgres (403). {ROLE}",
@@ -162,9 +198,13 @@ CHECK = f"Check that this works here: {KUBECTL} get pods"
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
-def test_every_failure_is_one_line_with_service_cause_and_remedy(refusing: type[Refusing], error: Exception, expected: str) -> None:
+def test_every_failure_is_one_line_with_service_cause_and_remedy(
+    refusing: type[Refusing], error: Exception, expected: str
+) -> None:
     direct = "Where a direct way exists, shlink:postgres.address takes it instead."
-    assert reported(refusing, error) == [f"postgres/shlink-db-primary can't be reached: {expected}. {direct}"]
+    assert reported(refusing, error) == [
+        f"postgres/shlink-db-primary can't be reached: {expected}. {direct}"
+    ]
 
 
 def test_a_cause_is_reported_once(refusing: type[Refusing]) -> None:
@@ -179,9 +219,14 @@ def test_the_report_sees_the_context_of_the_program(refusing: type[Refusing]) ->
     seen: list[str] = []
     port = free_port()
     engine.set("here")
-    one = Forward(refusing("dev"), TARGET, port, "shlink:postgres", report=lambda _: seen.append(engine.get()))
+    one = Forward(
+        refusing("dev"), TARGET, port, "shlink:postgres", report=lambda _: seen.append(engine.get())
+    )
     one.start()
-    with contextlib.closing(one), socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+    with (
+        contextlib.closing(one),
+        socket.create_connection(("127.0.0.1", port), timeout=5) as client,
+    ):
         assert client.recv(1) == b""
         time.sleep(0.1)
     assert seen == ["here"]
@@ -209,10 +254,21 @@ def logged_in(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         _session = None
 
         def __init__(self, *, kubeconfig: dict[str, Any], **arguments: Any) -> None:
-            assert arguments == {"bypass_factory": True, "context": "dev", "namespace": "default", "serviceaccount": ""}
+            assert arguments == {
+                "bypass_factory": True,
+                "context": "dev",
+                "namespace": "default",
+                "serviceaccount": "",
+            }
             (cluster,), (user,) = kubeconfig["clusters"], kubeconfig["users"]
             for entry in (cluster["cluster"], user["user"]):
-                entry.update({key: Path(value).read_text() for key, value in entry.items() if str(value).startswith("/")})
+                entry.update(
+                    {
+                        key: Path(value).read_text()
+                        for key, value in entry.items()
+                        if str(value).startswith("/")
+                    }
+                )
             seen.append({"cluster": cluster["cluster"], "user": user["user"]})
 
         def __await__(self) -> Any:
@@ -237,10 +293,17 @@ def encoded(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
 
 
-def test_contents_with_embedded_keys(logged_in: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_contents_with_embedded_keys(
+    logged_in: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     user = {"client-certificate-data": encoded("certificate"), "client-key-data": encoded("key")}
-    asyncio.run(ClusterAccess("dev", config({"server": "https://c", "certificate-authority-data": encoded("ca")}, user)).client())
+    asyncio.run(
+        ClusterAccess(
+            "dev",
+            config({"server": "https://c", "certificate-authority-data": encoded("ca")}, user),
+        ).client()
+    )
     assert logged_in == [
         {
             "cluster": {"server": "https://c", "certificate-authority": "ca"},
@@ -253,18 +316,26 @@ def test_contents_with_embedded_keys(logged_in: list[dict[str, Any]], tmp_path: 
 def test_a_path_with_files_relative_to_it(logged_in: list[dict[str, Any]], tmp_path: Path) -> None:
     (tmp_path / "ca.crt").write_text("ca")
     (tmp_path / "token").write_text("one\n")
-    (tmp_path / "config").write_text(config({"server": "https://c", "certificate-authority": "ca.crt"}, {"tokenFile": "token"}))
+    (tmp_path / "config").write_text(
+        config({"server": "https://c", "certificate-authority": "ca.crt"}, {"tokenFile": "token"})
+    )
     asyncio.run(ClusterAccess("dev", str(tmp_path / "config")).client())
     assert logged_in[0]["cluster"]["certificate-authority"] == "ca"
     assert logged_in[0]["user"]["token"] == "one"
 
 
-def test_the_environment_names_several_files(logged_in: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_names_several_files(
+    logged_in: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, context in (("first", "other"), ("second", "dev")):
-        (tmp_path / name).write_text(config({"server": f"https://{name}"}, {"token": name}, context))
+        (tmp_path / name).write_text(
+            config({"server": f"https://{name}"}, {"token": name}, context)
+        )
     monkeypatch.setenv("KUBECONFIG", f"{tmp_path}/first:{tmp_path}/missing:{tmp_path}/second")
     asyncio.run(ClusterAccess("dev").client())
-    assert logged_in == [{"cluster": {"server": "https://first"}, "user": {"token": "first"}}]  # as with kubectl
+    assert logged_in == [
+        {"cluster": {"server": "https://first"}, "user": {"token": "first"}}
+    ]  # as with kubectl
 
 
 @pytest.mark.parametrize(
@@ -272,9 +343,15 @@ def test_the_environment_names_several_files(logged_in: list[dict[str, Any]], tm
     [
         ("/nowhere/config", "there is no kubeconfig at /nowhere/config"),
         ("users:\n- token: [s3cret", "the kubeconfig is not valid YAML"),
-        (config({"server": "https://c"}, {}, "prod"), "the kubeconfig has no context 'dev', only: prod"),
+        (
+            config({"server": "https://c"}, {}, "prod"),
+            "the kubeconfig has no context 'dev', only: prod",
+        ),
         (config({}, {}), "the kubeconfig's context 'dev' leads to no cluster"),
-        (config({"server": "https://c"}, {"client-key": "/nowhere/key"}), "the kubeconfig's client-key is not there: /nowhere/key"),
+        (
+            config({"server": "https://c"}, {"client-key": "/nowhere/key"}),
+            "the kubeconfig's client-key is not there: /nowhere/key",
+        ),
         ("{}", "the kubeconfig has no context 'dev', only: none"),
     ],
     ids=["missing", "broken", "context", "cluster", "file", "empty"],
@@ -288,15 +365,22 @@ def test_a_kubeconfig_that_is_no_use(kubeconfig: str, message: str) -> None:
 # The right pod
 
 
-def pod(name: str, *, phase: str = "Running", ready: str = "True", deleted: bool = False) -> dict[str, Any]:
+def pod(
+    name: str, *, phase: str = "Running", ready: str = "True", deleted: bool = False
+) -> dict[str, Any]:
     metadata = {"name": name, **({"deletionTimestamp": "2026-01-01T00:00:00Z"} if deleted else {})}
-    return {"metadata": metadata, "status": {"phase": phase, "conditions": [{"type": "Ready", "status": ready}]}}
+    return {
+        "metadata": metadata,
+        "status": {"phase": phase, "conditions": [{"type": "Ready", "status": ready}]},
+    }
 
 
 class Cluster:
     """What a forward uses of a client: pods as a test says, and the streams it opens."""
 
-    def __init__(self, *pods: dict[str, Any], statuses: tuple[int, ...] = (), stays: bool = False) -> None:
+    def __init__(
+        self, *pods: dict[str, Any], statuses: tuple[int, ...] = (), stays: bool = False
+    ) -> None:
         self.pods, self.statuses, self.opened = list(pods), list(statuses), list[str]()
         self._stays = stays
         self._session = None
@@ -325,7 +409,9 @@ def talk(cluster: Cluster, connections: int = 1) -> tuple[list[bytes], list[str]
     fake = type("Fake", (Fake,), {"cluster": cluster})
     messages: list[str] = []
     port = free_port()
-    one = Forward(fake("dev"), TARGET, port, "shlink:postgres", patience=1.2, report=messages.append)
+    one = Forward(
+        fake("dev"), TARGET, port, "shlink:postgres", patience=1.2, report=messages.append
+    )
     one.start()
     answers: list[bytes] = []
     with contextlib.closing(one):
@@ -337,7 +423,9 @@ def talk(cluster: Cluster, connections: int = 1) -> tuple[list[bytes], list[str]
 
 
 def test_the_pod_is_running_ready_and_not_being_deleted() -> None:
-    cluster = Cluster(pod("a", deleted=True), pod("b", phase="Pending"), pod("c", ready="False"), pod("d"))
+    cluster = Cluster(
+        pod("a", deleted=True), pod("b", phase="Pending"), pod("c", ready="False"), pod("d")
+    )
     answers, messages, logins = talk(cluster, connections=3)
     assert (answers, messages, logins) == ([b"hello"] * 3, [], 1)
     assert cluster.opened == ["pods/d/portforward"] * 3
@@ -345,7 +433,10 @@ def test_the_pod_is_running_ready_and_not_being_deleted() -> None:
 
 def test_pods_that_are_not_ready_are_named() -> None:
     _, messages, _ = talk(Cluster(pod("b", ready="False"), pod("a", deleted=True)))
-    assert "not Ready: a, b in namespace postgres (1.2 s long). See kubectl --context dev -n postgres describe pods" in messages[0]
+    assert (
+        "not Ready: a, b in namespace postgres (1.2 s long). See kubectl --context dev -n postgres describe pods"
+        in messages[0]
+    )
 
 
 def test_an_expired_login_is_renewed() -> None:
@@ -368,7 +459,13 @@ def test_a_cause_that_comes_back_after_a_success_is_reported_again() -> None:
 def test_close_cuts_open_connections_quietly(caplog: pytest.LogCaptureFixture) -> None:
     port = free_port()
     cluster = Cluster(pod("a"), stays=True)
-    one = Forward(type("Fake", (Fake,), {"cluster": cluster})("dev"), TARGET, port, "shlink:postgres", report=print)
+    one = Forward(
+        type("Fake", (Fake,), {"cluster": cluster})("dev"),
+        TARGET,
+        port,
+        "shlink:postgres",
+        report=print,
+    )
     one.start()
     with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
         assert client.recv(100) == b"hello"
@@ -403,7 +500,9 @@ class Server:
         self.received += data[1:]
 
 
-async def relayed(server: Server, near: socket.socket, client: Coroutine[Any, Any, None] | None = None) -> str | None:
+async def relayed(
+    server: Server, near: socket.socket, client: Coroutine[Any, Any, None] | None = None
+) -> str | None:
     """Relay between the server and one end of a socket pair, while the client acts on the other."""
     reader, writer = await asyncio.open_connection(sock=near)
     acting = asyncio.ensure_future(client) if client else None
@@ -439,13 +538,17 @@ def short_silence(monkeypatch: pytest.MonkeyPatch) -> None:
         (b"\0", b"\0\x38\x15hello world", b"\1\x38\x15"),
     ],
 )
-def test_the_port_bytes_are_dropped_wherever_they_come(ends: tuple[socket.socket, socket.socket], frames: tuple[bytes, ...]) -> None:
+def test_the_port_bytes_are_dropped_wherever_they_come(
+    ends: tuple[socket.socket, socket.socket], frames: tuple[bytes, ...]
+) -> None:
     near, far = ends
     assert asyncio.run(relayed(Server(*frames), near)) is None
     assert far.recv(100, socket.MSG_WAITALL) == b"hello world"
 
 
-def test_what_the_server_said_before_it_closed_arrives(ends: tuple[socket.socket, socket.socket]) -> None:
+def test_what_the_server_said_before_it_closed_arrives(
+    ends: tuple[socket.socket, socket.socket],
+) -> None:
     near, far = ends
     said = b"x" * 5_000_000
     frames = [b"\0" + said[start : start + 100_000] for start in range(0, len(said), 100_000)]
@@ -462,7 +565,9 @@ def test_what_the_server_said_before_it_closed_arrives(ends: tuple[socket.socket
     assert asyncio.run(both()) == said
 
 
-def test_a_client_that_only_listens_on_hears_the_answer(ends: tuple[socket.socket, socket.socket]) -> None:
+def test_a_client_that_only_listens_on_hears_the_answer(
+    ends: tuple[socket.socket, socket.socket],
+) -> None:
     near, far = ends
     server = Server(b"\0\x38\x15", stays=True)
 
@@ -491,13 +596,23 @@ def test_a_client_that_left_is_not_kept_for_long(ends: tuple[socket.socket, sock
 REFUSED = b"\1error forwarding port 5432 to pod db-0: connection refused\n"
 
 
-def test_an_error_instead_of_an_answer_is_returned(ends: tuple[socket.socket, socket.socket]) -> None:
+def test_an_error_instead_of_an_answer_is_returned(
+    ends: tuple[socket.socket, socket.socket],
+) -> None:
     near, _ = ends
     server = Server(b"\0\x38\x15", b"\1\x38\x15", REFUSED, stays=True)
-    assert asyncio.run(relayed(server, near)) == "error forwarding port 5432 to pod db-0: connection refused"
+    assert (
+        asyncio.run(relayed(server, near))
+        == "error forwarding port 5432 to pod db-0: connection refused"
+    )
 
 
-def test_an_error_after_an_answer_is_an_ordinary_end(ends: tuple[socket.socket, socket.socket]) -> None:
+def test_an_error_after_an_answer_is_an_ordinary_end(
+    ends: tuple[socket.socket, socket.socket],
+) -> None:
     near, far = ends
-    assert asyncio.run(relayed(Server(b"\0\x38\x15bye", b"\1\x38\x15", REFUSED, stays=True), near)) is None
+    assert (
+        asyncio.run(relayed(Server(b"\0\x38\x15bye", b"\1\x38\x15", REFUSED, stays=True), near))
+        is None
+    )
     assert far.recv(100, socket.MSG_WAITALL) == b"bye"

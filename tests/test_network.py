@@ -16,10 +16,28 @@ from tests.netpol import End, Labels, allowed
 from tests.real.pods import templates
 
 # Ends.
-VAULT, INIT, ESO, PGO, RO = "vault", "vault-init", "operator-external-secrets", "operator-pgo", "operator-redis-operator"
-DB, REPO, REDIS, SENTINEL, ROTATION = "shlink-db-instance1", "shlink-db-repo-host", "rfr-shlink-redis", "rfs-shlink-redis", "rotation"
+VAULT, INIT, ESO, PGO, RO = (
+    "vault",
+    "vault-init",
+    "operator-external-secrets",
+    "operator-pgo",
+    "operator-redis-operator",
+)
+DB, REPO, REDIS, SENTINEL, ROTATION = (
+    "shlink-db-instance1",
+    "shlink-db-repo-host",
+    "rfr-shlink-redis",
+    "rfs-shlink-redis",
+    "rotation",
+)
 SHLINK, MIGRATION = "shlink", "shlink-migration"
-API, INTERNET, METADATA, NODE, MANAGED = "10.96.0.1", "203.0.113.7", "169.254.169.254", "10.0.0.5", "10.1.2.3"
+API, INTERNET, METADATA, NODE, MANAGED = (
+    "10.96.0.1",
+    "203.0.113.7",
+    "169.254.169.254",
+    "10.0.0.5",
+    "10.1.2.3",
+)
 ADDRESSES = (API, INTERNET, METADATA, NODE, MANAGED)
 OUTSIDE: Mapping[str, tuple[str, Labels]] = {
     "dns": ("kube-system", {"k8s-app": "kube-dns"}),
@@ -30,7 +48,25 @@ OUTSIDE: Mapping[str, tuple[str, Labels]] = {
     "impostor": ("default", {"app.kubernetes.io/name": "shlink"}),
 }
 STRANGERS = {f"stranger in {name}": (name, {"app": "stranger"}) for name in NAMESPACES}
-PORTS = (22, 53, 80, 443, 5432, 6379, 6380, 6443, 8008, 8080, 8200, 8201, 8432, 9121, 9187, 10250, 26379)
+PORTS = (
+    22,
+    53,
+    80,
+    443,
+    5432,
+    6379,
+    6380,
+    6443,
+    8008,
+    8080,
+    8200,
+    8201,
+    8432,
+    9121,
+    9187,
+    10250,
+    26379,
+)
 
 Row = tuple[Iterable[str], Iterable[str], Sequence[int]]
 Connection = tuple[str, str, int]
@@ -52,23 +88,48 @@ DEFAULTS: Sequence[Row] = [
 # Switch: what is possible besides, and what is not any more.
 SWITCHES: Mapping[str, tuple[Sequence[Row], Sequence[Row]]] = {
     "defaults": ([], []),
-    "redis-rotated": ([([ROTATION], ["dns"], [53]), ([ROTATION], [REDIS], [6379]), ([ROTATION], [SENTINEL], [26379])], []),
+    "redis-rotated": (
+        [
+            ([ROTATION], ["dns"], [53]),
+            ([ROTATION], [REDIS], [6379]),
+            ([ROTATION], [SENTINEL], [26379]),
+        ],
+        [],
+    ),
     "redis-external-open": ([((SHLINK, MIGRATION), [MANAGED], [6379])], []),
     "redis-external": ([((SHLINK, MIGRATION), ADDRESSES, [6380])], []),
     "redis-none": ([], []),
-    "monitoring": ([(["prometheus"], [VAULT], [8200]), (["prometheus"], (DB, REPO), [9187]), (["prometheus"], [REDIS], [9121])], []),
+    "monitoring": (
+        [
+            (["prometheus"], [VAULT], [8200]),
+            (["prometheus"], (DB, REPO), [9187]),
+            (["prometheus"], [REDIS], [9121]),
+        ],
+        [],
+    ),
     "ingress": ([(["ingress"], [SHLINK], [8080])], []),
     "gateway": ([(["gateway"], [SHLINK], [8080])], []),
     "vault-transit": ([([VAULT], ADDRESSES, [8200])], []),
     "app": ([([SHLINK], [INTERNET], [80, 443])], []),
     "api-server-narrow": (
         [],
-        [(_API_CLIENTS, ADDRESSES, [6443]), (_API_CLIENTS, [one for one in ADDRESSES if one != API], [443])],
+        [
+            (_API_CLIENTS, ADDRESSES, [6443]),
+            (_API_CLIENTS, [one for one in ADDRESSES if one != API], [443]),
+        ],
     ),
-    "operators-there": ([(["platform"], [VAULT], [8200]), (["platform"], [REDIS], [6379]), (["platform"], [SENTINEL], [26379])], []),
+    "operators-there": (
+        [
+            (["platform"], [VAULT], [8200]),
+            (["platform"], [REDIS], [6379]),
+            (["platform"], [SENTINEL], [26379]),
+        ],
+        [],
+    ),
 }
 _NAMESPACES: Mapping[str, Labels] = {
-    name: {"kubernetes.io/metadata.name": name} for name in (*NAMESPACES, *(namespace for namespace, _ in OUTSIDE.values()))
+    name: {"kubernetes.io/metadata.name": name}
+    for name in (*NAMESPACES, *(namespace for namespace, _ in OUTSIDE.values()))
 }
 
 
@@ -78,13 +139,23 @@ def expand(rows: Iterable[Row], ends: Mapping[str, End]) -> set[Connection]:
 
 
 def inhabitants(configuration: str) -> dict[str, End]:
-    found: dict[str, End] = {one.name: (one.namespace, one.labels) for one in templates(configuration)}
-    return {ROTATION if name.startswith("shlink-redis-rotation") else name: end for name, end in found.items()} | STRANGERS
+    found: dict[str, End] = {
+        one.name: (one.namespace, one.labels) for one in templates(configuration)
+    }
+    return {
+        ROTATION if name.startswith("shlink-redis-rotation") else name: end
+        for name, end in found.items()
+    } | STRANGERS
 
 
-def possible(configuration: str, inside: Mapping[str, End], ends: Mapping[str, End]) -> set[Connection]:
+def possible(
+    configuration: str, inside: Mapping[str, End], ends: Mapping[str, End]
+) -> set[Connection]:
     """Every connection with at least one end in the environment that its policies let through."""
-    policies = [plain(one.inputs) for one in configurations.recording(configuration).of_kind("NetworkPolicy")]
+    policies = [
+        plain(one.inputs)
+        for one in configurations.recording(configuration).of_kind("NetworkPolicy")
+    ]
     return {
         (source, target, port)
         for source, target in product(ends, ends)
@@ -105,28 +176,44 @@ def test_exactly_the_flows_of_the_table_are_possible(configuration: str) -> None
     assert sorted(expected - found) == [], "in the table, and not possible"
 
 
-def test_services_elsewhere_are_reached_even_where_the_api_server_is_known(program: Program) -> None:
+def test_services_elsewhere_are_reached_even_where_the_api_server_is_known(
+    program: Program,
+) -> None:
     narrow = {"apiServer": [f"{API}/32"], "apiServerPorts": [6443]}
-    settings = {**configurations.SWITCHES["backups-s3"], **configurations.SWITCHES["vault-standalone-sealed"], "network": narrow}
+    settings = {
+        **configurations.SWITCHES["backups-s3"],
+        **configurations.SWITCHES["vault-standalone-sealed"],
+        "network": narrow,
+    }
     policies = [plain(one.inputs) for one in program(**settings).of_kind("NetworkPolicy")]
     ends = inhabitants("defaults")
-    assert {name for name, end in ends.items() if allowed(policies, _NAMESPACES, end, INTERNET, 443)} == {VAULT, DB, REPO}
+    assert {
+        name for name, end in ends.items() if allowed(policies, _NAMESPACES, end, INTERNET, 443)
+    } == {VAULT, DB, REPO}
     assert not any(allowed(policies, _NAMESPACES, end, INTERNET, 80) for end in ends.values())
 
 
 @pytest.mark.parametrize("protocol", ["TCP", "UDP"])
 def test_every_pod_finds_dns_there_and_nowhere_else(protocol: str) -> None:
-    policies = [plain(one.inputs) for one in configurations.recording("defaults").of_kind("NetworkPolicy")]
+    policies = [
+        plain(one.inputs) for one in configurations.recording("defaults").of_kind("NetworkPolicy")
+    ]
     for name, end in inhabitants("defaults").items():
         assert allowed(policies, _NAMESPACES, end, OUTSIDE["dns"], 53, protocol=protocol), name
-        assert not allowed(policies, _NAMESPACES, end, OUTSIDE["impostor"], 53, protocol=protocol), name
+        assert not allowed(
+            policies, _NAMESPACES, end, OUTSIDE["impostor"], 53, protocol=protocol
+        ), name
         assert not allowed(policies, _NAMESPACES, end, INTERNET, 53, protocol=protocol), name
 
 
-@pytest.mark.parametrize("address", ["10.20.30.40", "100.100.100.200", "169.254.169.254", "172.20.0.1", "192.168.1.1"])
+@pytest.mark.parametrize(
+    "address", ["10.20.30.40", "100.100.100.200", "169.254.169.254", "172.20.0.1", "192.168.1.1"]
+)
 def test_titles_are_fetched_from_nowhere_private(address: str) -> None:
     # Shlink opens addresses that strangers give it: a cloud's metadata service must not be one of them.
-    policies = [plain(one.inputs) for one in configurations.recording("app").of_kind("NetworkPolicy")]
+    policies = [
+        plain(one.inputs) for one in configurations.recording("app").of_kind("NetworkPolicy")
+    ]
     server = inhabitants("app")[SHLINK]
     assert allowed(policies, _NAMESPACES, server, INTERNET, 80)
     assert not any(allowed(policies, _NAMESPACES, server, address, port) for port in PORTS)
@@ -135,13 +222,20 @@ def test_titles_are_fetched_from_nowhere_private(address: str) -> None:
 @pytest.mark.parametrize("configuration", REPRESENTATIVE)
 def test_every_namespace_denies_by_default_and_enforces_restricted(configuration: str) -> None:
     recording = configurations.recording(configuration)
-    spaces = {object_name(one): one.inputs["metadata"]["labels"] for one in recording.of_kind("Namespace") if one.custom}
+    spaces = {
+        object_name(one): one.inputs["metadata"]["labels"]
+        for one in recording.of_kind("Namespace")
+        if one.custom
+    }
     assert set(spaces) == set(NAMESPACES)
-    assert {labels["pod-security.kubernetes.io/enforce"] for labels in spaces.values()} == {"restricted"}
+    assert {labels["pod-security.kubernetes.io/enforce"] for labels in spaces.values()} == {
+        "restricted"
+    }
     denying = {
         one.inputs["metadata"]["namespace"]
         for one in recording.of_kind("NetworkPolicy")
-        if not one.inputs["spec"]["podSelector"] and {"Ingress", "Egress"} <= set(one.inputs["spec"]["policyTypes"])
+        if not one.inputs["spec"]["podSelector"]
+        and {"Ingress", "Egress"} <= set(one.inputs["spec"]["policyTypes"])
     }
     assert denying == set(NAMESPACES)
 
@@ -158,7 +252,9 @@ def test_every_namespace_denies_by_default_and_enforces_restricted(configuration
         ("Release", "pgo"),
     ],
 )
-def test_the_rules_of_its_namespace_outlive_a_resource(dev: Recording, kind: str, name: str) -> None:
+def test_the_rules_of_its_namespace_outlive_a_resource(
+    dev: Recording, kind: str, name: str
+) -> None:
     inputs = plain(dev.one(kind, name).inputs)
     namespace = inputs.get("namespace") or inputs["metadata"]["namespace"]
     rules = {

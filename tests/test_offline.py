@@ -48,13 +48,18 @@ def stack_file(folder: Path, content: str) -> None:
     (folder / "Pulumi.test.yaml").write_text(content)
 
 
-def test_preview_shows_and_writes_what_the_stack_would_hold(preview: Preview, tmp_path: Path) -> None:
+def test_preview_shows_and_writes_what_the_stack_would_hold(
+    preview: Preview, tmp_path: Path
+) -> None:
     shutil.copy(ROOT / "Pulumi.dev.yaml", tmp_path)
     run = preview(tmp_path, "dev")
     assert run.returncode == 0, run.stderr
     assert "CREATE, USAGE on schema public of shlink to shlink" in run.stdout
     assert "secret/data/postgres/shlink" in run.stdout
-    written = {path.relative_to(tmp_path / "out" / "dev").as_posix() for path in (tmp_path / "out" / "dev").rglob("*.*")}
+    written = {
+        path.relative_to(tmp_path / "out" / "dev").as_posix()
+        for path in (tmp_path / "out" / "dev").rglob("*.*")
+    }
     assert {
         "postgres/postgrescluster-shlink-db.yaml",
         "redis/redisfailover-shlink-redis.yaml",
@@ -82,19 +87,32 @@ def test_preview_leaves_no_password_anywhere(preview: Preview, tmp_path: Path) -
     secrets = [plain(one.inputs["dataJson"]) for one in recording.of_kind("SecretV2")]
     values = {value for text in secrets for key, value in json.loads(text).items() if key != "user"}
     assert len(values) >= 4
-    shown = run.stdout + run.stderr + "".join(path.read_text() for path in (tmp_path / "out").rglob("*.*") if path.is_file())
-    assert [value for value in (*values, "hunter2hunter2", "hunter3hunter3", "hunter4hunter4") if value in shown] == []
+    shown = (
+        run.stdout
+        + run.stderr
+        + "".join(path.read_text() for path in (tmp_path / "out").rglob("*.*") if path.is_file())
+    )
+    assert [
+        value
+        for value in (*values, "hunter2hunter2", "hunter3hunter3", "hunter4hunter4")
+        if value in shown
+    ] == []
 
 
 def test_a_secret_map_keeps_its_keys(dev: Recording) -> None:
-    assert masked(dev.one("Secret", "shlink-redis-auth").inputs)["stringData"] == {"password": "[secret]"}
+    assert masked(dev.one("Secret", "shlink-redis-auth").inputs)["stringData"] == {
+        "password": "[secret]"
+    }
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
         ("config: {kubernetes:context: c, shlink:pstgres: {}}", ["shlink:pstgres", "postgres"]),
-        ("config: {kubernetes:context: c, shlink:app: {replicas: three}}", ["shlink:app.replicas", '"three"', "1 to 50"]),
+        (
+            "config: {kubernetes:context: c, shlink:app: {replicas: three}}",
+            ["shlink:app.replicas", '"three"', "1 to 50"],
+        ),
         ("config: {}", ["kubernetes:context", "is missing"]),
         ("config: [1]", ["Pulumi.test.yaml", "map of keys"]),
         ("config: {a: b", ["Pulumi.test.yaml", "not valid YAML"]),
@@ -119,7 +137,10 @@ def test_a_missing_stack_names_those_that_exist(preview: Preview, tmp_path: Path
 
 
 def test_encrypted_configuration_is_a_placeholder_and_stays_secret(tmp_path: Path) -> None:
-    stack_file(tmp_path, "config: {kubernetes:context: c, shlink:app: {geoliteLicenseKey: {secure: v1:abc}}}")
+    stack_file(
+        tmp_path,
+        "config: {kubernetes:context: c, shlink:app: {geoliteLicenseKey: {secure: v1:abc}}}",
+    )
     configuration, encrypted = stacks.configuration(tmp_path, "test")
     assert json.loads(configuration["shlink:app"]) == {"geoliteLicenseKey": stacks.PLACEHOLDER}
     assert encrypted == {"shlink:app"}
@@ -150,7 +171,9 @@ def test_what_is_made_from_the_settings_is_current(path: Path) -> None:
 
 @pytest.mark.parametrize("stack", stacks.names(ROOT))
 def test_every_stack_file_fits_the_schema(stack: str) -> None:
-    jsonschema.validate(yaml.safe_load((ROOT / f"Pulumi.{stack}.yaml").read_text()), schema.json_schema())
+    jsonschema.validate(
+        yaml.safe_load((ROOT / f"Pulumi.{stack}.yaml").read_text()), schema.json_schema()
+    )
 
 
 @pytest.mark.parametrize(
@@ -169,5 +192,9 @@ def test_the_schema_refuses_what_the_program_refuses(config: dict[str, Any]) -> 
 
 
 def test_the_schema_takes_an_encrypted_secret() -> None:
-    config = {"kubernetes:context": "c", "shlink:app": {"geoliteLicenseKey": {"secure": "v1:abc"}}, "aws:region": "eu-west-1"}
+    config = {
+        "kubernetes:context": "c",
+        "shlink:app": {"geoliteLicenseKey": {"secure": "v1:abc"}},
+        "aws:region": "eu-west-1",
+    }
     jsonschema.validate({"config": config}, schema.json_schema())

@@ -45,34 +45,63 @@ def test_no_role_of_the_program_reaches_further_than_one_named_secret(name: str)
 @pytest.mark.parametrize("name", REPRESENTATIVE)
 def test_every_binding_binds_an_account_that_exists_to_a_role_beside_it(name: str) -> None:
     recording = configurations.recording(name)
-    roles = {(one.kind, object_name(one)) for kind in ("Role", "ClusterRole") for one in recording.of_kind(kind)}
-    accounts = {(one.inputs["metadata"]["namespace"], object_name(one)) for one in recording.of_kind("ServiceAccount")}
+    roles = {
+        (one.kind, object_name(one))
+        for kind in ("Role", "ClusterRole")
+        for one in recording.of_kind(kind)
+    }
+    accounts = {
+        (one.inputs["metadata"]["namespace"], object_name(one))
+        for one in recording.of_kind("ServiceAccount")
+    }
     # The charts' own; where it is not installed here, External Secrets' account is in the namespace that was named.
-    accounts |= {("vault", "vault"), ("external-secrets", "external-secrets"), ("platform", "external-secrets")}
+    accounts |= {
+        ("vault", "vault"),
+        ("external-secrets", "external-secrets"),
+        ("platform", "external-secrets"),
+    }
     for one in recording.of_kind("RoleBinding") + recording.of_kind("ClusterRoleBinding"):
         inputs = plain(one.inputs)
         assert (inputs["roleRef"]["kind"], inputs["roleRef"]["name"]) in roles
-        assert {(subject["namespace"], subject["name"]) for subject in inputs["subjects"]} <= accounts
+        assert {
+            (subject["namespace"], subject["name"]) for subject in inputs["subjects"]
+        } <= accounts
 
 
 def test_redis_operator_reads_one_secret(dev: Recording) -> None:
-    read = [rule["resourceNames"] for _, role, rule in rules(dev) if role == "redis-operator" and "secrets" in rule["resources"]]
+    read = [
+        rule["resourceNames"]
+        for _, role, rule in rules(dev)
+        if role == "redis-operator" and "secrets" in rule["resources"]
+    ]
     assert read == [[manifest(dev, "RedisFailover", "shlink-redis")["spec"]["auth"]["secretPath"]]]
 
 
 def test_redis_operators_chart_makes_no_rights_of_its_own(dev: Recording) -> None:
     account = manifest(dev, "Release", "redis-operator")["values"]["serviceAccount"]
     assert account["create"] is False
-    assert account["name"] == dev.one("ServiceAccount", "redis-operator-account").inputs["metadata"]["name"]
+    assert (
+        account["name"]
+        == dev.one("ServiceAccount", "redis-operator-account").inputs["metadata"]["name"]
+    )
 
 
-def test_external_secrets_looks_after_one_namespace_and_asks_for_no_ones_token(dev: Recording) -> None:
+def test_external_secrets_looks_after_one_namespace_and_asks_for_no_ones_token(
+    dev: Recording,
+) -> None:
     values = manifest(dev, "Release", "external-secrets-operator")["values"]
-    assert values["scopedNamespace"] == manifest(dev, "SecretStore", "vault-backend")["metadata"]["namespace"]
+    assert (
+        values["scopedNamespace"]
+        == manifest(dev, "SecretStore", "vault-backend")["metadata"]["namespace"]
+    )
     assert values["scopedRBAC"] is True
     assert values["rbac"]["serviceAccountTokenCreate"] is False
     # Nothing that would need cluster-wide rights is watched.
-    assert [key for key, value in values.items() if key.startswith("processCluster") and value is not False] == []
+    assert [
+        key
+        for key, value in values.items()
+        if key.startswith("processCluster") and value is not False
+    ] == []
     assert values["installCRDs"] is True
     # Without the webhook nothing waits for it; its cert controller would read every Secret of the cluster.
     assert values["webhook"]["create"] is values["certController"]["create"] is False
@@ -81,7 +110,10 @@ def test_external_secrets_looks_after_one_namespace_and_asks_for_no_ones_token(d
 def test_pgo_looks_after_its_own_namespace(dev: Recording) -> None:
     release = manifest(dev, "Release", "pgo")
     assert release["values"]["singleNamespace"] is True
-    assert release["namespace"] == manifest(dev, "PostgresCluster", "shlink-db")["metadata"]["namespace"]
+    assert (
+        release["namespace"]
+        == manifest(dev, "PostgresCluster", "shlink-db")["metadata"]["namespace"]
+    )
 
 
 @pytest.mark.parametrize("chart", [one[1:3] for one in CHARTS], ids=lambda one: one[1])
@@ -97,8 +129,12 @@ def test_the_redis_operator_that_cannot_be_installed_is_not_the_default() -> Non
     assert Charts().redis_operator.version != "3.3.0"  # spotahome/redis-operator#679
 
 
-@pytest.mark.parametrize(("key", "chart"), [(one[0], one[1:]) for one in CHARTS], ids=[one[0] for one in CHARTS])
-def test_a_chart_comes_from_a_registry_or_a_repository(program: Program, dev: Recording, key: str, chart: tuple[str, str, str]) -> None:
+@pytest.mark.parametrize(
+    ("key", "chart"), [(one[0], one[1:]) for one in CHARTS], ids=[one[0] for one in CHARTS]
+)
+def test_a_chart_comes_from_a_registry_or_a_repository(
+    program: Program, dev: Recording, key: str, chart: tuple[str, str, str]
+) -> None:
     kind, name, released = chart
     # Each from the other kind of place than by default; PGO's is in a registry.
     moved = {one[0]: _REPOSITORY if one[0] == "pgo" else _MIRROR for one in CHARTS}
@@ -116,7 +152,13 @@ def test_a_chart_comes_from_a_registry_or_a_repository(program: Program, dev: Re
 
 def test_images_of_the_charts_are_the_settings(program: Program) -> None:
     registry = "registry.example.org/mirror"
-    recording = program(images={"registry": registry, "pgo": f"{registry}/pgo:v1", "pgbackrest": f"{registry}/pgbackrest:2.1"})
+    recording = program(
+        images={
+            "registry": registry,
+            "pgo": f"{registry}/pgo:v1",
+            "pgbackrest": f"{registry}/pgbackrest:2.1",
+        }
+    )
     vault = manifest(recording, "Chart", "vault")["values"]["server"]
     secrets = manifest(recording, "Release", "external-secrets-operator")["values"]
     redis = manifest(recording, "Release", "redis-operator")["values"]
@@ -124,10 +166,21 @@ def test_images_of_the_charts_are_the_settings(program: Program) -> None:
         assert image["repository"].startswith(f"{registry}/")
         assert image["tag"].lstrip("v")[0].isdigit()
     assert vault["extraContainers"][0]["image"].startswith(f"{registry}/")
-    assert manifest(recording, "Release", "pgo")["values"]["controllerImages"] == {"cluster": f"{registry}/pgo:v1"}
-    assert manifest(recording, "PostgresCluster", "shlink-db")["spec"]["backups"]["pgbackrest"]["image"] == f"{registry}/pgbackrest:2.1"
+    assert manifest(recording, "Release", "pgo")["values"]["controllerImages"] == {
+        "cluster": f"{registry}/pgo:v1"
+    }
+    assert (
+        manifest(recording, "PostgresCluster", "shlink-db")["spec"]["backups"]["pgbackrest"][
+            "image"
+        ]
+        == f"{registry}/pgbackrest:2.1"
+    )
     failover = manifest(recording, "RedisFailover", "shlink-redis")["spec"]
-    images = [failover["redis"]["image"], failover["sentinel"]["image"], failover["redis"]["exporter"]["image"]]
+    images = [
+        failover["redis"]["image"],
+        failover["sentinel"]["image"],
+        failover["redis"]["exporter"]["image"],
+    ]
     assert [image for image in images if not image.startswith(f"{registry}/")] == []
 
 
@@ -147,13 +200,20 @@ def test_an_image_that_is_set_is_not_taken_from_the_mirror() -> None:
         ("ExternalSecret", "shlink-api-key", "external-secrets-operator"),
     ],
 )
-def test_an_operator_outlives_what_it_looks_after(dev: Recording, kind: str, name: str, operator: str) -> None:
+def test_an_operator_outlives_what_it_looks_after(
+    dev: Recording, kind: str, name: str, operator: str
+) -> None:
     # Its finalizer would never be removed.
     assert ("Release", operator) in before(dev, kind, name)
 
 
-@pytest.mark.parametrize("binding", [("ClusterRoleBinding", "redis-operator-watch"), ("RoleBinding", "redis-operator-manage")])
-def test_redis_operator_keeps_its_rights_until_the_redis_failover_is_gone(dev: Recording, binding: tuple[str, str]) -> None:
+@pytest.mark.parametrize(
+    "binding",
+    [("ClusterRoleBinding", "redis-operator-watch"), ("RoleBinding", "redis-operator-manage")],
+)
+def test_redis_operator_keeps_its_rights_until_the_redis_failover_is_gone(
+    dev: Recording, binding: tuple[str, str]
+) -> None:
     assert binding in before(dev, "RedisFailover", "shlink-redis")
 
 
@@ -163,11 +223,16 @@ def test_operators_that_are_there_are_not_installed_but_still_served() -> None:
     assert recording.of_kind("PostgresCluster")
     assert recording.of_kind("RedisFailover")
     subjects = manifest(recording, "RoleBinding", "vault-backend-token")["subjects"]
-    assert [(one["name"], one["namespace"]) for one in subjects] == [("external-secrets", "platform")]
+    assert [(one["name"], one["namespace"]) for one in subjects] == [
+        ("external-secrets", "platform")
+    ]
 
 
 @pytest.mark.parametrize("name", ["redis-none", "redis-external"])
 def test_without_a_redis_failover_nobody_installs_its_operator(name: str) -> None:
     recording = configurations.recording(name)
-    assert {one.name for one in recording.of_kind("Release")} == {"pgo", "external-secrets-operator"}
+    assert {one.name for one in recording.of_kind("Release")} == {
+        "pgo",
+        "external-secrets-operator",
+    }
     assert recording.of_kind("ClusterRole") == []

@@ -50,20 +50,30 @@ def test_what_is_exported_is_read_again(found: dict[str, Any]) -> None:
 def test_every_environment_keeps_the_promise(name: str) -> None:
     read = parse(plain(configurations.recording(name).outputs))
     assert read.api_key == SecretKey("shlink", "shlink-api-key", "api-key")
-    expected = {"redis-none": (False, False), **dict.fromkeys(("redis-external", "redis-external-open", "redis-cluster"), (True, False))}
+    expected = {
+        "redis-none": (False, False),
+        **dict.fromkeys(("redis-external", "redis-external-open", "redis-cluster"), (True, False)),
+    }
     # Pulumi leaves out an output that is None; whoever reads it gets the None back.
-    assert (read.redis_host is not None, read.redis_sentinel_service is not None) == expected.get(name, (True, True))
+    assert (read.redis_host is not None, read.redis_sentinel_service is not None) == expected.get(
+        name, (True, True)
+    )
     assert (read.redis_host is None) is (read.redis_port is None)
 
 
-@pytest.mark.parametrize("name", [one.name for one in fields(Outputs) if not one.name.startswith("redis")])
+@pytest.mark.parametrize(
+    "name", [one.name for one in fields(Outputs) if not one.name.startswith("redis")]
+)
 def test_a_missing_output_is_named(found: dict[str, Any], name: str) -> None:
     del found[name]
     with pytest.raises(ValidationError, match=rf"1 validation error[^\n]*\n{name}\n"):
         parse(found)
 
 
-@pytest.mark.parametrize(("name", "value"), [("database_port", "many"), ("internal_url", 1), ("versions", []), ("api_key", "key")])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("database_port", "many"), ("internal_url", 1), ("versions", []), ("api_key", "key")],
+)
 def test_an_output_of_another_type_is_named(found: dict[str, Any], name: str, value: Any) -> None:
     with pytest.raises(ValidationError, match=rf"1 validation error[^\n]*\n{name}\n"):
         parse({**found, name: value})
@@ -74,7 +84,9 @@ def test_the_program_exports_the_contract_and_nothing_else(monkeypatch: pytest.M
     monkeypatch.setattr(pulumi, "export", exported.__setitem__)
     given = dict.fromkeys(PROMISED, "x")
     with pytest.raises(ValueError, match="differ from the contract: redis_host, surplus"):
-        export({**{key: value for key, value in given.items() if key != "redis_host"}, "surplus": "x"})
+        export(
+            {**{key: value for key, value in given.items() if key != "redis_host"}, "surplus": "x"}
+        )
     assert exported == {}
     export(given)
     assert exported == given

@@ -14,13 +14,26 @@ from tests import configurations
 from tests.real.pods import Template, distinct, templates
 
 _OURS = ("shlink", "shlink-migration", "vault-init", "shlink-redis-rotation-2")
-_VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
+_VOLUMES = {
+    "configMap",
+    "csi",
+    "downwardAPI",
+    "emptyDir",
+    "ephemeral",
+    "persistentVolumeClaim",
+    "projected",
+    "secret",
+}
 
 
 def violations(spec: Any) -> Iterator[str]:
     """What https://kubernetes.io/docs/concepts/security/pod-security-standards/ refuses under `restricted`."""
     yield from (field for field in ("hostNetwork", "hostPID", "hostIPC") if spec.get(field))
-    yield from (f"volume {one['name']}" for one in spec.get("volumes", []) if not set(one) - {"name"} <= _VOLUMES)
+    yield from (
+        f"volume {one['name']}"
+        for one in spec.get("volumes", [])
+        if not set(one) - {"name"} <= _VOLUMES
+    )
     whole = spec.get("securityContext", {})
     for one in containers(spec):
         own = one.get("securityContext", {})
@@ -34,7 +47,8 @@ def violations(spec: Any) -> Iterator[str]:
             "procMount": own.get("procMount", "Default") != "Default",
             "runAsNonRoot": both.get("runAsNonRoot") is not True,
             "runAsUser": both.get("runAsUser") == 0,
-            "seccompProfile": both.get("seccompProfile", {}).get("type") not in ("RuntimeDefault", "Localhost"),
+            "seccompProfile": both.get("seccompProfile", {}).get("type")
+            not in ("RuntimeDefault", "Localhost"),
             "hostPort": any(port.get("hostPort") for port in one.get("ports", [])),
         }
         yield from (f"{one['name']}: {what}" for what, found in wrong.items() if found)
@@ -53,7 +67,15 @@ def test_every_pod_is_restricted(name: str) -> None:
 
 _GOOD: Any = {
     "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
-    "containers": [{"name": "c", "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}}],
+    "containers": [
+        {
+            "name": "c",
+            "securityContext": {
+                "allowPrivilegeEscalation": False,
+                "capabilities": {"drop": ["ALL"]},
+            },
+        }
+    ],
 }
 
 
@@ -64,7 +86,10 @@ _GOOD: Any = {
         ({"hostNetwork": True}, ["hostNetwork"]),
         ({"volumes": [{"name": "v", "hostPath": {"path": "/"}}]}, ["volume v"]),
         ({"securityContext": {}}, ["c: runAsNonRoot", "c: seccompProfile"]),
-        ({"initContainers": [{"name": "i"}]}, ["i: allowPrivilegeEscalation", "i: capabilities.drop"]),
+        (
+            {"initContainers": [{"name": "i"}]},
+            ["i: allowPrivilegeEscalation", "i: capabilities.drop"],
+        ),
         ({"securityContext": {**_GOOD["securityContext"], "runAsUser": 0}}, ["c: runAsUser"]),
     ],
     ids=str,
@@ -83,15 +108,26 @@ def test_every_declared_container_is_bounded_and_cannot_write_its_image() -> Non
     assert {one.name for one in pods} == set(_OURS)
     for one in pods:
         for container in containers(one.spec):
-            assert container["resources"]["requests"].keys() == {"cpu", "memory"}, (one.name, container["name"])
-            assert container["resources"]["limits"].keys() == {"memory"}, (one.name, container["name"])
-            assert container["securityContext"]["readOnlyRootFilesystem"] is True, (one.name, container["name"])
+            assert container["resources"]["requests"].keys() == {"cpu", "memory"}, (
+                one.name,
+                container["name"],
+            )
+            assert container["resources"]["limits"].keys() == {"memory"}, (
+                one.name,
+                container["name"],
+            )
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True, (
+                one.name,
+                container["name"],
+            )
             mounted = {mount["name"] for mount in container.get("volumeMounts", [])}
             assert mounted <= {volume["name"] for volume in one.spec.get("volumes", [])}
 
 
 def test_only_who_needs_it_gets_a_token_for_the_api_server() -> None:
-    given = {one.name for one in ours() if one.spec.get("automountServiceAccountToken") is not False}
+    given = {
+        one.name for one in ours() if one.spec.get("automountServiceAccountToken") is not False
+    }
     assert given == {"vault-init"}
 
 
@@ -106,13 +142,27 @@ def test_no_variable_is_empty_or_set_twice(name: str) -> None:
         for container in containers(one.spec):
             names = [variable["name"] for variable in container.get("env", [])]
             assert len(names) == len(set(names)), (one.name, container["name"])
-            empty = [variable["name"] for variable in container.get("env", []) if not (variable.get("value") or variable.get("valueFrom"))]
+            empty = [
+                variable["name"]
+                for variable in container.get("env", [])
+                if not (variable.get("value") or variable.get("valueFrom"))
+            ]
             assert empty == [], (one.name, container["name"])
 
 
 def test_pods_are_spread_by_labels_that_they_bear() -> None:
-    spread = [(one, constraint) for _, one in distinct() for constraint in one.spec.get("topologySpreadConstraints", [])]
-    assert {one.name for one, _ in spread} >= {"shlink", "vault", "rfr-shlink-redis", "rfs-shlink-redis", "shlink-db-instance1"}
+    spread = [
+        (one, constraint)
+        for _, one in distinct()
+        for constraint in one.spec.get("topologySpreadConstraints", [])
+    ]
+    assert {one.name for one, _ in spread} >= {
+        "shlink",
+        "vault",
+        "rfr-shlink-redis",
+        "rfs-shlink-redis",
+        "shlink-db-instance1",
+    }
     for one, constraint in spread:
         wanted = constraint["labelSelector"]["matchLabels"]
         assert wanted, one.name
@@ -142,6 +192,11 @@ def test_a_volume_without_a_class_leaves_it_to_the_cluster(storage_class: str | 
 
 
 def test_a_registry_takes_the_place_of_every_host() -> None:
-    images = {container["image"] for one in templates("mirror") if one.name in _OURS for container in containers(one.spec)}
+    images = {
+        container["image"]
+        for one in templates("mirror")
+        if one.name in _OURS
+        for container in containers(one.spec)
+    }
     assert images
     assert all(image.startswith("registry.example.org/mirror/") for image in images)

@@ -34,15 +34,24 @@ def test_a_verifier_accepts_the_proof_of_the_rfc() -> None:
     assert (scheme, iterations) == ("SCRAM-SHA-256", f"4096:{salt}")
     stored, server = (base64.b64decode(part) for part in rest.split(":"))
     proof = base64.b64decode("dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=")
-    client = bytes(a ^ b for a, b in zip(proof, hmac.digest(stored, message, "sha256"), strict=True))
+    client = bytes(
+        a ^ b for a, b in zip(proof, hmac.digest(stored, message, "sha256"), strict=True)
+    )
     assert hashlib.sha256(client).digest() == stored
-    assert base64.b64encode(hmac.digest(server, message, "sha256")) == b"6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="
+    assert (
+        base64.b64encode(hmac.digest(server, message, "sha256"))
+        == b"6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="
+    )
 
 
 @pytest.mark.parametrize("role", USERS)
 def test_pgo_adopts_the_users_secrets(dev: Recording, role: str) -> None:
     secret = user(dev, role)
-    assert secret["metadata"]["labels"] == {f"{_LABEL}/cluster": "shlink-db", f"{_LABEL}/role": "pguser", f"{_LABEL}/pguser": role}
+    assert secret["metadata"]["labels"] == {
+        f"{_LABEL}/cluster": "shlink-db",
+        f"{_LABEL}/role": "pguser",
+        f"{_LABEL}/pguser": role,
+    }
     assert secret["metadata"]["namespace"] == cluster("stack dev")["metadata"]["namespace"]
     # There before the cluster, else PGO makes a password of its own; and taken back from PGO when it is rotated.
     assert ("Secret", f"shlink-db-{role}-pguser") in before(dev, "PostgresCluster", "shlink-db")
@@ -61,7 +70,10 @@ def test_password_and_verifier_belong_together(name: str, role: str) -> None:
 
 @pytest.mark.parametrize("role", USERS)
 def test_a_raised_number_is_another_password_and_another_salt(role: str) -> None:
-    old, new = (user(configurations.recording(name), role)["stringData"] for name in ("defaults", "database-rotated"))
+    old, new = (
+        user(configurations.recording(name), role)["stringData"]
+        for name in ("defaults", "database-rotated")
+    )
     assert old["password"] != new["password"]
     assert old["verifier"].split("$")[1] != new["verifier"].split("$")[1]
 
@@ -92,11 +104,18 @@ def test_ready_means_that_users_can_log_in_and_every_pod_answers(name: str, inst
 
 
 @pytest.mark.parametrize("name", REPRESENTATIVE)
-def test_shlink_may_create_its_tables_before_it_starts_and_the_grant_goes_with_the_cluster(name: str) -> None:
+def test_shlink_may_create_its_tables_before_it_starts_and_the_grant_goes_with_the_cluster(
+    name: str,
+) -> None:
     recording = configurations.recording(name)
     grant = recording.one("Grant", "shlink-db-public-schema")
     found = plain(grant.inputs)
-    assert (found["objectType"], found["schema"], found["database"], found["role"]) == ("schema", "public", "shlink", "shlink")
+    assert (found["objectType"], found["schema"], found["database"], found["role"]) == (
+        "schema",
+        "public",
+        "shlink",
+        "shlink",
+    )
     assert set(found["privileges"]) == {"CREATE", "USAGE"}
     assert recording.one("PostgresCluster", "shlink-db").urn in grant.depends_on
     assert grant.deleted_with == recording.one("PostgresCluster", "shlink-db").urn
@@ -106,15 +125,23 @@ def test_shlink_may_create_its_tables_before_it_starts_and_the_grant_goes_with_t
 def test_the_provider_is_the_superuser_over_tls_and_waits_for_the_cluster(dev: Recording) -> None:
     provider = dev.one("postgresql", "shlink-db")
     found = plain(provider.inputs)
-    assert (found["username"], found["password"]) == ("postgres", user(dev, "postgres")["stringData"]["password"])
+    assert (found["username"], found["password"]) == (
+        "postgres",
+        user(dev, "postgres")["stringData"]["password"],
+    )
     assert found["sslmode"] == "require"  # PGO refuses what is not encrypted
     assert found["host"] == "127.0.0.1"
     assert dev.one("PostgresCluster", "shlink-db").urn in provider.depends_on
     # Saves a connection, so that a preview makes none.
-    assert found["expectedVersion"].startswith(f"{cluster('stack dev')['spec']['postgresVersion']}.")
+    assert found["expectedVersion"].startswith(
+        f"{cluster('stack dev')['spec']['postgresVersion']}."
+    )
 
 
-@pytest.mark.parametrize(("address", "expected"), [("10.0.0.8:5433", ("10.0.0.8", 5433)), ("db.example.org", ("db.example.org", 5432))])
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [("10.0.0.8:5433", ("10.0.0.8", 5433)), ("db.example.org", ("db.example.org", 5432))],
+)
 def test_a_direct_address_needs_no_forward(address: str, expected: tuple[str, int]) -> None:
     found, forwards = reached({"postgres": {"address": address}})
     assert (found.postgres_host, found.postgres_port) == expected
@@ -130,7 +157,10 @@ def test_the_forward_ends_in_the_primary_of_the_moment() -> None:
 def test_backups_run_and_old_ones_expire(name: str) -> None:
     backups = cluster(name)["spec"]["backups"]["pgbackrest"]
     # Left alone, pgBackRest keeps every full backup until the volume is full.
-    assert (backups["global"]["repo1-retention-full"], backups["global"]["repo1-retention-full-type"]) == ("2", "count")
+    assert (
+        backups["global"]["repo1-retention-full"],
+        backups["global"]["repo1-retention-full-type"],
+    ) == ("2", "count")
     assert [one["name"] for one in backups["repos"]] == ["repo1"]
     assert backups["repos"][0]["schedules"] == {"full": "0 1 * * 0", "differential": "0 1 * * 1-6"}
 
@@ -139,7 +169,11 @@ def test_backups_go_to_a_bucket_whose_key_is_in_a_secret() -> None:
     recording = configurations.recording("backups-s3")
     backups = cluster("backups-s3")["spec"]["backups"]["pgbackrest"]
     assert "volume" not in backups["repos"][0]
-    assert backups["repos"][0]["s3"] == {"bucket": "b", "endpoint": "s3.example.org", "region": "eu-central-1"}
+    assert backups["repos"][0]["s3"] == {
+        "bucket": "b",
+        "endpoint": "s3.example.org",
+        "region": "eu-central-1",
+    }
     assert backups["configuration"] == [{"secret": {"name": "shlink-db-pgbackrest-s3"}}]
     secret = manifest(recording, "Secret", "shlink-db-pgbackrest-s3")["stringData"]["s3.conf"]
     assert secret.splitlines() == ["[global]", "repo1-s3-key=k", "repo1-s3-key-secret=s"]

@@ -38,12 +38,20 @@ def redis_variables(found: Mapping[str, Any]) -> dict[str, Any]:
                 "REDIS_PUB_SUB_ENABLED": "true",
             },
         ),
-        ("redis-external", {"REDIS_SERVERS": ("shlink-redis", "servers"), "REDIS_PUB_SUB_ENABLED": "true"}),
-        ("redis-external-open", {"REDIS_SERVERS": "tcp://10.1.2.3:6379", "REDIS_PUB_SUB_ENABLED": "true"}),
+        (
+            "redis-external",
+            {"REDIS_SERVERS": ("shlink-redis", "servers"), "REDIS_PUB_SUB_ENABLED": "true"},
+        ),
+        (
+            "redis-external-open",
+            {"REDIS_SERVERS": "tcp://10.1.2.3:6379", "REDIS_PUB_SUB_ENABLED": "true"},
+        ),
         (
             "redis-cluster",
             {
-                "REDIS_SERVERS": ",".join(f"tcp://redis-{number}.example.org:6379" for number in range(3)),
+                "REDIS_SERVERS": ",".join(
+                    f"tcp://redis-{number}.example.org:6379" for number in range(3)
+                ),
                 "REDIS_PUB_SUB_ENABLED": "true",
             },
         ),
@@ -58,27 +66,47 @@ def test_what_shlink_is_told(container: Any, name: str, expected: dict[str, Any]
     ("settings", "first", "urls"),
     [
         # Outside Sentinel Shlink takes a password only in the URL.
-        (configurations.SWITCHES["redis-external"]["redis"], ("redis.example.org", 6380), "tls://:p%40ss%2Fword@redis.example.org:6380"),
-        ({"mode": "external", "servers": ["tcp://a", "tcp://b:2"], "password": "x"}, ("a", 6379), "tcp://:x@a,tcp://:x@b:2"),
+        (
+            configurations.SWITCHES["redis-external"]["redis"],
+            ("redis.example.org", 6380),
+            "tls://:p%40ss%2Fword@redis.example.org:6380",
+        ),
+        (
+            {"mode": "external", "servers": ["tcp://a", "tcp://b:2"], "password": "x"},
+            ("a", 6379),
+            "tcp://:x@a,tcp://:x@b:2",
+        ),
     ],
     ids=["one", "several"],
 )
-def test_a_managed_redis_with_a_password(program: Program, settings: Any, first: tuple[str, int], urls: str) -> None:
+def test_a_managed_redis_with_a_password(
+    program: Program, settings: Any, first: tuple[str, int], urls: str
+) -> None:
     recording = program(redis=settings)
     assert (recording.outputs["redis_host"], recording.outputs["redis_port"]) == first
-    assert json.loads(manifest(recording, "SecretV2", "vault-backend-redis-credentials")["dataJson"]) == {"servers": urls}
+    assert json.loads(
+        manifest(recording, "SecretV2", "vault-backend-redis-credentials")["dataJson"]
+    ) == {"servers": urls}
 
 
 @pytest.mark.parametrize("name", ["redis-external-open", "redis-cluster"])
 def test_without_a_password_nothing_is_delivered(name: str) -> None:
-    assert [one.name for one in configurations.recording(name).of_kind("ExternalSecret") if "redis" in one.name] == []
+    assert [
+        one.name
+        for one in configurations.recording(name).of_kind("ExternalSecret")
+        if "redis" in one.name
+    ] == []
 
 
 @pytest.mark.parametrize("name", ["redis-none", "redis-external", "redis-cluster"])
 def test_no_redis_of_our_own_leaves_nothing_behind(name: str) -> None:
     recording = configurations.recording(name)
     assert recording.of_kind("RedisFailover") == []
-    assert [one.name for one in recording.resources.values() if one.custom and one.name.startswith("shlink-redis-")] == []
+    assert [
+        one.name
+        for one in recording.resources.values()
+        if one.custom and one.name.startswith("shlink-redis-")
+    ] == []
 
 
 def test_without_redis_the_outputs_name_none() -> None:
@@ -91,7 +119,10 @@ def test_the_operator_the_pods_and_shlink_have_one_password(dev: Recording) -> N
     secret = manifest(dev, "Secret", "shlink-redis-auth")
     assert failover(dev)["auth"]["secretPath"] == secret["metadata"]["name"]
     assert secret["stringData"].keys() == {"password"}
-    assert secret["stringData"]["password"] in manifest(dev, "SecretV2", "vault-backend-redis-credentials")["dataJson"]
+    assert (
+        secret["stringData"]["password"]
+        in manifest(dev, "SecretV2", "vault-backend-redis-credentials")["dataJson"]
+    )
     assert ("Secret", "shlink-redis-auth") in before(dev, "RedisFailover", "shlink-redis")
 
 
@@ -116,10 +147,16 @@ def test_the_volume_claim_is_valid() -> None:
 
 
 def test_the_pods_may_stop_in_peace_and_have_no_rights(dev: Recording) -> None:
-    assert failover(dev)["redis"]["terminationGracePeriod"] > 31  # a master asks for a failover and sleeps so long
+    assert (
+        failover(dev)["redis"]["terminationGracePeriod"] > 31
+    )  # a master asks for a failover and sleeps so long
     account = manifest(dev, "ServiceAccount", "shlink-redis")
     assert account["automountServiceAccountToken"] is False
-    assert failover(dev)["redis"]["serviceAccountName"] == failover(dev)["sentinel"]["serviceAccountName"] == "shlink-redis"
+    assert (
+        failover(dev)["redis"]["serviceAccountName"]
+        == failover(dev)["sentinel"]["serviceAccountName"]
+        == "shlink-redis"
+    )
 
 
 def test_ready_is_what_the_operator_makes_of_it(dev: Recording, later: Later) -> None:
@@ -151,7 +188,9 @@ def rotations(program: Program) -> list[Recording]:
     return [configurations.recording("defaults"), configurations.recording("redis-rotated"), third]
 
 
-def test_a_rotation_makes_another_password_and_keeps_the_one_before(rotations: list[Recording]) -> None:
+def test_a_rotation_makes_another_password_and_keeps_the_one_before(
+    rotations: list[Recording],
+) -> None:
     first, second, third = map(passwords, rotations)
     assert "previous" not in first
     assert second["previous"] == first["password"] != second["password"]
@@ -179,13 +218,21 @@ def test_the_rotation_job_exists_only_then_and_shlink_waits_for_it(dev: Recordin
 def test_each_rotation_is_a_job_of_its_own(rotations: list[Recording]) -> None:
     _, second, third = rotations
     assert jobs(second) != jobs(third)
-    assert len({manifest(one, "Job", jobs(one)[0])["metadata"]["name"] for one in (second, third)}) == 2
+    assert (
+        len({manifest(one, "Job", jobs(one)[0])["metadata"]["name"] for one in (second, third)})
+        == 2
+    )
 
 
 def test_the_rotation_reaches_every_pod_with_both_passwords(rotations: list[Recording]) -> None:
     container = pod(rotations[2], "Job", jobs(rotations[2])[0])["spec"]["containers"][0]
     given = variables(container)
-    assert given["SERVERS"].split() == [f"rfr-shlink-redis-{n}.rfr-shlink-redis.redis.svc.cluster.local:6379" for n in range(5)]
+    assert given["SERVERS"].split() == [
+        f"rfr-shlink-redis-{n}.rfr-shlink-redis.redis.svc.cluster.local:6379" for n in range(5)
+    ]
     assert given["SENTINEL"] == f"{SENTINEL}:26379"
-    assert (given["NEW"], given["OLD"]) == (("shlink-redis-auth", "password"), ("shlink-redis-auth", "previous"))
+    assert (given["NEW"], given["OLD"]) == (
+        ("shlink-redis-auth", "password"),
+        ("shlink-redis-auth", "previous"),
+    )
     assert all(name in container["command"][2] for name in given)

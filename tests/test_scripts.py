@@ -46,16 +46,34 @@ def commands(tmp_path: Path) -> tuple[MakeCommand, dict[str, str]]:
     return make, {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "LOG": str(log)}
 
 
-def run(command: list[str], environment: dict[str, str], **options: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, **options)
+def run(
+    command: list[str], environment: dict[str, str], **options: Any
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, **options
+    )
 
 
 class TestPreviewDiff:
     """The comment under a pull request."""
 
     def test_shows_the_tree_first_and_each_manifest(self, tmp_path: Path) -> None:
-        base = files(tmp_path / "base", {"dev/tree.txt": "a\nb\n", "dev/vault/x.yaml": "size: 1Gi\n", "dev/vault/gone.yaml": "a: 1\n"})
-        head = files(tmp_path / "head", {"dev/tree.txt": "a\nc\n", "dev/vault/x.yaml": "size: 2Gi\n", "dev/redis/new.yaml": "b: 1\n"})
+        base = files(
+            tmp_path / "base",
+            {
+                "dev/tree.txt": "a\nb\n",
+                "dev/vault/x.yaml": "size: 1Gi\n",
+                "dev/vault/gone.yaml": "a: 1\n",
+            },
+        )
+        head = files(
+            tmp_path / "head",
+            {
+                "dev/tree.txt": "a\nc\n",
+                "dev/vault/x.yaml": "size: 2Gi\n",
+                "dev/redis/new.yaml": "b: 1\n",
+            },
+        )
         text = preview_diff.comment(base, head)
         assert text.startswith(preview_diff.MARK)
         assert "`dev`: 1 new, 1 changed, 1 gone manifests" in text
@@ -99,7 +117,17 @@ class TestPreviewDiff:
     def test_needs_nothing_but_python(self, tmp_path: Path) -> None:
         files(tmp_path / "base", {})
         files(tmp_path / "head", {"dev/x.yaml": "a\n"})
-        done = run([sys.executable, "-I", "-S", str(ROOT / "scripts/preview_diff.py"), str(tmp_path / "base"), str(tmp_path / "head")], {})
+        done = run(
+            [
+                sys.executable,
+                "-I",
+                "-S",
+                str(ROOT / "scripts/preview_diff.py"),
+                str(tmp_path / "base"),
+                str(tmp_path / "head"),
+            ],
+            {},
+        )
         assert done.returncode == 0, done.stderr
         assert preview_diff.MARK in done.stdout
 
@@ -110,7 +138,9 @@ class TestPreviews:
     @pytest.fixture
     def repository(self, tmp_path: Path) -> Path:
         folder = files(tmp_path / "repository", {"Pulumi.dev.yaml": "{}", "size": "1"})
-        (folder / "Makefile").write_text("preview:\n\t@mkdir -p build/preview/$(STACK) && cp size build/preview/$(STACK)/x.yaml\n")
+        (folder / "Makefile").write_text(
+            "preview:\n\t@mkdir -p build/preview/$(STACK) && cp size build/preview/$(STACK)/x.yaml\n"
+        )
         (folder / "scripts").mkdir()
         (folder / "scripts" / "previews").write_bytes((ROOT / "scripts/previews").read_bytes())
         (folder / ".gitignore").write_text("build/\n")
@@ -119,7 +149,19 @@ class TestPreviews:
         return folder
 
     def git(self, folder: Path, *arguments: str) -> None:
-        subprocess.run(["git", "-C", folder, "-c", "user.name=t", "-c", "user.email=t@example.com", *arguments], check=True)
+        subprocess.run(
+            [
+                "git",
+                "-C",
+                folder,
+                "-c",
+                "user.name=t",
+                "-c",
+                "user.email=t@example.com",
+                *arguments,
+            ],
+            check=True,
+        )
 
     def commit(self, folder: Path) -> None:
         self.git(folder, "add", ".")
@@ -129,13 +171,20 @@ class TestPreviews:
         (repository / "size").write_text("2")
         (repository / "Pulumi.prod.yaml").write_text("{}")
         self.commit(repository)
-        done = run(["bash", "scripts/previews", "HEAD^1", "build/previews"], dict(os.environ), cwd=repository)
+        done = run(
+            ["bash", "scripts/previews", "HEAD^1", "build/previews"],
+            dict(os.environ),
+            cwd=repository,
+        )
         assert done.returncode == 0, done.stderr
         made = {
-            path.relative_to(repository / "build/previews").as_posix(): path.read_text() for path in repository.glob("build/previews/*/*/*")
+            path.relative_to(repository / "build/previews").as_posix(): path.read_text()
+            for path in repository.glob("build/previews/*/*/*")
         }
         assert made == {"base/dev/x.yaml": "1", "head/dev/x.yaml": "2", "head/prod/x.yaml": "2"}
-        worktrees = subprocess.check_output(["git", "-C", repository, "worktree", "list"], text=True)
+        worktrees = subprocess.check_output(
+            ["git", "-C", repository, "worktree", "list"], text=True
+        )
         assert len(worktrees.splitlines()) == 1
 
     def test_a_base_that_cannot_be_previewed_counts_as_nothing(self, repository: Path) -> None:
@@ -145,17 +194,30 @@ class TestPreviews:
         self.commit(repository)
         makefile.write_text(works)
         self.commit(repository)
-        done = run(["bash", "scripts/previews", "HEAD^1", "build/previews"], dict(os.environ), cwd=repository)
+        done = run(
+            ["bash", "scripts/previews", "HEAD^1", "build/previews"],
+            dict(os.environ),
+            cwd=repository,
+        )
         assert done.returncode == 0, done.stderr
         assert "everything counts as new" in done.stderr
         assert list((repository / "build/previews/base").iterdir()) == []
 
     def test_a_broken_stack_fails(self, repository: Path) -> None:
         (repository / "Makefile").write_text("preview:\n\t@false\n")
-        assert run(["bash", "scripts/previews", "HEAD", "build/previews"], dict(os.environ), cwd=repository).returncode != 0
+        assert (
+            run(
+                ["bash", "scripts/previews", "HEAD", "build/previews"],
+                dict(os.environ),
+                cwd=repository,
+            ).returncode
+            != 0
+        )
 
 
-@pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed; the hosting service's machines have it")
+@pytest.mark.skipif(
+    shutil.which("jq") is None, reason="jq is not installed; the hosting service's machines have it"
+)
 class TestPostPreview:
     """The comment, with a stand-in for the hosting service's command."""
 
@@ -174,16 +236,30 @@ esac
 """
 
     @pytest.fixture
-    def post(self, tmp_path: Path, commands: tuple[MakeCommand, dict[str, str]]) -> Callable[..., str]:
+    def post(
+        self, tmp_path: Path, commands: tuple[MakeCommand, dict[str, str]]
+    ) -> Callable[..., str]:
         make, environment = commands
         make("gh", self.GH)
 
         def run_it(pulls: list[Any], comments: list[Any], **more: str) -> str:
             (tmp_path / "pulls").write_text(json.dumps(pulls))
             (tmp_path / "comments").write_text(json.dumps(comments))
-            event = {"REPOSITORY": "o/r", "RUN_ID": "7", "HEAD_OWNER": "fork", "HEAD_BRANCH": "b", "HEAD_SHA": "c0ffee"}
-            places = {"PULLS": str(tmp_path / "pulls"), "COMMENTS": str(tmp_path / "comments"), "BODY": str(tmp_path / "body")}
-            done = run([str(ROOT / "scripts/post_preview")], {**environment, **event, **places, **more})
+            event = {
+                "REPOSITORY": "o/r",
+                "RUN_ID": "7",
+                "HEAD_OWNER": "fork",
+                "HEAD_BRANCH": "b",
+                "HEAD_SHA": "c0ffee",
+            }
+            places = {
+                "PULLS": str(tmp_path / "pulls"),
+                "COMMENTS": str(tmp_path / "comments"),
+                "BODY": str(tmp_path / "body"),
+            }
+            done = run(
+                [str(ROOT / "scripts/post_preview")], {**environment, **event, **places, **more}
+            )
             assert done.returncode == 0, done.stderr
             return (tmp_path / "log").read_text()
 
@@ -196,13 +272,19 @@ esac
         assert "+b" in json.loads((tmp_path / "body").read_text())["body"]
 
     def test_the_comment_is_edited_in_place(self, post: Callable[..., str]) -> None:
-        mine = {"id": 11, "user": {"login": "github-actions[bot]"}, "body": f"{preview_diff.MARK}\nold"}
+        mine = {
+            "id": 11,
+            "user": {"login": "github-actions[bot]"},
+            "body": f"{preview_diff.MARK}\nold",
+        }
         forged = {"id": 10, "user": {"login": "somebody"}, "body": f"{preview_diff.MARK}\nnot mine"}
         log = post([{"number": 3, "head": {"sha": "c0ffee"}}], [forged, mine])
         assert "--method PATCH repos/o/r/issues/comments/11" in log
         assert "POST" not in log
 
-    def test_a_preview_that_failed_is_said_in_the_same_comment(self, post: Callable[..., str], tmp_path: Path) -> None:
+    def test_a_preview_that_failed_is_said_in_the_same_comment(
+        self, post: Callable[..., str], tmp_path: Path
+    ) -> None:
         log = post([{"number": 3, "head": {"sha": "c0ffee"}}], [], NO_ARTIFACT="1")
         assert "--method POST" in log
         body = json.loads((tmp_path / "body").read_text())["body"]
@@ -236,7 +318,11 @@ class Shlink(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if self.headers.get("X-Api-Key") != KEY or self.path != "/s/rest/v3/short-urls" or "longUrl" not in body:
+        if (
+            self.headers.get("X-Api-Key") != KEY
+            or self.path != "/s/rest/v3/short-urls"
+            or "longUrl" not in body
+        ):
             return self.answer(401, {"detail": "no"})
         return self.answer(200, {"shortCode": "abc12"})
 
@@ -257,22 +343,31 @@ def server() -> Iterator[ThreadingHTTPServer]:
 class TestShortUrl:
     """Creating a short URL and following it."""
 
-    def test_made_and_followed_through_the_outputs(self, server: ThreadingHTTPServer, commands: tuple[MakeCommand, dict[str, str]]) -> None:
+    def test_made_and_followed_through_the_outputs(
+        self, server: ThreadingHTTPServer, commands: tuple[MakeCommand, dict[str, str]]
+    ) -> None:
         make, environment = commands
         outputs = {
             "internal_url": "http://shlink.links.svc.cluster.local:8080/s",
             "api_key": {"namespace": "links", "secret": "the-secret", "key": "api.key"},
         }
-        make("pulumi", f"case $* in *output*) echo '{json.dumps(outputs)}' ;; *) echo kind-x ;; esac")
+        make(
+            "pulumi", f"case $* in *output*) echo '{json.dumps(outputs)}' ;; *) echo kind-x ;; esac"
+        )
         make(
             "kubectl",
             f'case $* in *port-forward*) echo "Forwarding from 127.0.0.1:{server.server_port} ->"; exec sleep 60 ;; esac; echo cGFiYw==',
         )
-        done = run([sys.executable, str(ROOT / "scripts/short_url.py"), "dev"], environment, timeout=30)
+        done = run(
+            [sys.executable, str(ROOT / "scripts/short_url.py"), "dev"], environment, timeout=30
+        )
         assert done.returncode == 0, done.stderr
         assert "/abc12 was created" in done.stdout
         log = Path(environment["LOG"]).read_text()
-        assert "kubectl --context kind-x -n links get secret the-secret -o jsonpath={.data.api\\.key}" in log
+        assert (
+            "kubectl --context kind-x -n links get secret the-secret -o jsonpath={.data.api\\.key}"
+            in log
+        )
         assert "kubectl --context kind-x -n links port-forward service/shlink :8080" in log
         assert KEY not in done.stdout + done.stderr + log
 
@@ -288,7 +383,10 @@ class TestShortUrl:
             short_url.create_and_follow(server.server_port, "/s", "another", Shlink.location)
 
     def test_a_link_that_leads_elsewhere(self, server: ThreadingHTTPServer) -> None:
-        with pytest.raises(short_url.WrongError, match=r"should lead to https://example\.org, but: 302 https://example\.com"):
+        with pytest.raises(
+            short_url.WrongError,
+            match=r"should lead to https://example\.org, but: 302 https://example\.com",
+        ):
             short_url.create_and_follow(server.server_port, "/s", KEY, "https://example.org")
 
     def test_patience_ends(self) -> None:
@@ -299,25 +397,44 @@ class TestShortUrl:
 class TestEndToEnd:
     """The order of the steps, with stand-ins for every command."""
 
-    def run_it(self, tmp_path: Path, commands: tuple[MakeCommand, dict[str, str]]) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+    def run_it(
+        self, tmp_path: Path, commands: tuple[MakeCommand, dict[str, str]]
+    ) -> tuple[subprocess.CompletedProcess[str], list[str]]:
         make, environment = commands
-        folder = files(tmp_path / "checkout", {"Pulumi.dev.yaml": "config: {}\n", "scripts/short_url.py": ""})
+        folder = files(
+            tmp_path / "checkout", {"Pulumi.dev.yaml": "config: {}\n", "scripts/short_url.py": ""}
+        )
         (folder / "scripts" / "e2e").write_bytes((ROOT / "scripts/e2e").read_bytes())
-        make("pulumi", '[ "$1" != stack ] || echo "encryptionsalt: x" >> Pulumi.dev.yaml; [ "$1" != config ] || echo kind-x')
+        make(
+            "pulumi",
+            '[ "$1" != stack ] || echo "encryptionsalt: x" >> Pulumi.dev.yaml; [ "$1" != config ] || echo kind-x',
+        )
         make("make", "")
-        make("kubectl", 'case $* in *can-i*) echo "${ANSWER:-no}" ;; *"get namespace"*) exit 1 ;; esac')
+        make(
+            "kubectl",
+            'case $* in *can-i*) echo "${ANSWER:-no}" ;; *"get namespace"*) exit 1 ;; esac',
+        )
         done = run(["bash", str(folder / "scripts/e2e"), "dev"], environment)
         assert (folder / "Pulumi.dev.yaml").read_text() == "config: {}\n"
         return done, Path(environment["LOG"]).read_text().splitlines()
 
-    def test_the_whole_life(self, tmp_path: Path, commands: tuple[MakeCommand, dict[str, str]]) -> None:
+    def test_the_whole_life(
+        self, tmp_path: Path, commands: tuple[MakeCommand, dict[str, str]]
+    ) -> None:
         done, log = self.run_it(tmp_path, commands)
         assert done.returncode == 0, done.stderr
-        wanted = ["pulumi stack init dev", "make up STACK=dev", "pulumi up --stack dev --expect-no-changes", "make destroy STACK=dev"]
+        wanted = [
+            "pulumi stack init dev",
+            "make up STACK=dev",
+            "pulumi up --stack dev --expect-no-changes",
+            "make destroy STACK=dev",
+        ]
         assert [line for line in log if line in wanted] == wanted
         assert all("--context kind-x" in line for line in log if line.startswith("kubectl"))
 
-    def test_a_role_that_may_read_secrets_fails_it(self, tmp_path: Path, commands: tuple[MakeCommand, dict[str, str]]) -> None:
+    def test_a_role_that_may_read_secrets_fails_it(
+        self, tmp_path: Path, commands: tuple[MakeCommand, dict[str, str]]
+    ) -> None:
         commands[1]["ANSWER"] = "yes"
         done, log = self.run_it(tmp_path, commands)
         assert done.returncode == 1
@@ -329,15 +446,26 @@ class TestWithKubeconfig:
     """The kubeconfig of an environment's secret."""
 
     def test_only_this_user_reads_it_and_it_ends_with_the_command(self, tmp_path: Path) -> None:
-        look = 'cat "$KUBECONFIG"; ls -l "$KUBECONFIG" | cut -c1-10; test -z "${KUBECONFIG_CONTENT:-}"'
+        look = (
+            'cat "$KUBECONFIG"; ls -l "$KUBECONFIG" | cut -c1-10; test -z "${KUBECONFIG_CONTENT:-}"'
+        )
         command = f'{look} && echo "$KUBECONFIG" > {tmp_path}/where'
-        done = run([str(ROOT / "scripts/with_kubeconfig"), "bash", "-c", command], {**os.environ, "KUBECONFIG_CONTENT": "kind: Config"})
+        done = run(
+            [str(ROOT / "scripts/with_kubeconfig"), "bash", "-c", command],
+            {**os.environ, "KUBECONFIG_CONTENT": "kind: Config"},
+        )
         assert done.returncode == 0, done.stderr
         assert done.stdout == "kind: Config\n-rw-------\n"
         assert not Path((tmp_path / "where").read_text().strip()).exists()
 
     def test_the_command_decides_how_it_ends(self) -> None:
-        assert run([str(ROOT / "scripts/with_kubeconfig"), "false"], {**os.environ, "KUBECONFIG_CONTENT": "x"}).returncode == 1
+        assert (
+            run(
+                [str(ROOT / "scripts/with_kubeconfig"), "false"],
+                {**os.environ, "KUBECONFIG_CONTENT": "x"},
+            ).returncode
+            == 1
+        )
 
     def test_without_the_secret(self) -> None:
         done = run([str(ROOT / "scripts/with_kubeconfig"), "true"], {"PATH": os.environ["PATH"]})

@@ -21,55 +21,139 @@ def parsed(**settings: Any) -> Settings:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"pstgres": {}}, ["shlink:pstgres: is not a setting", "did you mean `postgres`?", "allowed: app, charts,"]),
-        ({"app": {"replica": 2}}, ["shlink:app.replica: is not a setting", "did you mean `replicas`?", "webWorkers"]),
+        (
+            {"pstgres": {}},
+            [
+                "shlink:pstgres: is not a setting",
+                "did you mean `postgres`?",
+                "allowed: app, charts,",
+            ],
+        ),
+        (
+            {"app": {"replica": 2}},
+            ["shlink:app.replica: is not a setting", "did you mean `replicas`?", "webWorkers"],
+        ),
         ({"app": {"web_workers": 2}}, ["shlink:app.web_workers: is not a setting", "`webWorkers`"]),
-        ({"app": {"route": _INGRESS | {"class": "x"}}}, ["shlink:app.route.class: is not a setting", "className"]),
-        ({"app": {"route": {"type": "ingress", "controllerNamespace": "i"}}}, ["shlink:app.route.className: is missing"]),
-        ({"app": {"route": {"type": "loadbalancer"}}}, ["shlink:app.route", "'ingress', 'gateway'"]),
+        (
+            {"app": {"route": _INGRESS | {"class": "x"}}},
+            ["shlink:app.route.class: is not a setting", "className"],
+        ),
+        (
+            {"app": {"route": {"type": "ingress", "controllerNamespace": "i"}}},
+            ["shlink:app.route.className: is missing"],
+        ),
+        (
+            {"app": {"route": {"type": "loadbalancer"}}},
+            ["shlink:app.route", "'ingress', 'gateway'"],
+        ),
         ({"app": {"replicas": 0}}, ["shlink:app.replicas: 0", "allowed: 1 to 50"]),
         ({"app": {"replicas": "three"}}, ['shlink:app.replicas: "three"', "allowed: 1 to 50"]),
-        ({"app": {"memoryLimit": "256Mi"}}, ['shlink:app.memoryLimit: "256Mi"', "allowed: text like"]),
-        ({"app": {"resources": {"memory": "256MB"}}}, ['shlink:app.resources.memory: "256MB"', "allowed: text like"]),
+        (
+            {"app": {"memoryLimit": "256Mi"}},
+            ['shlink:app.memoryLimit: "256Mi"', "allowed: text like"],
+        ),
+        (
+            {"app": {"resources": {"memory": "256MB"}}},
+            ['shlink:app.resources.memory: "256MB"', "allowed: text like"],
+        ),
         ({"app": {"basePath": "s"}}, ['shlink:app.basePath: "s"', "e.g. /s"]),
-        ({"app": {"environment": {"BASE_PATH": ""}}}, ["shlink:app.environment.BASE_PATH", '""', "at least 1 character"]),
+        (
+            {"app": {"environment": {"BASE_PATH": ""}}},
+            ["shlink:app.environment.BASE_PATH", '""', "at least 1 character"],
+        ),
         ({"app": {"environment": {"base": "x"}}}, ["shlink:app.environment.base"]),
         ({"app": "none"}, ['shlink:app: "none"', "is not a group of keys"]),
         ({"postgres": {"version": 14}}, ["shlink:postgres.version: 14", "allowed: 15, 16, 17, 18"]),
-        ({"postgres": {"storage": {"size": "10GB"}}}, ['shlink:postgres.storage.size: "10GB"', "binary unit"]),
+        (
+            {"postgres": {"storage": {"size": "10GB"}}},
+            ['shlink:postgres.storage.size: "10GB"', "binary unit"],
+        ),
         ({"postgres": {"storage": {"size": "0Gi"}}}, ['"0Gi"']),
-        ({"postgres": {"backups": {"full": "weekly"}}}, ['shlink:postgres.backups.full: "weekly"', "cron"]),
-        ({"postgres": {"backups": {"retentionFull": 0}}}, ["shlink:postgres.backups.retentionFull: 0", "1 or more"]),
-        ({"postgres": {"maxConnections": 30}}, ["shlink:postgres.maxConnections: 30", "allowed: 40 or more", "app.replicas"]),
-        ({"app": {"replicas": 20}}, ["shlink:postgres.maxConnections: 100", "20 replicas", "allowed: 142 or more"]),
+        (
+            {"postgres": {"backups": {"full": "weekly"}}},
+            ['shlink:postgres.backups.full: "weekly"', "cron"],
+        ),
+        (
+            {"postgres": {"backups": {"retentionFull": 0}}},
+            ["shlink:postgres.backups.retentionFull: 0", "1 or more"],
+        ),
+        (
+            {"postgres": {"maxConnections": 30}},
+            ["shlink:postgres.maxConnections: 30", "allowed: 40 or more", "app.replicas"],
+        ),
+        (
+            {"app": {"replicas": 20}},
+            ["shlink:postgres.maxConnections: 100", "20 replicas", "allowed: 142 or more"],
+        ),
         ({"postgres": {"localPort": 80}}, ["shlink:postgres.localPort: 80", "1024 to 65535"]),
         ({"redis": {"sentinels": 4}}, ["shlink:redis", "4 is even", "allowed: 3, 5, 7, 9"]),
         ({"redis": {"replicas": 1}}, ["shlink:redis.replicas: 1", "allowed: 3 to 9"]),
-        ({"redis": {"mode": "cluster"}}, ["shlink:redis", "'cluster'", "'failover', 'external', 'none'"]),
+        (
+            {"redis": {"mode": "cluster"}},
+            ["shlink:redis", "'cluster'", "'failover', 'external', 'none'"],
+        ),
         ({"redis": {"mode": "none", "replicas": 3}}, ["shlink:redis.replicas: is not a setting"]),
         ({"redis": {"mode": "external", "servers": []}}, ["shlink:redis.servers", "at least 1"]),
-        ({"redis": {"mode": "external", "servers": ["redis:6379"]}}, ['shlink:redis.servers.0: "redis:6379"', "tcp|tls"]),
-        ({"vault": {"mode": "ha"}}, ["shlink:vault", "needs `seal`", "allowed: awskms, gcpckms, azurekeyvault, transit"]),
-        ({"vault": {"mode": "ha", "replicas": 2, "seal": _SEAL}}, ["shlink:vault.replicas: 2", "allowed: 3, 5, 7"]),
+        (
+            {"redis": {"mode": "external", "servers": ["redis:6379"]}},
+            ['shlink:redis.servers.0: "redis:6379"', "tcp|tls"],
+        ),
+        (
+            {"vault": {"mode": "ha"}},
+            ["shlink:vault", "needs `seal`", "allowed: awskms, gcpckms, azurekeyvault, transit"],
+        ),
+        (
+            {"vault": {"mode": "ha", "replicas": 2, "seal": _SEAL}},
+            ["shlink:vault.replicas: 2", "allowed: 3, 5, 7"],
+        ),
         ({"vault": {"replicas": 3}}, ["shlink:vault", "`replicas` belongs to mode 'ha'"]),
-        ({"vault": {"seal": {"type": "shamir"}}}, ["shlink:vault.seal", "'shamir'", "'awskms', 'gcpckms'"]),
-        ({"vault": {"seal": {"type": "awskms"}}}, ["shlink:vault.seal.region: is missing", "shlink:vault.seal.kmsKeyId: is missing"]),
-        ({"vault": {"token": "t", "authLogin": {"path": "auth/jwt/login"}}}, ["shlink:vault", "not both"]),
+        (
+            {"vault": {"seal": {"type": "shamir"}}},
+            ["shlink:vault.seal", "'shamir'", "'awskms', 'gcpckms'"],
+        ),
+        (
+            {"vault": {"seal": {"type": "awskms"}}},
+            ["shlink:vault.seal.region: is missing", "shlink:vault.seal.kmsKeyId: is missing"],
+        ),
+        (
+            {"vault": {"token": "t", "authLogin": {"path": "auth/jwt/login"}}},
+            ["shlink:vault", "not both"],
+        ),
         ({"vault": {"address": "vault:8200"}}, ['shlink:vault.address: "vault:8200"']),
-        ({"images": {"shlink": "shlinkio/shlink:stable"}}, ["shlink:images.shlink", "'stable' moves"]),
-        ({"images": {"vault": "registry.example.org:5000/vault"}}, ["shlink:images.vault", "name a tag too"]),
-        ({"images": {"shlink": "shlinkio/shlink:4.5.3"}}, ["shlink:images.shlink", "4.5.3", "4.6.0 or newer", "redis.mode"]),
-        ({"charts": {"pgo": {"repository": "ftp://x"}}}, ['shlink:charts.pgo.repository: "ftp://x"']),
+        (
+            {"images": {"shlink": "shlinkio/shlink:stable"}},
+            ["shlink:images.shlink", "'stable' moves"],
+        ),
+        (
+            {"images": {"vault": "registry.example.org:5000/vault"}},
+            ["shlink:images.vault", "name a tag too"],
+        ),
+        (
+            {"images": {"shlink": "shlinkio/shlink:4.5.3"}},
+            ["shlink:images.shlink", "4.5.3", "4.6.0 or newer", "redis.mode"],
+        ),
+        (
+            {"charts": {"pgo": {"repository": "ftp://x"}}},
+            ['shlink:charts.pgo.repository: "ftp://x"'],
+        ),
         ({"charts": {"vault": {"version": "latest"}}}, ['shlink:charts.vault.version: "latest"']),
-        ({"operators": {"pgo": {"install": False}}}, ["shlink:operators.pgo", "`namespace` is needed"]),
-        ({"operators": {"pgo": {"namespace": "platform"}}}, ["shlink:operators.pgo", "fixed when it is true"]),
+        (
+            {"operators": {"pgo": {"install": False}}},
+            ["shlink:operators.pgo", "`namespace` is needed"],
+        ),
+        (
+            {"operators": {"pgo": {"namespace": "platform"}}},
+            ["shlink:operators.pgo", "fixed when it is true"],
+        ),
         ({"network": {"apiServer": ["10.96.0.1"]}}, ['shlink:network.apiServer.0: "10.96.0.1"']),
         ({"rotation": {"redis": 0}}, ["shlink:rotation.redis: 0", "1 or more"]),
         ({"protect": "perhaps"}, ['shlink:protect: "perhaps"', "boolean"]),
     ],
     ids=str,
 )
-def test_a_fault_names_key_value_and_what_is_allowed(fault: Fault, settings: dict[str, Any], words: list[str]) -> None:
+def test_a_fault_names_key_value_and_what_is_allowed(
+    fault: Fault, settings: dict[str, Any], words: list[str]
+) -> None:
     message = fault(**settings)
     assert [word for word in words if word not in message] == [], message
 
@@ -82,7 +166,13 @@ def test_a_key_unlike_any_other_gets_no_suggestion(fault: Fault) -> None:
 
 def test_every_fault_is_in_the_one_message() -> None:
     with pytest.raises(SettingsError) as error:
-        parse({"vault:address": "x", "shlink:app": '{"replicas": 0, "webWorkers": 0}', "shlink:postgres": '{"version": 9}'})
+        parse(
+            {
+                "vault:address": "x",
+                "shlink:app": '{"replicas": 0, "webWorkers": 0}',
+                "shlink:postgres": '{"version": 9}',
+            }
+        )
     lines = str(error.value).splitlines()[1:]
     assert [line.split(": ")[0].strip() for line in lines] == [
         "vault:address",
@@ -104,7 +194,9 @@ def test_keys_of_other_programs_are_left_alone() -> None:
     assert parse({"kubernetes:context": "lab", "aws:region": "eu-west-1"})[0].context == "lab"
 
 
-@pytest.mark.parametrize("values", [{}, {"kubernetes:context": ""}, {"kubernetes:kubeconfig": "/kubeconfig"}], ids=str)
+@pytest.mark.parametrize(
+    "values", [{}, {"kubernetes:context": ""}, {"kubernetes:kubeconfig": "/kubeconfig"}], ids=str
+)
 def test_no_run_without_a_named_cluster(values: dict[str, str]) -> None:
     with pytest.raises(SettingsError, match="kubernetes:context"):
         parse(values)
@@ -126,10 +218,19 @@ _NUMBER = 1029384756
         ({"app": {"geoliteLicenseKey": _NUMBER}}, "shlink:app.geoliteLicenseKey"),
         ({"vault": {"token": _NUMBER}}, "shlink:vault.token"),
         ({"vault": {"seal": _TRANSIT | {"token": _NUMBER}}}, "shlink:vault.seal.token"),
-        ({"vault": {"authLogin": {"path": "auth/jwt/login", "parameters": {"jwt": _NUMBER}}}}, "shlink:vault.authLogin.parameters.jwt"),
+        (
+            {"vault": {"authLogin": {"path": "auth/jwt/login", "parameters": {"jwt": _NUMBER}}}},
+            "shlink:vault.authLogin.parameters.jwt",
+        ),
         ({"redis": _EXTERNAL | {"password": _NUMBER}}, "shlink:redis.password"),
-        ({"postgres": {"backups": {"s3": _S3 | {"key": _NUMBER}}}}, "shlink:postgres.backups.s3.key"),
-        ({"postgres": {"backups": {"s3": _S3 | {"keySecret": _NUMBER}}}}, "shlink:postgres.backups.s3.keySecret"),
+        (
+            {"postgres": {"backups": {"s3": _S3 | {"key": _NUMBER}}}},
+            "shlink:postgres.backups.s3.key",
+        ),
+        (
+            {"postgres": {"backups": {"s3": _S3 | {"keySecret": _NUMBER}}}},
+            "shlink:postgres.backups.s3.keySecret",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -144,7 +245,9 @@ def test_a_secret_is_never_in_a_message(fault: Fault, settings: dict[str, Any], 
     [{"app": {"replicas": _NUMBER}}, {"app": {"domain": f"{_NUMBER}!"}}, {"app": str(_NUMBER)}],
     ids=str,
 )
-def test_what_is_encrypted_is_never_in_a_message_whatever_its_key(fault: Fault, settings: dict[str, Any]) -> None:
+def test_what_is_encrypted_is_never_in_a_message_whatever_its_key(
+    fault: Fault, settings: dict[str, Any]
+) -> None:
     assert str(_NUMBER) in fault(**settings)
     assert str(_NUMBER) not in fault(frozenset({"shlink:app"}), **settings)
 
@@ -194,7 +297,9 @@ def test_a_chart_keeps_what_is_not_overridden() -> None:
     assert charts.vault == parsed().charts.vault
 
 
-@pytest.mark.parametrize("path", [("app", "replicas"), ("postgres", "instances"), ("rotation", "redis")], ids=str)
+@pytest.mark.parametrize(
+    "path", [("app", "replicas"), ("postgres", "instances"), ("rotation", "redis")], ids=str
+)
 def test_settings_cannot_change_during_a_run(path: tuple[str, str]) -> None:
     group = getattr(parsed(), {"app": "shlink"}.get(path[0], path[0]))
     with pytest.raises(ValueError, match="frozen"):
@@ -210,7 +315,9 @@ def test_settings_cannot_change_during_a_run(path: tuple[str, str]) -> None:
     ],
     ids=["all", "no Redis", "PGO elsewhere"],  # a set has another order in each process
 )
-def test_versions_name_what_is_deployed_and_nothing_else(settings: dict[str, Any], absent: set[str]) -> None:
+def test_versions_name_what_is_deployed_and_nothing_else(
+    settings: dict[str, Any], absent: set[str]
+) -> None:
     every = {"shlink", "vault", "bank_vaults", "postgresql", "redis"}
     every |= {f"{name}_chart" for name in ("vault", "external_secrets", "pgo", "redis_operator")}
     assert set(parsed(**settings).versions) == every - absent

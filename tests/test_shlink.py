@@ -6,7 +6,17 @@ import pytest
 
 from offline.record import Recording
 from tests import configurations
-from tests.conftest import REPRESENTATIVE, Later, Program, before, manifest, migration, pod, server, variables
+from tests.conftest import (
+    REPRESENTATIVE,
+    Later,
+    Program,
+    before,
+    manifest,
+    migration,
+    pod,
+    server,
+    variables,
+)
 
 BOTH = [server, migration]
 
@@ -32,11 +42,17 @@ def test_the_api_key_is_the_migrations_alone(name: str) -> None:
     assert "SHELL_VERBOSITY" not in migration(recording)
     spec = template(name)["spec"]
     every = [variables(one) for one in [*spec["initContainers"], *spec["containers"]]]
-    assert not [found for found in every if "INITIAL_API_KEY" in found or ("shlink-api-key", "api-key") in found.values()]
+    assert not [
+        found
+        for found in every
+        if "INITIAL_API_KEY" in found or ("shlink-api-key", "api-key") in found.values()
+    ]
 
 
 @pytest.mark.parametrize("container", BOTH)
-def test_the_database_is_reached_over_tls_with_what_was_delivered(dev: Recording, container: Any) -> None:
+def test_the_database_is_reached_over_tls_with_what_was_delivered(
+    dev: Recording, container: Any
+) -> None:
     found = container(dev)
     assert {name: found[name] for name in found if name.startswith(("DB_", "PG"))} == {
         "DB_DRIVER": "postgres",
@@ -78,9 +94,17 @@ def test_migrating_starts_no_server_and_downloads_nothing(dev: Recording) -> Non
     [
         (
             "defaults",
-            {"DEFAULT_DOMAIN": "localhost:8080", "IS_HTTPS_ENABLED": "false", "AUTO_RESOLVE_TITLES": "false", "LOGS_FORMAT": "json"},
+            {
+                "DEFAULT_DOMAIN": "localhost:8080",
+                "IS_HTTPS_ENABLED": "false",
+                "AUTO_RESOLVE_TITLES": "false",
+                "LOGS_FORMAT": "json",
+            },
         ),
-        ("ingress", {"DEFAULT_DOMAIN": "s.example.org", "IS_HTTPS_ENABLED": "true", "BASE_PATH": "/s"}),
+        (
+            "ingress",
+            {"DEFAULT_DOMAIN": "s.example.org", "IS_HTTPS_ENABLED": "true", "BASE_PATH": "/s"},
+        ),
         (
             "app",
             {
@@ -97,15 +121,25 @@ def test_the_settings_are_shlinks_variables(name: str, expected: dict[str, Any])
     assert expected.items() <= server(configurations.recording(name)).items()
 
 
-@pytest.mark.parametrize("absent", ["BASE_PATH", "SHELL_VERBOSITY", "TRUSTED_PROXIES", "GEOLITE_LICENSE_KEY"])
+@pytest.mark.parametrize(
+    "absent", ["BASE_PATH", "SHELL_VERBOSITY", "TRUSTED_PROXIES", "GEOLITE_LICENSE_KEY"]
+)
 def test_what_is_not_set_is_left_out(dev: Recording, absent: str) -> None:
     assert absent not in server(dev)  # an empty value counts as set
 
 
-@pytest.mark.parametrize(("name", "path"), [("defaults", "/rest/health"), ("ingress", "/s/rest/health")])
-def test_an_outage_of_the_database_takes_replicas_out_and_restarts_none(name: str, path: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "path"), [("defaults", "/rest/health"), ("ingress", "/s/rest/health")]
+)
+def test_an_outage_of_the_database_takes_replicas_out_and_restarts_none(
+    name: str, path: str
+) -> None:
     container = template(name)["spec"]["containers"][0]
-    assert container["readinessProbe"]["httpGet"] == container["startupProbe"]["httpGet"] == {"path": path, "port": "http"}
+    assert (
+        container["readinessProbe"]["httpGet"]
+        == container["startupProbe"]["httpGet"]
+        == {"path": path, "port": "http"}
+    )
     assert container["livenessProbe"].keys() & {"httpGet", "exec", "grpc"} == set()
     assert container["livenessProbe"]["tcpSocket"] == {"port": "http"}
     assert container["ports"] == [{"name": "http", "containerPort": 8080}]
@@ -115,14 +149,24 @@ def test_an_outage_of_the_database_takes_replicas_out_and_restarts_none(name: st
 @pytest.mark.parametrize(
     ("name", "targets"),
     [
-        ("defaults", ["shlink-db-primary.postgres.svc 5432", "rfs-shlink-redis.redis.svc.cluster.local 26379"]),
+        (
+            "defaults",
+            [
+                "shlink-db-primary.postgres.svc 5432",
+                "rfs-shlink-redis.redis.svc.cluster.local 26379",
+            ],
+        ),
         ("redis-external-open", ["shlink-db-primary.postgres.svc 5432", "10.1.2.3 6379"]),
         ("redis-none", ["shlink-db-primary.postgres.svc 5432"]),
     ],
 )
-def test_a_pod_waits_for_its_servers_instead_of_crashing(name: str, targets: list[str], kind: str, job: str) -> None:
+def test_a_pod_waits_for_its_servers_instead_of_crashing(
+    name: str, targets: list[str], kind: str, job: str
+) -> None:
     spec = template(name, kind, job)["spec"]
-    assert [one["command"][-1].partition("; do")[0] for one in spec["initContainers"]] == [f"until nc -z -w 2 {one}" for one in targets]
+    assert [one["command"][-1].partition("; do")[0] for one in spec["initContainers"]] == [
+        f"until nc -z -w 2 {one}" for one in targets
+    ]
     assert {one["image"] for one in spec["initContainers"]} == {spec["containers"][0]["image"]}
 
 
@@ -142,12 +186,20 @@ def test_what_comes_before_the_replicas(dev: Recording) -> None:
 
 def test_a_rollout_never_takes_a_replica_away(dev: Recording) -> None:
     spec = manifest(dev, "Deployment", "shlink")["spec"]
-    assert spec["strategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
+    assert spec["strategy"] == {
+        "type": "RollingUpdate",
+        "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0},
+    }
     assert spec["selector"]["matchLabels"].items() <= spec["template"]["metadata"]["labels"].items()
 
 
-@pytest.mark.parametrize(("kind", "path"), [("Service", ("selector",)), ("PodDisruptionBudget", ("selector", "matchLabels"))])
-def test_what_selects_the_replicas_selects_nothing_else(dev: Recording, kind: str, path: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("kind", "path"),
+    [("Service", ("selector",)), ("PodDisruptionBudget", ("selector", "matchLabels"))],
+)
+def test_what_selects_the_replicas_selects_nothing_else(
+    dev: Recording, kind: str, path: tuple[str, ...]
+) -> None:
     found = manifest(dev, kind, "shlink")["spec"]
     for part in path:
         found = found[part]
@@ -158,20 +210,33 @@ def test_what_selects_the_replicas_selects_nothing_else(dev: Recording, kind: st
 @pytest.mark.parametrize(
     ("kind", "job", "expected"),
     [
-        ("Deployment", "shlink", {"shlink-db-pguser-shlink": "7", "shlink-redis": "3", "shlink-geolite": "5"}),
+        (
+            "Deployment",
+            "shlink",
+            {"shlink-db-pguser-shlink": "7", "shlink-redis": "3", "shlink-geolite": "5"},
+        ),
         # A Job's template can't change: were the API key's version in it, it would run again for nothing.
         ("Job", "shlink-migration", {"shlink-db-pguser-shlink": "7", "shlink-redis": "3"}),
     ],
 )
-def test_the_version_of_each_secret_is_in_the_pods_template(later: Later, kind: str, job: str, expected: dict[str, str]) -> None:
+def test_the_version_of_each_secret_is_in_the_pods_template(
+    later: Later, kind: str, job: str, expected: dict[str, str]
+) -> None:
     annotations = pod(later.recording, kind, job)["metadata"]["annotations"]
-    assert annotations == {f"shlink.io/secret-version.{name}": version for name, version in expected.items()}
+    assert annotations == {
+        f"shlink.io/secret-version.{name}": version for name, version in expected.items()
+    }
 
 
 def test_the_api_key_is_the_same_from_the_first_run_on() -> None:
     # Shlink makes its first key only when there is none: no rotation may change it.
     names = ("defaults", "redis-rotated", "database-rotated")
-    keys = [manifest(configurations.recording(name), "SecretV2", "vault-backend-shlink-api-key")["dataJson"] for name in names]
+    keys = [
+        manifest(configurations.recording(name), "SecretV2", "vault-backend-shlink-api-key")[
+            "dataJson"
+        ]
+        for name in names
+    ]
     assert len(set(keys)) == 1
 
 
@@ -186,20 +251,37 @@ def test_an_ingress(program: Program) -> None:
     assert found["spec"] == {
         "ingressClassName": "nginx",
         "tls": [{"hosts": ["s.example.org"], "secretName": "shlink-tls"}],
-        "rules": [{"host": "s.example.org", "http": {"paths": [{"path": "/s", "pathType": "Prefix", "backend": backend}]}}],
+        "rules": [
+            {
+                "host": "s.example.org",
+                "http": {"paths": [{"path": "/s", "pathType": "Prefix", "backend": backend}]},
+            }
+        ],
     }
     route = {"type": "ingress", "className": "nginx", "controllerNamespace": "ingress"}
-    bare = manifest(program(app={"domain": "s.example.org:8443", "route": route}), "Ingress", "shlink")["spec"]
+    bare = manifest(
+        program(app={"domain": "s.example.org:8443", "route": route}), "Ingress", "shlink"
+    )["spec"]
     assert "tls" not in bare
-    assert (bare["rules"][0]["host"], bare["rules"][0]["http"]["paths"][0]["path"]) == ("s.example.org", "/")
+    assert (bare["rules"][0]["host"], bare["rules"][0]["http"]["paths"][0]["path"]) == (
+        "s.example.org",
+        "/",
+    )
 
 
 def test_a_gateway(program: Program) -> None:
     found = manifest(configurations.recording("gateway"), "HTTPRoute", "shlink")
     assert found["apiVersion"] == "gateway.networking.k8s.io/v1"
-    assert found["spec"]["parentRefs"] == [{"name": "public", "namespace": "gateways", "sectionName": "https"}]
+    assert found["spec"]["parentRefs"] == [
+        {"name": "public", "namespace": "gateways", "sectionName": "https"}
+    ]
     assert found["spec"]["hostnames"] == ["s.example.org"]
     assert found["spec"]["rules"] == [{"backendRefs": [{"name": "shlink", "port": 8080}]}]
-    route = {"type": "gateway", "name": "public", "namespace": "gateways", "controllerNamespace": "envoy"}
+    route = {
+        "type": "gateway",
+        "name": "public",
+        "namespace": "gateways",
+        "controllerNamespace": "envoy",
+    }
     parents = manifest(program(app={"route": route}), "HTTPRoute", "shlink")["spec"]["parentRefs"]
     assert parents == [{"name": "public", "namespace": "gateways"}]

@@ -59,4 +59,10 @@ def test_no_secret_is_written_in_a_stack_file() -> None:
     for stack in stacks.names(ROOT):
         text = (ROOT / f"Pulumi.{stack}.yaml").read_text()
         live = re.sub(r"#.*", "", text)
-        assert re.findall(r"(?i)(?:password|token|secret|licen[cs]eKey|keySecret): *[\"']?[A-Za-z0-9+/]{12,}", live) == [], stack
+        assert (
+            re.findall(
+                r"(?i)(?:password|token|secret|licen[cs]eKey|keySecret): *[\"']?[A-Za-z0-9+/]{12,}",
+                live,
+            )
+            == []
+        ), stack

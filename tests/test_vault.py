@@ -36,7 +36,14 @@ def inside(recording: Recording) -> list[Recorded]:
 def test_everything_inside_waits_for_both_gates_and_goes_with_the_server(name: str) -> None:
     recording = configurations.recording(name)
     gates = {recording.one("Job", "vault-init").urn, recording.one("Chart", "vault").urn}
-    assert {one.kind for one in inside(recording)} >= {"Mount", "AuthBackend", "AuthBackendConfig", "AuthBackendRole", "Policy", "SecretV2"}
+    assert {one.kind for one in inside(recording)} >= {
+        "Mount",
+        "AuthBackend",
+        "AuthBackendConfig",
+        "AuthBackendRole",
+        "Policy",
+        "SecretV2",
+    }
     for one in inside(recording):
         assert gates <= one.depends_on, one.name
         # Else a destroy would have to connect to a Vault that may be gone.
@@ -55,14 +62,27 @@ def test_who_unseals(name: str) -> None:
     recording = configurations.recording(name)
     assert init(recording)["args"] == ["init"]
     # With a key service a server unseals itself; a second unsealer would need keys that don't exist.
-    assert [one["args"] for one in server(recording).get("extraContainers", [])] == ([] if name in SEALED else [["unseal"]])
+    assert [one["args"] for one in server(recording).get("extraContainers", [])] == (
+        [] if name in SEALED else [["unseal"]]
+    )
 
 
 def test_both_halves_use_one_place_for_the_keys_and_variables_only(dev: Recording) -> None:
-    keys = {name: value for name, value in variables(init(dev)).items() if name.startswith("BANK_VAULTS_K8S")}
-    assert keys == {"BANK_VAULTS_K8S_SECRET_NAMESPACE": "vault", "BANK_VAULTS_K8S_SECRET_NAME": "vault-unseal-keys"}
+    keys = {
+        name: value
+        for name, value in variables(init(dev)).items()
+        if name.startswith("BANK_VAULTS_K8S")
+    }
+    assert keys == {
+        "BANK_VAULTS_K8S_SECRET_NAMESPACE": "vault",
+        "BANK_VAULTS_K8S_SECRET_NAME": "vault-unseal-keys",
+    }
     assert keys.items() <= variables(sidecar(dev)).items()
-    assert variables(init(dev))["BANK_VAULTS_MODE"] == variables(sidecar(dev))["BANK_VAULTS_MODE"] == "k8s"
+    assert (
+        variables(init(dev))["BANK_VAULTS_MODE"]
+        == variables(sidecar(dev))["BANK_VAULTS_MODE"]
+        == "k8s"
+    )
     assert len(sidecar(dev)["args"]) == len(init(dev)["args"]) == 1
     assert variables(sidecar(dev))["VAULT_ADDR"] == "http://127.0.0.1:8200"
     # Not the Service: the steps of one initialisation belong to one pod.
@@ -75,7 +95,9 @@ def test_the_root_token_is_chosen_here_and_kept_nowhere_else(dev: Recording) -> 
     assert given["BANK_VAULTS_STORE_ROOT_TOKEN"] == "false"
     token = manifest(dev, "Secret", "vault-root-token")["stringData"]["token"]
     assert manifest(dev, "vault", "vault")["token"] == token
-    assert not token.startswith(("hvs.", "s."))  # Vault refuses it, and would be left initialised with a lost token
+    assert not token.startswith(
+        ("hvs.", "s.")
+    )  # Vault refuses it, and would be left initialised with a lost token
 
 
 def test_an_interrupted_connection_is_tried_again(dev: Recording) -> None:
@@ -84,17 +106,27 @@ def test_an_interrupted_connection_is_tried_again(dev: Recording) -> None:
     assert manifest(dev, "Job", "vault-init")["spec"]["backoffLimit"] >= 10
 
 
-def test_the_unseal_keys_are_nobodys_to_overwrite_and_one_secret_is_all_that_is_read(dev: Recording) -> None:
+def test_the_unseal_keys_are_nobodys_to_overwrite_and_one_secret_is_all_that_is_read(
+    dev: Recording,
+) -> None:
     secret = dev.one("Secret", "vault-unseal-keys")
     assert not {"data", "stringData"} & secret.inputs.keys()
     assert set(secret.ignore_changes) == {"data", "stringData"}
-    found = {name: manifest(dev, "Role", f"{name}-unseal-keys")["rules"] for name in ("vault", "vault-init")}
+    found = {
+        name: manifest(dev, "Role", f"{name}-unseal-keys")["rules"]
+        for name in ("vault", "vault-init")
+    }
     for rules in found.values():
-        assert [(rule["resources"], rule["resourceNames"]) for rule in rules] == [(["secrets"], ["vault-unseal-keys"])]
+        assert [(rule["resources"], rule["resourceNames"]) for rule in rules] == [
+            (["secrets"], ["vault-unseal-keys"])
+        ]
     assert found["vault"][0]["verbs"] == ["get"]
     assert set(found["vault-init"][0]["verbs"]) == {"get", "update"}
     for later in (("Chart", "vault"), ("Job", "vault-init")):
-        assert {("Secret", "vault-unseal-keys"), ("RoleBinding", "vault-vault-init-unseal-keys")} <= before(dev, *later)
+        assert {
+            ("Secret", "vault-unseal-keys"),
+            ("RoleBinding", "vault-vault-init-unseal-keys"),
+        } <= before(dev, *later)
 
 
 def test_vault_reviews_tokens_with_its_own(dev: Recording) -> None:
@@ -103,10 +135,16 @@ def test_vault_reviews_tokens_with_its_own(dev: Recording) -> None:
     # A pasted token would expire with its pod, and its CA with the cluster's.
     assert not {"tokenReviewerJwt", "tokenReviewerJwtWo", "kubernetesCaCert"} & config.keys()
     assert not config.get("disableLocalCaJwt")
-    assert config["backend"] == manifest(dev, "AuthBackend", "vault-kubernetes")["path"] == "kubernetes"
+    assert (
+        config["backend"]
+        == manifest(dev, "AuthBackend", "vault-kubernetes")["path"]
+        == "kubernetes"
+    )
 
 
-def test_the_store_is_kv_2_and_requests_are_audited_where_no_volume_fills_up(dev: Recording) -> None:
+def test_the_store_is_kv_2_and_requests_are_audited_where_no_volume_fills_up(
+    dev: Recording,
+) -> None:
     mount = manifest(dev, "Mount", "vault-kv")
     assert (mount["path"], mount["type"], mount["options"]) == ("secret", "kv", {"version": "2"})
     audit = manifest(dev, "Audit", "vault-audit")
@@ -122,7 +160,9 @@ def test_a_change_reaches_the_pods(dev: Recording) -> None:
 @pytest.mark.parametrize("name", ["defaults", *SEALED])
 def test_sealed_is_alive_but_not_ready(name: str) -> None:
     probes = server(configurations.recording(name))
-    assert {"sealedcode=204", "uninitcode=204", "standbyok=true"} <= set(probes["livenessProbe"]["path"].partition("?")[2].split("&"))
+    assert {"sealedcode=204", "uninitcode=204", "standbyok=true"} <= set(
+        probes["livenessProbe"]["path"].partition("?")[2].split("&")
+    )
     assert set(probes["readinessProbe"]["path"].partition("?")[2].split("&")) == {"standbyok=true"}
 
 
@@ -161,11 +201,23 @@ def test_a_raft_cluster_finds_itself_together(name: str) -> None:
     ("name", "stanza"),
     [
         ("vault-awskms", {"awskms": {"region": "eu-central-1", "kms_key_id": "alias/vault"}}),
-        ("vault-gcpckms", {"gcpckms": {"project": "p", "region": "global", "key_ring": "r", "crypto_key": "k"}}),
-        ("vault-azurekeyvault", {"azurekeyvault": {"tenant_id": "t", "vault_name": "v", "key_name": "k"}}),
+        (
+            "vault-gcpckms",
+            {"gcpckms": {"project": "p", "region": "global", "key_ring": "r", "crypto_key": "k"}},
+        ),
+        (
+            "vault-azurekeyvault",
+            {"azurekeyvault": {"tenant_id": "t", "vault_name": "v", "key_name": "k"}},
+        ),
         (
             "vault-transit",
-            {"transit": {"address": "https://vault.example.org:8200", "key_name": "shlink", "mount_path": "transit/"}},
+            {
+                "transit": {
+                    "address": "https://vault.example.org:8200",
+                    "key_name": "shlink",
+                    "mount_path": "transit/",
+                }
+            },
         ),
     ],
 )
@@ -177,7 +229,9 @@ def test_the_seal_is_written_in_vaults_own_words(name: str, stanza: dict[str, An
 def test_the_transit_token_comes_from_a_secret() -> None:
     recording = configurations.recording("vault-transit")
     variable = server(recording)["extraSecretEnvironmentVars"]
-    assert variable == [{"envName": "VAULT_TOKEN", "secretName": "vault-seal", "secretKey": "token"}]
+    assert variable == [
+        {"envName": "VAULT_TOKEN", "secretName": "vault-seal", "secretKey": "token"}
+    ]
     assert manifest(recording, "Secret", "vault-seal")["stringData"] == {"token": "t"}
     assert ("Secret", "vault-seal") in before(recording, "Chart", "vault")
 
@@ -196,14 +250,20 @@ def test_the_provider_never_falls_back_to_what_is_around(dev: Recording) -> None
     inputs = plain(dev.one("vault", "vault").inputs)
     assert inputs["address"].startswith("http://127.0.0.1:")
     assert len(inputs["token"]) > 20
-    assert inputs["skipChildToken"] == "true"  # a child token lives 20 minutes, less than an update may take
+    assert (
+        inputs["skipChildToken"] == "true"
+    )  # a child token lives 20 minutes, less than an update may take
 
 
 def test_another_token_or_a_login_takes_the_root_tokens_place() -> None:
     assert plain(provider("vault-token").inputs)["token"] == "limited"
     login = plain(provider("vault-login").inputs)
     assert "token" not in login
-    assert json.loads(login["authLogin"]) == {"path": "auth/jwt/login", "method": "jwt", "parameters": {"role": "deploy", "jwt": "j"}}
+    assert json.loads(login["authLogin"]) == {
+        "path": "auth/jwt/login",
+        "method": "jwt",
+        "parameters": {"role": "deploy", "jwt": "j"},
+    }
 
 
 def test_a_direct_address_needs_no_forward() -> None:

@@ -51,7 +51,11 @@ def missing(item: Mapping[str, Any]) -> str | None:
 
 
 def wait(where: Access, patience: float = 5) -> None:
-    asyncio.run(until(where, Awaited("things.example.org", "space", "it", missing, patience), interval=0.001))
+    asyncio.run(
+        until(
+            where, Awaited("things.example.org", "space", "it", missing, patience), interval=0.001
+        )
+    )
 
 
 def test_it_looks_until_the_object_is_as_wanted() -> None:
@@ -66,11 +70,16 @@ def test_it_looks_until_the_object_is_as_wanted() -> None:
     [
         ([None], "it does not exist yet"),
         ([None, {"done": False, "step": 1}, {"done": False, "step": 2}], "step 2 of 3"),
-        ([{"done": False, "step": 1}, ConnectionRefusedError("port 6443")], "ConnectionRefusedError: port 6443"),
+        (
+            [{"done": False, "step": 1}, ConnectionRefusedError("port 6443")],
+            "ConnectionRefusedError: port 6443",
+        ),
         ([dict[str, Any]()], "KeyError: 'done'"),
     ],
 )
-def test_the_end_of_patience_says_what_was_last_missing_and_where_to_look(answers: list[Answer], reason: str) -> None:
+def test_the_end_of_patience_says_what_was_last_missing_and_where_to_look(
+    answers: list[Answer], reason: str
+) -> None:
     with pytest.raises(TimeoutError) as error:
         wait(access(*answers), patience=0.05)
     assert str(error.value) == (
@@ -98,11 +107,16 @@ def test_a_hook_waits_for_all_and_fails_with_the_one_that_is_late() -> None:
         asyncio.run(cast("Any", hook.callback(cast("Any", None))))
 
     contextvars.copy_context().run(run, [fine])
-    with mock.patch("components.waits.asyncio.sleep"), pytest.raises(TimeoutError, match="things space/late: not there"):
+    with (
+        mock.patch("components.waits.asyncio.sleep"),
+        pytest.raises(TimeoutError, match="things space/late: not there"),
+    ):
         run([fine, late])
 
 
-def workload(wanted: int, ready: int | None, generation: int = 2, observed: int | None = 2) -> dict[str, Any]:
+def workload(
+    wanted: int, ready: int | None, generation: int = 2, observed: int | None = 2
+) -> dict[str, Any]:
     status = {"readyReplicas": ready, "observedGeneration": observed}
     return {
         "metadata": {"generation": generation},
@@ -120,16 +134,27 @@ def workload(wanted: int, ready: int | None, generation: int = 2, observed: int 
         (workload(3, None), "0 of 3 pods are Ready"),
         (workload(3, 3, observed=1), "its controller has not seen the latest change"),
         (workload(3, 3, observed=None), "its controller has not seen the latest change"),
-        ({"metadata": {"generation": 1}, "spec": {"replicas": 3}}, "its controller has not seen the latest change"),
+        (
+            {"metadata": {"generation": 1}, "spec": {"replicas": 3}},
+            "its controller has not seen the latest change",
+        ),
     ],
 )
 def test_when_pods_are_ready(item: Mapping[str, Any], missing: str | None) -> None:
     assert replicas_ready(item) == missing
 
 
-def external(generation: int, version: str | None, *conditions: tuple[str, str, str]) -> dict[str, Any]:
-    listed = [{"type": kind, "status": status, "reason": "SecretSynced", "message": text} for kind, status, text in conditions]
-    return {"metadata": {"generation": generation}, "status": {"syncedResourceVersion": version or "", "conditions": listed}}
+def external(
+    generation: int, version: str | None, *conditions: tuple[str, str, str]
+) -> dict[str, Any]:
+    listed = [
+        {"type": kind, "status": status, "reason": "SecretSynced", "message": text}
+        for kind, status, text in conditions
+    ]
+    return {
+        "metadata": {"generation": generation},
+        "status": {"syncedResourceVersion": version or "", "conditions": listed},
+    }
 
 
 @pytest.mark.parametrize(
@@ -141,7 +166,10 @@ def external(generation: int, version: str | None, *conditions: tuple[str, str, 
         (external(2, "21-29fa", ("Ready", "True", "")), "generation 2 is not synced yet"),
         (external(2, None), "generation 2 is not synced yet"),
         ({"metadata": {"generation": 1}}, "generation 1 is not synced yet"),
-        (external(2, "1-29fa", ("Ready", "False", "permission denied")), "SecretSynced: permission denied"),
+        (
+            external(2, "1-29fa", ("Ready", "False", "permission denied")),
+            "SecretSynced: permission denied",
+        ),
         (external(2, "1-29fa", ("Deleted", "False", "x")), "generation 2 is not synced yet"),
     ],
 )

@@ -18,15 +18,29 @@ from offline import stacks
 from offline.record import ROOT
 
 FOLDER = ROOT / ".github" / "workflows"
-WORKFLOWS = {path.stem: cast("dict[Any, Any]", yaml.safe_load(path.read_text())) for path in sorted(FOLDER.glob("*.yml"))}
-JOBS = {f"{name}/{key}": cast("dict[str, Any]", job) for name, one in WORKFLOWS.items() for key, job in one["jobs"].items()}
+WORKFLOWS = {
+    path.stem: cast("dict[Any, Any]", yaml.safe_load(path.read_text()))
+    for path in sorted(FOLDER.glob("*.yml"))
+}
+JOBS = {
+    f"{name}/{key}": cast("dict[str, Any]", job)
+    for name, one in WORKFLOWS.items()
+    for key, job in one["jobs"].items()
+}
 STEPS = [step for job in JOBS.values() for step in cast("list[dict[str, Any]]", job["steps"])]
 TARGETS = re.findall(r"^([a-z][a-z0-9-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE)
 ON = True  # YAML 1.1 reads the key `on` as a boolean
 
 
 def test_zizmor_has_nothing_to_say() -> None:
-    command = [str(Path(sys.executable).parent / "zizmor"), "--offline", "--quiet", "--persona", "auditor", str(ROOT / ".github")]
+    command = [
+        str(Path(sys.executable).parent / "zizmor"),
+        "--offline",
+        "--quiet",
+        "--persona",
+        "auditor",
+        str(ROOT / ".github"),
+    ]
     if not Path(command[0]).exists():
         pytest.skip("zizmor is not installed: it is in the group `lint`")
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -36,30 +50,61 @@ def test_zizmor_has_nothing_to_say() -> None:
 def test_actionlint_has_nothing_to_say() -> None:
     command = os.environ.get("ACTIONLINT") or shutil.which("actionlint")
     if command is None:
-        pytest.skip("actionlint is not installed: go install github.com/rhysd/actionlint/cmd/actionlint@latest, or set ACTIONLINT")
-    done = subprocess.run([command, *map(str, FOLDER.glob("*.yml"))], capture_output=True, text=True, check=False, cwd=ROOT)
+        pytest.skip(
+            "actionlint is not installed: go install github.com/rhysd/actionlint/cmd/actionlint@latest, or set ACTIONLINT"
+        )
+    done = subprocess.run(
+        [command, *map(str, FOLDER.glob("*.yml"))],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
     assert done.returncode == 0, done.stdout
 
 
 def test_every_action_is_pinned_by_commit_and_says_its_version() -> None:
-    lines = [line for path in FOLDER.glob("*.yml") for line in path.read_text().splitlines() if re.search(r"\buses:", line)]
+    lines = [
+        line
+        for path in FOLDER.glob("*.yml")
+        for line in path.read_text().splitlines()
+        if re.search(r"\buses:", line)
+    ]
     assert lines
-    assert [line for line in lines if not re.search(r"uses: [\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$", line)] == []
+    assert [
+        line
+        for line in lines
+        if not re.search(r"uses: [\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$", line)
+    ] == []
 
 
 def test_every_workflow_starts_with_no_permission_and_no_job_gets_more_than_it_uses() -> None:
     assert {name for name, one in WORKFLOWS.items() if one["permissions"] != {}} == set()
-    writing = {name: job["permissions"] for name, job in JOBS.items() if "write" in job["permissions"].values()}
-    assert writing == {"pull-request-comment/comment": {"actions": "read", "contents": "read", "pull-requests": "write"}}
+    writing = {
+        name: job["permissions"]
+        for name, job in JOBS.items()
+        if "write" in job["permissions"].values()
+    }
+    assert writing == {
+        "pull-request-comment/comment": {
+            "actions": "read",
+            "contents": "read",
+            "pull-requests": "write",
+        }
+    }
 
 
 def test_every_job_ends_by_itself_and_keeps_no_credentials() -> None:
     assert [name for name, job in JOBS.items() if not isinstance(job["timeout-minutes"], int)] == []
     checkouts = [step for step in STEPS if step.get("uses", "").startswith("actions/checkout@")]
-    assert [step for step in checkouts if step["with"].get("persist-credentials") is not False] == []
+    assert [
+        step for step in checkouts if step["with"].get("persist-credentials") is not False
+    ] == []
 
 
-def test_what_a_pull_request_starts_has_no_secret_and_what_has_one_waits_for_an_environment() -> None:
+def test_what_a_pull_request_starts_has_no_secret_and_what_has_one_waits_for_an_environment() -> (
+    None
+):
     for name, job in JOBS.items():
         triggers = WORKFLOWS[name.partition("/")[0]][ON]
         text = json.dumps(job)
@@ -73,9 +118,13 @@ def test_what_a_pull_request_starts_has_no_secret_and_what_has_one_waits_for_an_
 
 def test_the_comment_runs_no_code_of_the_pull_request() -> None:
     steps = JOBS["pull-request-comment/comment"]["steps"]
-    assert [step["with"]["ref"] for step in steps if "uses" in step] == ["${{ github.event.repository.default_branch }}"]
+    assert [step["with"]["ref"] for step in steps if "uses" in step] == [
+        "${{ github.event.repository.default_branch }}"
+    ]
     assert [step["run"] for step in steps if "run" in step] == ["scripts/post_preview"]
-    assert WORKFLOWS["pull-request-comment"][ON]["workflow_run"]["workflows"] == [WORKFLOWS["pull-request"]["name"]]
+    assert WORKFLOWS["pull-request-comment"][ON]["workflow_run"]["workflows"] == [
+        WORKFLOWS["pull-request"]["name"]
+    ]
 
 
 def test_a_stack_is_never_updated_twice_at_once_and_prod_comes_after_dev() -> None:
@@ -84,17 +133,26 @@ def test_a_stack_is_never_updated_twice_at_once_and_prod_comes_after_dev() -> No
     for stack, job in jobs.items():
         assert job["environment"] == stack
         assert job["concurrency"] == {"group": f"stack-{stack}", "cancel-in-progress": False}
-        assert [step["run"] for step in job["steps"] if "run" in step] == [f"scripts/with_kubeconfig make up STACK={stack}"]
+        assert [step["run"] for step in job["steps"] if "run" in step] == [
+            f"scripts/with_kubeconfig make up STACK={stack}"
+        ]
     assert jobs["prod"]["needs"] == "dev"
-    assert WORKFLOWS["preview-live"][ON]["workflow_dispatch"]["inputs"]["stack"]["options"] == stacks.names(ROOT)
+    assert WORKFLOWS["preview-live"][ON]["workflow_dispatch"]["inputs"]["stack"][
+        "options"
+    ] == stacks.names(ROOT)
 
 
 def test_every_command_exists() -> None:
-    text = "\n".join(str(step.get("run", "")) for step in STEPS) + (ROOT / "scripts" / "e2e").read_text()
+    text = (
+        "\n".join(str(step.get("run", "")) for step in STEPS)
+        + (ROOT / "scripts" / "e2e").read_text()
+    )
     named = set(re.findall(r"\bmake ([a-z-]+)", text))
     assert named
     assert named <= set(TARGETS)
-    scripts = set(re.findall(r"\b(scripts/[\w.]+)", text)) | set(re.findall(r"(?<!\S)(\.ci/\w+)", text))
+    scripts = set(re.findall(r"\b(scripts/[\w.]+)", text)) | set(
+        re.findall(r"(?<!\S)(\.ci/\w+)", text)
+    )
     assert {"scripts/e2e", "scripts/previews", ".ci/run"} <= scripts
     assert [name for name in sorted(scripts) if not os.access(ROOT / name, os.X_OK)] == []
 
@@ -104,14 +162,22 @@ def test_no_step_puts_what_a_stranger_chose_into_a_shell() -> None:
 
 
 def test_shell_scripts_are_valid() -> None:
-    shells = [path for path in (ROOT / "scripts").iterdir() if path.is_file() and path.read_text().startswith("#!/usr/bin/env bash")]
+    shells = [
+        path
+        for path in (ROOT / "scripts").iterdir()
+        if path.is_file() and path.read_text().startswith("#!/usr/bin/env bash")
+    ]
     assert len(shells) >= 4
     for path in shells:
         assert subprocess.run(["bash", "-n", path], check=False).returncode == 0, path
 
 
 def test_the_engine_in_the_workflows_belongs_to_the_sdk() -> None:
-    versions = {step["with"]["pulumi-version"] for step in STEPS if step.get("uses", "").startswith("pulumi/actions@")}
+    versions = {
+        step["with"]["pulumi-version"]
+        for step in STEPS
+        if step.get("uses", "").startswith("pulumi/actions@")
+    }
     locked = re.search(r'name = "pulumi"\nversion = "([\d.]+)"', (ROOT / "uv.lock").read_text())
     assert locked
     assert {version.rpartition(".")[0] for version in versions} == {locked[1].rpartition(".")[0]}
@@ -124,13 +190,17 @@ def renovate() -> dict[str, Any]:
 def managers(path: str) -> list[dict[str, Any]]:
     """The custom managers that look at this file."""
     return [
-        one for one in renovate()["customManagers"] if any(re.search(pattern.strip("/"), path) for pattern in one["managerFilePatterns"])
+        one
+        for one in renovate()["customManagers"]
+        if any(re.search(pattern.strip("/"), path) for pattern in one["managerFilePatterns"])
     ]
 
 
 def found(path: str, text: str) -> list[dict[str, str | None]]:
     """What they match; Renovate's regular expressions are JavaScript's, whose named groups Python writes with a P."""
-    patterns = [pattern.replace("(?<", "(?P<") for one in managers(path) for pattern in one["matchStrings"]]
+    patterns = [
+        pattern.replace("(?<", "(?P<") for one in managers(path) for pattern in one["matchStrings"]
+    ]
     return [match.groupdict() for pattern in patterns for match in re.finditer(pattern, text)]
 
 
@@ -141,7 +211,9 @@ def test_renovate_raises_every_pin_that_is_not_held() -> None:
     free = {name for comment, name in names if "Held" not in comment}
     assert len(free) >= 8
     values = {getattr(pins, name) for name in free}
-    assert {value.rpartition(":")[2] for value in values} == {one["currentValue"] for one in matched}
+    assert {value.rpartition(":")[2] for value in values} == {
+        one["currentValue"] for one in matched
+    }
     assert len(matched) == len(free)
     for one in matched:
         assert one["datasource"] in ("docker", "helm")
@@ -177,4 +249,6 @@ def test_renovate_raises_the_engine_and_uv() -> None:
 
 def test_renovate_raises_the_image_of_the_example() -> None:
     path = "examples/consumer/__main__.py"
-    assert [one["depName"] for one in found(path, (ROOT / path).read_text())] == ["docker.io/curlimages/curl"]
+    assert [one["depName"] for one in found(path, (ROOT / path).read_text())] == [
+        "docker.io/curlimages/curl"
+    ]

@@ -24,7 +24,9 @@ config = pulumi.Config()
 release = config.require("release")
 shlink = shlink_outputs.read(pulumi.StackReference(config.require("shlink")))
 cluster = kubernetes.Provider(
-    "cluster", context=pulumi.Config("kubernetes").require("context"), kubeconfig=pulumi.Config("kubernetes").get("kubeconfig")
+    "cluster",
+    context=pulumi.Config("kubernetes").require("context"),
+    kubeconfig=pulumi.Config("kubernetes").get("kubeconfig"),
 )
 opts = pulumi.ResourceOptions(provider=cluster)
 
@@ -33,7 +35,11 @@ opts = pulumi.ResourceOptions(provider=cluster)
 namespace = shlink.apply(lambda known: known.api_key.namespace)
 server = meta.v1.LabelSelectorArgs(match_labels={"app.kubernetes.io/name": "shlink"})
 job = meta.v1.LabelSelectorArgs(match_labels=LABELS)
-ports = [networking.v1.NetworkPolicyPortArgs(protocol="TCP", port=shlink.apply(lambda known: urlsplit(known.internal_url).port or 80))]
+ports = [
+    networking.v1.NetworkPolicyPortArgs(
+        protocol="TCP", port=shlink.apply(lambda known: urlsplit(known.internal_url).port or 80)
+    )
+]
 policies = [
     networking.v1.NetworkPolicy(
         "from-release-links",
@@ -42,7 +48,9 @@ policies = [
             pod_selector=server,
             policy_types=["Ingress"],
             ingress=[
-                networking.v1.NetworkPolicyIngressRuleArgs(from_=[networking.v1.NetworkPolicyPeerArgs(pod_selector=job)], ports=ports)
+                networking.v1.NetworkPolicyIngressRuleArgs(
+                    from_=[networking.v1.NetworkPolicyPeerArgs(pod_selector=job)], ports=ports
+                )
             ],
         ),
         opts=opts,
@@ -53,7 +61,11 @@ policies = [
         spec=networking.v1.NetworkPolicySpecArgs(
             pod_selector=job,
             policy_types=["Egress"],
-            egress=[networking.v1.NetworkPolicyEgressRuleArgs(to=[networking.v1.NetworkPolicyPeerArgs(pod_selector=server)], ports=ports)],
+            egress=[
+                networking.v1.NetworkPolicyEgressRuleArgs(
+                    to=[networking.v1.NetworkPolicyPeerArgs(pod_selector=server)], ports=ports
+                )
+            ],
         ),
         opts=opts,
     ),
@@ -63,7 +75,9 @@ link = json.dumps({"longUrl": config.require("notes"), "customSlug": release, "f
 batch.v1.Job(
     "release-link",
     # Another release makes another Job; the link of the one before stays in Shlink.
-    metadata=meta.v1.ObjectMetaArgs(name=f"release-link-{release.lower().replace('.', '-')}", namespace=namespace),
+    metadata=meta.v1.ObjectMetaArgs(
+        name=f"release-link-{release.lower().replace('.', '-')}", namespace=namespace
+    ),
     spec=batch.v1.JobSpecArgs(
         backoff_limit=6,
         template=core.v1.PodTemplateSpecArgs(
@@ -72,7 +86,9 @@ batch.v1.Job(
                 restart_policy="Never",
                 automount_service_account_token=False,
                 security_context=core.v1.PodSecurityContextArgs(
-                    run_as_non_root=True, run_as_user=100, seccomp_profile=core.v1.SeccompProfileArgs(type="RuntimeDefault")
+                    run_as_non_root=True,
+                    run_as_user=100,
+                    seccomp_profile=core.v1.SeccompProfileArgs(type="RuntimeDefault"),
                 ),
                 containers=[
                     core.v1.ContainerArgs(
@@ -80,7 +96,9 @@ batch.v1.Job(
                         image=CURL,
                         command=["sh", "-c", CREATE],
                         env=[
-                            core.v1.EnvVarArgs(name="SHLINK", value=shlink.apply(lambda known: known.internal_url)),
+                            core.v1.EnvVarArgs(
+                                name="SHLINK", value=shlink.apply(lambda known: known.internal_url)
+                            ),
                             core.v1.EnvVarArgs(name="LINK", value=link),
                             core.v1.EnvVarArgs(
                                 name="API_KEY",
@@ -97,7 +115,9 @@ batch.v1.Job(
                             read_only_root_filesystem=True,
                             capabilities=core.v1.CapabilitiesArgs(drop=["ALL"]),
                         ),
-                        resources=core.v1.ResourceRequirementsArgs(requests={"cpu": "10m", "memory": "16Mi"}, limits={"memory": "64Mi"}),
+                        resources=core.v1.ResourceRequirementsArgs(
+                            requests={"cpu": "10m", "memory": "16Mi"}, limits={"memory": "64Mi"}
+                        ),
                     )
                 ],
             ),

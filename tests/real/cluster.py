@@ -67,7 +67,12 @@ class Cluster:
 
     def apply(self, manifests: Iterable[Manifest], *, dry_run: bool = False) -> list[Answer]:
         """Server-side apply with strict field validation: an unknown or doubled field is refused."""
-        params = {"fieldManager": "shlink-tests", "force": "true", "fieldValidation": "Strict", **({"dryRun": "All"} if dry_run else {})}
+        params = {
+            "fieldManager": "shlink-tests",
+            "force": "true",
+            "fieldValidation": "Strict",
+            **({"dryRun": "All"} if dry_run else {}),
+        }
         return self.calls([Call("PATCH", self.path(one), one, _APPLY, params) for one in manifests])
 
     def must(self, manifests: Iterable[Manifest]) -> list[Mapping[str, Any]]:
@@ -89,11 +94,19 @@ class Cluster:
 
     def gone(self, manifest: Manifest, patience: float = 60) -> None:
         """Wait until an object is deleted. Raises TimeoutError."""
-        self.until(lambda: self.call("GET", self.path(manifest)).status == 404, f"{self.path(manifest)} is still there", patience)
+        self.until(
+            lambda: self.call("GET", self.path(manifest)).status == 404,
+            f"{self.path(manifest)} is still there",
+            patience,
+        )
 
     def there(self, manifest: Manifest, patience: float = 30) -> None:
         """Wait until an object exists. Raises TimeoutError."""
-        self.until(lambda: self.call("GET", self.path(manifest)).ok, f"{self.path(manifest)} does not appear", patience)
+        self.until(
+            lambda: self.call("GET", self.path(manifest)).ok,
+            f"{self.path(manifest)} does not appear",
+            patience,
+        )
 
     def until(self, check: Callable[[], bool], complaint: str, patience: float = 30) -> None:
         """Raises TimeoutError with the complaint."""
@@ -118,7 +131,11 @@ class Cluster:
         if kind not in known:
             raise LookupError(f"the API server serves no {kind} of {api_version}")
         root = f"/api/{api_version}" if api_version == "v1" else f"/apis/{api_version}"
-        return f"{root}/namespaces/{namespace}/{known[kind]['name']}" if known[kind]["namespaced"] else f"{root}/{known[kind]['name']}"
+        return (
+            f"{root}/namespaces/{namespace}/{known[kind]['name']}"
+            if known[kind]["namespaced"]
+            else f"{root}/{known[kind]['name']}"
+        )
 
     def plural(self, api_version: str, kind: str) -> str:
         """What rules of RBAC call a kind."""
@@ -126,7 +143,9 @@ class Cluster:
 
     def _resources(self, api_version: str) -> dict[str, Any]:
         if api_version not in self._kinds:
-            answer = self.call("GET", f"/api/{api_version}" if api_version == "v1" else f"/apis/{api_version}")
+            answer = self.call(
+                "GET", f"/api/{api_version}" if api_version == "v1" else f"/apis/{api_version}"
+            )
             found: list[dict[str, Any]] = answer.body["resources"] if answer.ok else []
             self._kinds[api_version] = {one["kind"]: one for one in found if "/" not in one["name"]}
         return self._kinds[api_version]
@@ -155,7 +174,9 @@ def _client(kubeconfig: Path) -> httpx.Client:
     context = named("context", document["current-context"])
     server, user = named("cluster", context["cluster"]), named("user", context["user"])
     if not {"token", "client-certificate", "client-certificate-data"} & set(user):
-        raise ValueError(f"{kubeconfig}: these tests log in with a token or a client certificate, and it has neither")
+        raise ValueError(
+            f"{kubeconfig}: these tests log in with a token or a client certificate, and it has neither"
+        )
     with tempfile.TemporaryDirectory() as folder:
 
         def file(holder: Any, key: str) -> str | None:

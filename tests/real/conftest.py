@@ -19,7 +19,12 @@ _NO_CLUSTER = (
     f"no cluster to try it on: {_VARIABLE} names no kubeconfig. Start a scratch cluster, e.g. `../shared/lab/cluster up`, "
     f"and set {_VARIABLE} to the path that it prints; never a cluster that is in use"
 )
-_API_SERVER, _POSTGRES, _REDIS, _FORWARDS = "the API server", "PostgreSQL", "Redis and Sentinel", "forwards"
+_API_SERVER, _POSTGRES, _REDIS, _FORWARDS = (
+    "the API server",
+    "PostgreSQL",
+    "Redis and Sentinel",
+    "forwards",
+)
 # What a test is held against, by the fixture that it asks for. It counts as one check unless it says record_property("checks", n).
 _PARTS = {"servers": _REDIS, "shared": _REDIS, "server": _POSTGRES, "cluster": _API_SERVER}
 
@@ -28,7 +33,9 @@ _PARTS = {"servers": _REDIS, "shared": _REDIS, "server": _POSTGRES, "cluster": _
 def _part(request: pytest.FixtureRequest) -> None:  # pyright: ignore[reportUnusedFunction] -- pytest finds it
     part = next((part for fixture, part in _PARTS.items() if fixture in request.fixturenames), None)
     if part:
-        request.node.user_properties.append(("part", _FORWARDS if request.path.stem == "test_forward" else part))
+        request.node.user_properties.append(
+            ("part", _FORWARDS if request.path.stem == "test_forward" else part)
+        )
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +56,11 @@ def cluster() -> Iterator[Cluster]:
 def environment(cluster: Cluster) -> Iterator[Mapping[str, Mapping[str, Any]]]:
     """The namespaces of an environment for real, with the ServiceAccounts that its pods run as; by name, as the API server has them."""
     recorded = configurations.recording("defaults").resources.values()
-    objects = [plain(one.inputs) for one in recorded if one.is_kubernetes_object and one.kind in ("Namespace", "ServiceAccount")]
+    objects = [
+        plain(one.inputs)
+        for one in recorded
+        if one.is_kubernetes_object and one.kind in ("Namespace", "ServiceAccount")
+    ]
     namespaces = [one for one in objects if one["kind"] == "Namespace"]
     for one in namespaces:
         found = cluster.call("GET", cluster.path(one))
@@ -58,7 +69,13 @@ def environment(cluster: Cluster) -> Iterator[Mapping[str, Mapping[str, Any]]]:
     there = {one["metadata"]["name"]: one for one in cluster.must(namespaces)}
     cluster.must(one for one in objects if one["kind"] == "ServiceAccount")
     for name in there:  # pods are refused until a namespace has its default account
-        cluster.there({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": name}})
+        cluster.there(
+            {
+                "apiVersion": "v1",
+                "kind": "ServiceAccount",
+                "metadata": {"name": "default", "namespace": name},
+            }
+        )
     yield there
     cluster.delete(namespaces)
     for one in namespaces:
@@ -85,7 +102,12 @@ def living_nodes() -> Iterator[None]:
             spec = {"holderIdentity": "tests", "leaseDurationSeconds": 40, "renewTime": now}
             metadata = {"namespace": "kube-node-lease"}
             found.apply(
-                {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {**metadata, "name": name}, "spec": spec}
+                {
+                    "apiVersion": "coordination.k8s.io/v1",
+                    "kind": "Lease",
+                    "metadata": {**metadata, "name": name},
+                    "spec": spec,
+                }
                 for name in names
             )
             if stop.wait(10):
@@ -106,5 +128,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         properties = {str(key): str(value) for key, value in report.user_properties}
         if report.when == "call" and "part" in properties:
             counts[properties["part"]] += int(properties.get("checks", "1"))
-    said = ", ".join(f"{counts[part]} against {part}" for part in (_API_SERVER, _POSTGRES, _REDIS, _FORWARDS) if counts[part])
+    said = ", ".join(
+        f"{counts[part]} against {part}"
+        for part in (_API_SERVER, _POSTGRES, _REDIS, _FORWARDS)
+        if counts[part]
+    )
     terminalreporter.write_line(f"checks on real parts: {said or 'none'}")

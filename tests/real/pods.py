@@ -41,7 +41,11 @@ class Template:
             {
                 "apiVersion": "v1",
                 "kind": "Pod",
-                "metadata": {"name": f"{self.name}-{n}", "namespace": self.namespace, "labels": dict(self.labels)},
+                "metadata": {
+                    "name": f"{self.name}-{n}",
+                    "namespace": self.namespace,
+                    "labels": dict(self.labels),
+                },
                 "spec": self.spec,
             }
             for n in range(self.replicas)
@@ -55,7 +59,13 @@ def templates(configuration: str) -> Iterator[Template]:
         if one.kind in ("Job", "Deployment"):
             metadata, template = inputs["metadata"], inputs["spec"]["template"]
             replicas = inputs["spec"].get("replicas", 1)
-            yield Template(metadata["name"], metadata["namespace"], template["metadata"]["labels"], template["spec"], replicas)
+            yield Template(
+                metadata["name"],
+                metadata["namespace"],
+                template["metadata"]["labels"],
+                template["spec"],
+                replicas,
+            )
         elif one.kind in _MADE:
             yield from _MADE[one.kind](one, inputs)
 
@@ -65,12 +75,20 @@ def distinct() -> list[tuple[str, Template]]:
     found: dict[str, tuple[str, Template]] = {}
     for name in configurations.NAMES:
         for one in templates(name):
-            found.setdefault(json.dumps([one.name, one.labels, one.spec, one.replicas], sort_keys=True), (name, one))
+            found.setdefault(
+                json.dumps([one.name, one.labels, one.spec, one.replicas], sort_keys=True),
+                (name, one),
+            )
     return list(found.values())
 
 
 def _container(name: str, image: str, security: Any, resources: Any = None) -> dict[str, Any]:
-    return {"name": name, "image": image, "securityContext": security, **({"resources": resources} if resources else {})}
+    return {
+        "name": name,
+        "image": image,
+        "securityContext": security,
+        **({"resources": resources} if resources else {}),
+    }
 
 
 def _vault(_: Recorded, inputs: Any) -> Iterator[Template]:
@@ -85,25 +103,42 @@ def _vault(_: Recorded, inputs: Any) -> Iterator[Template]:
         *server["volumeMounts"],
     ]
     vault["env"] = [
-        {"name": one["envName"], "valueFrom": {"secretKeyRef": {"name": one["secretName"], "key": one["secretKey"]}}}
+        {
+            "name": one["envName"],
+            "valueFrom": {"secretKeyRef": {"name": one["secretName"], "key": one["secretKey"]}},
+        }
         for one in server.get("extraSecretEnvironmentVars", [])
     ]
     spec: dict[str, Any] = {
         "serviceAccountName": "vault",
         "securityContext": security["pod"],
         "containers": [vault, *server.get("extraContainers", [])],
-        "volumes": [{"name": "data", "emptyDir": {}}, {"name": "home", "emptyDir": {}}, *server["volumes"]],
+        "volumes": [
+            {"name": "data", "emptyDir": {}},
+            {"name": "home", "emptyDir": {}},
+            *server["volumes"],
+        ],
         "terminationGracePeriodSeconds": 10,
     }
     if "topologySpreadConstraints" in server:
         spec["topologySpreadConstraints"] = server["topologySpreadConstraints"]
-    labels = {"app.kubernetes.io/name": "vault", "app.kubernetes.io/instance": inputs["name"], "component": "server"}
-    yield Template("vault", inputs["namespace"], labels, spec, server.get("ha", {}).get("replicas", 1))
+    labels = {
+        "app.kubernetes.io/name": "vault",
+        "app.kubernetes.io/instance": inputs["name"],
+        "component": "server",
+    }
+    yield Template(
+        "vault", inputs["namespace"], labels, spec, server.get("ha", {}).get("replicas", 1)
+    )
 
 
 def _operator(one: Recorded, inputs: Any) -> Iterator[Template]:
     values, chart, namespace = inputs["values"], inputs["name"], inputs["namespace"]
-    accounts = {"pgo": "pgo", "redis-operator": values.get("serviceAccount", {}).get("name"), "external-secrets": "external-secrets"}
+    accounts = {
+        "pgo": "pgo",
+        "redis-operator": values.get("serviceAccount", {}).get("name"),
+        "external-secrets": "external-secrets",
+    }
     # External Secrets' and PGO's charts bring contexts that pass; redis-operator's has none, so the values' are what counts.
     security = {
         "pgo": _RESTRICTED,
@@ -112,16 +147,36 @@ def _operator(one: Recorded, inputs: Any) -> Iterator[Template]:
     }
     labels = {
         "pgo": {f"{_PGO}/control-plane": "pgo"},
-        "redis-operator": {"app.kubernetes.io/name": "redis-operator", "app.kubernetes.io/instance": "redis-operator"},
-        "external-secrets": {"app.kubernetes.io/name": "external-secrets", "app.kubernetes.io/instance": "external-secrets"},
+        "redis-operator": {
+            "app.kubernetes.io/name": "redis-operator",
+            "app.kubernetes.io/instance": "redis-operator",
+        },
+        "external-secrets": {
+            "app.kubernetes.io/name": "external-secrets",
+            "app.kubernetes.io/instance": "external-secrets",
+        },
     }
     resources = values["resources"]
-    container = _container(chart, f"{one.name}:{inputs['version']}", security[chart], resources.get("controller", resources))
-    yield Template(f"operator-{chart}", namespace, labels[chart], {"serviceAccountName": accounts[chart], "containers": [container]})
+    container = _container(
+        chart,
+        f"{one.name}:{inputs['version']}",
+        security[chart],
+        resources.get("controller", resources),
+    )
+    yield Template(
+        f"operator-{chart}",
+        namespace,
+        labels[chart],
+        {"serviceAccountName": accounts[chart], "containers": [container]},
+    )
 
 
 def _redis(_: Recorded, inputs: Any) -> Iterator[Template]:
-    name, namespace, spec = inputs["metadata"]["name"], inputs["metadata"]["namespace"], inputs["spec"]
+    name, namespace, spec = (
+        inputs["metadata"]["name"],
+        inputs["metadata"]["namespace"],
+        inputs["spec"],
+    )
     redis, sentinel = spec["redis"], spec["sentinel"]
 
     def half(given: Any, containers: list[Any], inits: list[Any]) -> dict[str, Any]:
@@ -142,30 +197,66 @@ def _redis(_: Recorded, inputs: Any) -> Iterator[Template]:
             "redisfailovers.databases.spotahome.com/name": name,
         }
 
-    server = _container("redis", redis["image"], redis["containerSecurityContext"], redis["resources"])
+    server = _container(
+        "redis", redis["image"], redis["containerSecurityContext"], redis["resources"]
+    )
     exporter = redis["exporter"]
-    beside = _container("redis-exporter", exporter["image"], exporter["containerSecurityContext"], exporter["resources"])
-    yield Template(f"rfr-{name}", namespace, labels("redis"), half(redis, [server, beside], []), redis["replicas"])
-    copy = _container("sentinel-config-copy", sentinel["image"], sentinel["configCopy"]["containerSecurityContext"])
-    watcher = _container("sentinel", sentinel["image"], sentinel["containerSecurityContext"], sentinel["resources"])
-    yield Template(f"rfs-{name}", namespace, labels("sentinel"), half(sentinel, [watcher], [copy]), sentinel["replicas"])
+    beside = _container(
+        "redis-exporter",
+        exporter["image"],
+        exporter["containerSecurityContext"],
+        exporter["resources"],
+    )
+    yield Template(
+        f"rfr-{name}",
+        namespace,
+        labels("redis"),
+        half(redis, [server, beside], []),
+        redis["replicas"],
+    )
+    copy = _container(
+        "sentinel-config-copy",
+        sentinel["image"],
+        sentinel["configCopy"]["containerSecurityContext"],
+    )
+    watcher = _container(
+        "sentinel", sentinel["image"], sentinel["containerSecurityContext"], sentinel["resources"]
+    )
+    yield Template(
+        f"rfs-{name}",
+        namespace,
+        labels("sentinel"),
+        half(sentinel, [watcher], [copy]),
+        sentinel["replicas"],
+    )
 
 
 def _postgres(_: Recorded, inputs: Any) -> Iterator[Template]:
     name, namespace = inputs["metadata"]["name"], inputs["metadata"]["namespace"]
     for instance in inputs["spec"]["instances"]:
-        database = _container("database", inputs["spec"].get("image", "postgres"), _RESTRICTED, instance["resources"])
+        database = _container(
+            "database", inputs["spec"].get("image", "postgres"), _RESTRICTED, instance["resources"]
+        )
         spec = {
             "securityContext": {"fsGroup": 26, "fsGroupChangePolicy": "OnRootMismatch"},
             "topologySpreadConstraints": instance["topologySpreadConstraints"],
             "automountServiceAccountToken": False,
             "containers": [database],
         }
-        labels = {f"{_PGO}/cluster": name, f"{_PGO}/instance-set": instance["name"], f"{_PGO}/data": "postgres"}
+        labels = {
+            f"{_PGO}/cluster": name,
+            f"{_PGO}/instance-set": instance["name"],
+            f"{_PGO}/data": "postgres",
+        }
         yield Template(f"{name}-{instance['name']}", namespace, labels, spec, instance["replicas"])
     host = _container("pgbackrest", "pgbackrest", _RESTRICTED)
     labels = {f"{_PGO}/cluster": name, f"{_PGO}/pgbackrest": "", f"{_PGO}/pgbackrest-dedicated": ""}
     yield Template(f"{name}-repo-host", namespace, labels, {"containers": [host]})
 
 
-_MADE = {"Chart": _vault, "Release": _operator, "RedisFailover": _redis, "PostgresCluster": _postgres}
+_MADE = {
+    "Chart": _vault,
+    "Release": _operator,
+    "RedisFailover": _redis,
+    "PostgresCluster": _postgres,
+}

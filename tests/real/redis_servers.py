@@ -36,11 +36,18 @@ class Failover:
     """Ports; the first one is the master at the start."""
     sentinels: list[int]
     password: str
-    processes: dict[int, "subprocess.Popen[bytes]"] = field(default_factory=dict[int, "subprocess.Popen[bytes]"])
+    processes: dict[int, "subprocess.Popen[bytes]"] = field(
+        default_factory=dict[int, "subprocess.Popen[bytes]"]
+    )
 
     def client(self, port: int, password: str | None = None) -> Any:
         """A connection to one server."""
-        return redis.Redis(port=port, password=self.password if password is None else password, decode_responses=True, socket_timeout=5)
+        return redis.Redis(
+            port=port,
+            password=self.password if password is None else password,
+            decode_responses=True,
+            socket_timeout=5,
+        )
 
     def sentinel(self, port: int) -> Any:
         """A connection to one sentinel. Any: what redis-py returns depends on settings that its types can't see."""
@@ -61,7 +68,9 @@ class Failover:
 
 
 @contextlib.contextmanager
-def failover(password: str, *, server_lines: Sequence[str] = (), sentinel_settings: Sequence[str] = ()) -> Generator[Failover]:
+def failover(
+    password: str, *, server_lines: Sequence[str] = (), sentinel_settings: Sequence[str] = ()
+) -> Generator[Failover]:
     """Three servers and three sentinels that agree on their master; gone afterwards.
 
     `server_lines` go to each redis.conf, `sentinel_settings` (`name value`) to each sentinel with SENTINEL SET, as the operator does with
@@ -73,13 +82,22 @@ def failover(password: str, *, server_lines: Sequence[str] = (), sentinel_settin
         root = Path(name)
         try:
             for port in running.servers:
-                lines = [f"requirepass {password}", f"masterauth {password}", 'save ""', "repl-diskless-sync-delay 0", *server_lines]
+                lines = [
+                    f"requirepass {password}",
+                    f"masterauth {password}",
+                    'save ""',
+                    "repl-diskless-sync-delay 0",
+                    *server_lines,
+                ]
                 if port != running.servers[0]:
                     lines.append(f"replicaof 127.0.0.1 {running.servers[0]}")
                 running.processes[port] = _start("redis-server", root, port, lines)
             _until(lambda: _replicating(running), root, "the replicas do not follow the master")
             for port in running.sentinels:
-                lines = [f"sentinel monitor {MASTER} 127.0.0.1 {running.servers[0]} 2", f"sentinel auth-pass {MASTER} {password}"]
+                lines = [
+                    f"sentinel monitor {MASTER} 127.0.0.1 {running.servers[0]} 2",
+                    f"sentinel auth-pass {MASTER} {password}",
+                ]
                 running.processes[port] = _start("redis-sentinel", root, port, lines)
             _until(lambda: _known(running), root, "the sentinels do not find each other")
             for port in running.sentinels:
@@ -98,9 +116,17 @@ def _start(program: str, root: Path, port: int, lines: Sequence[str]) -> "subpro
     folder = root / str(port)
     folder.mkdir()
     configuration = folder / "conf"
-    text = [f"port {port}", "bind 127.0.0.1", f"dir {folder}", f"logfile {root / f'{port}.log'}", *lines]
+    text = [
+        f"port {port}",
+        "bind 127.0.0.1",
+        f"dir {folder}",
+        f"logfile {root / f'{port}.log'}",
+        *lines,
+    ]
     configuration.write_text("\n".join(text) + "\n")
-    return subprocess.Popen([program, configuration], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603 -- Debian's
+    return subprocess.Popen(
+        [program, configuration], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
 
 
 def _replicating(running: Failover) -> bool:
@@ -115,7 +141,10 @@ def _known(running: Failover) -> bool:
     for port in running.sentinels:
         with running.sentinel(port) as connection:
             found = connection.sentinel_master(MASTER)
-        if (int(found["num-slaves"]), int(found["num-other-sentinels"])) != (len(running.servers) - 1, len(running.sentinels) - 1):
+        if (int(found["num-slaves"]), int(found["num-other-sentinels"])) != (
+            len(running.servers) - 1,
+            len(running.sentinels) - 1,
+        ):
             return False
     return True
 
@@ -127,12 +156,16 @@ def _until(check: Callable[[], bool], root: Path, complaint: str) -> None:
             if check():
                 return
         if time.monotonic() > deadline:
-            logs = "\n".join(f"{path.name}: {path.read_text()[-500:]}" for path in sorted(root.glob("*.log")))
+            logs = "\n".join(
+                f"{path.name}: {path.read_text()[-500:]}" for path in sorted(root.glob("*.log"))
+            )
             raise RuntimeError(f"{complaint}:\n{logs}")
         time.sleep(0.1)
 
 
 def _free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        sockets = [
+            stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)
+        ]
         return [one.getsockname()[1] for one in sockets]

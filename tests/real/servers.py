@@ -36,13 +36,17 @@ class PostgresServer:
 
 def postgres_binaries() -> Path | None:
     """The newest installation of Debian's package, else the one on the PATH, else None."""
-    debian = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[-3]))
+    debian = sorted(
+        Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[-3])
+    )
     found = debian[-1] if debian else shutil.which("postgres")
     return Path(found).parent if found else None
 
 
 @contextlib.contextmanager
-def postgres_server(port: int, *, user: str = "postgres", settings: Mapping[str, str] | None = None) -> Generator[PostgresServer]:
+def postgres_server(
+    port: int, *, user: str = "postgres", settings: Mapping[str, str] | None = None
+) -> Generator[PostgresServer]:
     """A new PostgreSQL on 127.0.0.1:`port`, with a self-signed certificate and a random password; gone afterwards.
 
     `user` is its superuser; `settings` go to postgresql.conf. Raises RuntimeError with the server's log when it does not start.
@@ -52,7 +56,9 @@ def postgres_server(port: int, *, user: str = "postgres", settings: Mapping[str,
         raise RuntimeError("PostgreSQL is not installed here; Debian: apt-get install postgresql")
     password = secrets.token_hex(16)
     # PostgreSQL refuses to run as root; the package brings an account for it.
-    account: dict[str, Any] = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}
+    account: dict[str, Any] = (
+        {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}
+    )
     with tempfile.TemporaryDirectory(prefix="postgres-") as name:
         root = Path(name)
         data, log, password_file = root / "data", root / "log", root / "password"
@@ -79,7 +85,19 @@ def postgres_server(port: int, *, user: str = "postgres", settings: Mapping[str,
             f"--pwfile={password_file}",
         )
         certificate = ["-keyout", data / "server.key", "-out", data / "server.crt"]
-        run("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost", *certificate)
+        run(
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=localhost",
+            *certificate,
+        )
         (data / "pg_hba.conf").write_text("hostssl all all all scram-sha-256\n")
         options = {
             "port": port,
@@ -89,14 +107,24 @@ def postgres_server(port: int, *, user: str = "postgres", settings: Mapping[str,
             "fsync": "off",
             **(settings or {}),
         }
-        command = [binaries / "postgres", "-D", data, *(part for key, value in options.items() for part in ("-c", f"{key}={value}"))]
-        with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output, cwd=root, **account) as process:  # noqa: S603
+        command = [
+            binaries / "postgres",
+            "-D",
+            data,
+            *(part for key, value in options.items() for part in ("-c", f"{key}={value}")),
+        ]
+        with (
+            log.open("wb") as output,
+            subprocess.Popen(command, stdout=output, stderr=output, cwd=root, **account) as process,
+        ):
             try:
                 server = PostgresServer(port, user, password)
                 _wait_for(server, process, log)
                 yield server
             finally:
-                process.send_signal(signal.SIGINT)  # a fast shutdown: it doesn't wait for its clients
+                process.send_signal(
+                    signal.SIGINT
+                )  # a fast shutdown: it doesn't wait for its clients
                 process.wait(STARTUP_SECONDS)
 
 
@@ -104,12 +132,16 @@ def _wait_for(server: PostgresServer, process: "subprocess.Popen[Any]", log: Pat
     deadline = time.monotonic() + STARTUP_SECONDS
     while True:
         if process.poll() is not None:  # or another server on this port would answer
-            raise RuntimeError(f"PostgreSQL did not start on port {server.port}:\n{log.read_text()}")
+            raise RuntimeError(
+                f"PostgreSQL did not start on port {server.port}:\n{log.read_text()}"
+            )
         try:
             psycopg.connect(server.dsn()).close()
         except psycopg.OperationalError:
             if time.monotonic() > deadline:
-                raise RuntimeError(f"PostgreSQL does not answer on port {server.port}:\n{log.read_text()}") from None
+                raise RuntimeError(
+                    f"PostgreSQL does not answer on port {server.port}:\n{log.read_text()}"
+                ) from None
             time.sleep(0.1)
         else:
             return

@@ -78,7 +78,14 @@ class ShlinkClient:
         parts = urlsplit(url)
         host, port = self._resolve(parts.hostname or "", parts.port or 6379)
         password = password or (unquote_plus(parts.password) if parts.password else None)
-        return redis.Redis(host=host, port=port, password=password, decode_responses=True, socket_timeout=5, retry=Retry(NoBackoff(), 0))
+        return redis.Redis(
+            host=host,
+            port=port,
+            password=password,
+            decode_responses=True,
+            socket_timeout=5,
+            retry=Retry(NoBackoff(), 0),
+        )
 
     def run(self, command: Callable[[Any], _Result]) -> _Result:
         """A command, with what Predis does about a lost connection. Raises redis.RedisError."""

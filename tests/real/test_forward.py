@@ -34,8 +34,13 @@ MARGIN = 1.5
 """Seconds that a report may come after the patience, on a busy machine."""
 
 pytestmark = [
-    pytest.mark.skipif(not KUBECONFIG, reason="SHLINK_TEST_KUBECONFIG names no kubeconfig of a test cluster"),
-    pytest.mark.skipif(postgres_binaries() is None, reason="PostgreSQL is not installed here; Debian: apt-get install postgresql"),
+    pytest.mark.skipif(
+        not KUBECONFIG, reason="SHLINK_TEST_KUBECONFIG names no kubeconfig of a test cluster"
+    ),
+    pytest.mark.skipif(
+        postgres_binaries() is None,
+        reason="PostgreSQL is not installed here; Debian: apt-get install postgresql",
+    ),
 ]
 
 
@@ -59,11 +64,20 @@ def create_pod(name: str, test: str, *, schedulable: bool = True) -> None:
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
     }
     security = {"runAsNonRoot": True, "runAsUser": 26, "seccompProfile": {"type": "RuntimeDefault"}}
-    spec: dict[str, Any] = {"containers": [container], "securityContext": security, "terminationGracePeriodSeconds": 0}
+    spec: dict[str, Any] = {
+        "containers": [container],
+        "securityContext": security,
+        "terminationGracePeriodSeconds": 0,
+    }
     if not schedulable:
         spec["nodeSelector"] = {"forward-test": "nowhere"}
     metadata = {"name": name, "labels": {"forward-test": test}}
-    kubectl("create", "-f", "-", manifest={"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+    kubectl(
+        "create",
+        "-f",
+        "-",
+        manifest={"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec},
+    )
     if schedulable:
         kubectl("wait", "--for=condition=Ready", f"pod/{name}", "--timeout=20s")
 
@@ -103,7 +117,9 @@ def forward(run_id: str) -> Iterator[Open]:
 
     def start(test: str = "", access: ClusterAccess | None = None) -> tuple[int, Reports]:
         port, reports = free_port(), Reports()
-        target = ForwardTarget("postgres/shlink-db-primary", NAMESPACE, {"forward-test": test or run_id}, 5432)
+        target = ForwardTarget(
+            "postgres/shlink-db-primary", NAMESPACE, {"forward-test": test or run_id}, 5432
+        )
         access = access or ClusterAccess(context(), KUBECONFIG)
         one = Forward(access, target, port, "shlink:postgres", patience=PATIENCE, report=reports)
         one.start()
@@ -124,10 +140,25 @@ def run_id() -> str:
 def ready_pod(run_id: str) -> Iterator[None]:
     if not kubectl("get", "namespace", NAMESPACE, "--ignore-not-found"):
         labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-        kubectl("create", "-f", "-", manifest={"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": labels}})
+        kubectl(
+            "create",
+            "-f",
+            "-",
+            manifest={
+                "apiVersion": "v1",
+                "kind": "Namespace",
+                "metadata": {"name": NAMESPACE, "labels": labels},
+            },
+        )
     create_pod(f"forward-{run_id}", run_id)
     yield
-    kubectl("delete", "pods,roles,rolebindings,serviceaccounts", "-l", f"forward-test in ({run_id}, {run_id}-other)", "--wait=false")
+    kubectl(
+        "delete",
+        "pods,roles,rolebindings,serviceaccounts",
+        "-l",
+        f"forward-test in ({run_id}, {run_id}-other)",
+        "--wait=false",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +167,11 @@ def server(ready_pod: None) -> Iterator[PostgresServer]:  # noqa: ARG001
         yield running
 
 
-def ask(server: PostgresServer, port: int, query: str = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()") -> Any:
+def ask(
+    server: PostgresServer,
+    port: int,
+    query: str = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()",
+) -> Any:
     with psycopg.connect(server.dsn(port)) as connection:
         row = connection.execute(query.encode()).fetchone()
         assert row is not None
@@ -176,7 +211,9 @@ def test_large_transfers_arrive_whole(server: PostgresServer, forward: Open) -> 
     assert reports.messages == []
 
 
-def test_the_next_connection_finds_a_new_pod(server: PostgresServer, forward: Open, run_id: str) -> None:
+def test_the_next_connection_finds_a_new_pod(
+    server: PostgresServer, forward: Open, run_id: str
+) -> None:
     test = f"{run_id}-other"
     create_pod(f"{test}-1", test)
     port, reports = forward(test)
@@ -201,7 +238,11 @@ def test_a_connection_waits_for_a_pod(server: PostgresServer, forward: Open, run
 
 
 def test_a_kubeconfig_by_its_contents(server: PostgresServer, forward: Open) -> None:
-    port, reports = forward(access=ClusterAccess("other", yaml.safe_dump(kubeconfig(token=admin_token(), context="other"))))
+    port, reports = forward(
+        access=ClusterAccess(
+            "other", yaml.safe_dump(kubeconfig(token=admin_token(), context="other"))
+        )
+    )
     assert ask(server, port)
     assert reports.messages == []
 
@@ -209,7 +250,10 @@ def test_a_kubeconfig_by_its_contents(server: PostgresServer, forward: Open) -> 
 def test_a_taken_port_is_refused_at_once(server: PostgresServer, forward: Open) -> None:
     port, _ = forward()
     target = ForwardTarget("postgres/shlink-db-primary", NAMESPACE, {}, 5432)
-    with pytest.raises(ForwardError, match=rf"^postgres/shlink-db-primary: port {port} .*shlink:postgres\.localPort"):
+    with pytest.raises(
+        ForwardError,
+        match=rf"^postgres/shlink-db-primary: port {port} .*shlink:postgres\.localPort",
+    ):
         Forward(ClusterAccess(context(), KUBECONFIG), target, port, "shlink:postgres").start()
     assert ask(server, port)
 
@@ -217,7 +261,10 @@ def test_a_taken_port_is_refused_at_once(server: PostgresServer, forward: Open) 
 def refused(port: int, reports: Reports, seconds: float) -> str:
     """The one message, after it came in time and the local connections were closed."""
     begun = time.monotonic()
-    with socket.create_connection(("127.0.0.1", port)) as one, socket.create_connection(("127.0.0.1", port)) as other:
+    with (
+        socket.create_connection(("127.0.0.1", port)) as one,
+        socket.create_connection(("127.0.0.1", port)) as other,
+    ):
         for client in (one, other):
             client.settimeout(seconds + MARGIN)
             assert client.recv(1) == b""
@@ -227,7 +274,9 @@ def refused(port: int, reports: Reports, seconds: float) -> str:
     assert len(reports.messages) == 1, reports.messages
     message = reports.messages[0]
     assert message.startswith("postgres/shlink-db-primary can't be reached: ")
-    assert message.endswith(". Where a direct way exists, shlink:postgres.address takes it instead.")
+    assert message.endswith(
+        ". Where a direct way exists, shlink:postgres.address takes it instead."
+    )
     assert "\n" not in message
     return message
 
@@ -236,7 +285,10 @@ def refused(port: int, reports: Reports, seconds: float) -> str:
 def test_no_pod(forward: Open) -> None:
     message = refused(*forward("nobody"), PATIENCE)
     assert "there is no pod in namespace postgres with forward-test=nobody (2 s long)" in message
-    assert f"kubectl --kubeconfig {KUBECONFIG} --context {context()} -n postgres describe pods -l forward-test=nobody" in message
+    assert (
+        f"kubectl --kubeconfig {KUBECONFIG} --context {context()} -n postgres describe pods -l forward-test=nobody"
+        in message
+    )
 
 
 @pytest.mark.usefixtures("ready_pod")
@@ -254,27 +306,43 @@ def test_a_pod_that_is_never_ready(forward: Open, run_id: str) -> None:
     ("rules", "cause", "check"),
     [
         ({}, "no permission to list pods in namespace postgres (403)", "auth can-i list pods"),
-        ({"pods": "list"}, "no permission to get and create pods/portforward in namespace postgres (403)", "--subresource=portforward"),
-        ({"pods": "list", "pods/portforward": "get"}, "no permission to get and create pods/portforward", "--subresource=portforward"),
+        (
+            {"pods": "list"},
+            "no permission to get and create pods/portforward in namespace postgres (403)",
+            "--subresource=portforward",
+        ),
+        (
+            {"pods": "list", "pods/portforward": "get"},
+            "no permission to get and create pods/portforward",
+            "--subresource=portforward",
+        ),
     ],
     ids=["nothing", "list", "get only"],
 )
-def test_a_refused_permission_is_told_without_waiting(forward: Open, run_id: str, rules: dict[str, str], cause: str, check: str) -> None:
+def test_a_refused_permission_is_told_without_waiting(
+    forward: Open, run_id: str, rules: dict[str, str], cause: str, check: str
+) -> None:
     message = refused(*forward(access=limited_access(run_id, rules)), 0)
     assert cause in message
     assert check in message
     assert "get and create on pods/portforward" in message
 
 
-def test_the_role_that_messages_ask_for_is_enough(server: PostgresServer, forward: Open, run_id: str) -> None:
-    port, reports = forward(access=limited_access(run_id, {"pods": "list", "pods/portforward": "get,create"}))
+def test_the_role_that_messages_ask_for_is_enough(
+    server: PostgresServer, forward: Open, run_id: str
+) -> None:
+    port, reports = forward(
+        access=limited_access(run_id, {"pods": "list", "pods/portforward": "get,create"})
+    )
     assert ask(server, port)
     assert reports.messages == []
 
 
 @pytest.mark.usefixtures("ready_pod")
 def test_an_expired_login(forward: Open) -> None:
-    message = refused(*forward(access=ClusterAccess("limited", json.dumps(kubeconfig(token="expired")))), 0)
+    message = refused(
+        *forward(access=ClusterAccess("limited", json.dumps(kubeconfig(token="expired")))), 0
+    )
     assert "the API server does not accept the login (401)" in message
     assert "kubectl --context limited -n postgres get pods" in message
     assert "expired" not in message.replace("it may have expired", "")
@@ -310,14 +378,21 @@ def test_a_context_that_does_not_exist(forward: Open) -> None:
 @pytest.mark.parametrize(
     ("command", "cause"),
     [
-        (["no-such-plugin"], "the kubeconfig needs the command no-such-plugin, which is not found here"),
+        (
+            ["no-such-plugin"],
+            "the kubeconfig needs the command no-such-plugin, which is not found here",
+        ),
         (["sh", "-c", "echo s3cret >&2; exit 1"], "the kubeconfig's credential plugin failed"),
     ],
     ids=["missing", "failing"],
 )
 def test_a_credential_plugin_that_fails(forward: Open, command: list[str], cause: str) -> None:
     config = kubeconfig()
-    plugin = {"apiVersion": "client.authentication.k8s.io/v1", "command": command[0], "args": command[1:]}
+    plugin = {
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "command": command[0],
+        "args": command[1:],
+    }
     config["users"] = [{"name": "user", "user": {"exec": plugin}}]
     message = refused(*forward(access=ClusterAccess("limited", json.dumps(config))), 0)
     assert cause in message
@@ -334,11 +409,21 @@ print(connection.execute("SELECT 1").fetchone(), flush=True)
 """
 
 
-def test_the_end_of_the_process_leaves_nothing(server: PostgresServer, run_id: str, tmp_path: Path) -> None:
+def test_the_end_of_the_process_leaves_nothing(
+    server: PostgresServer, run_id: str, tmp_path: Path
+) -> None:
     port = free_port()
     contents = json.dumps(kubeconfig(token=admin_token()))
     done = subprocess.run(  # noqa: S603
-        [sys.executable, "-c", textwrap.dedent(PROGRAM), contents, str(port), run_id, server.dsn(port)],
+        [
+            sys.executable,
+            "-c",
+            textwrap.dedent(PROGRAM),
+            contents,
+            str(port),
+            run_id,
+            server.dsn(port),
+        ],
         env={**os.environ, "TMPDIR": str(tmp_path)},
         capture_output=True,
         text=True,
@@ -352,7 +437,9 @@ def test_the_end_of_the_process_leaves_nothing(server: PostgresServer, run_id: s
 
 def kubeconfig(token: str = "", context: str = "limited") -> dict[str, Any]:
     """A kubeconfig for the test cluster, self-contained."""
-    cluster = json.loads(kubectl("config", "view", "--minify", "--raw", "--flatten", "-o", "json"))["clusters"][0]["cluster"]
+    cluster = json.loads(kubectl("config", "view", "--minify", "--raw", "--flatten", "-o", "json"))[
+        "clusters"
+    ][0]["cluster"]
     assert base64.b64decode(cluster["certificate-authority-data"])
     return {
         "clusters": [{"name": "cluster", "cluster": cluster}],
@@ -366,19 +453,33 @@ def limited_access(run_id: str, rules: dict[str, str]) -> ClusterAccess:
     name = f"forward-{secrets.token_hex(4)}"
     kubectl("create", "serviceaccount", name)
     if rules:
-        listed = [{"apiGroups": [""], "resources": [resource], "verbs": verbs.split(",")} for resource, verbs in rules.items()]
+        listed = [
+            {"apiGroups": [""], "resources": [resource], "verbs": verbs.split(",")}
+            for resource, verbs in rules.items()
+        ]
         kubectl(
             "create",
             "-f",
             "-",
-            manifest={"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": name}, "rules": listed},
+            manifest={
+                "apiVersion": "rbac.authorization.k8s.io/v1",
+                "kind": "Role",
+                "metadata": {"name": name},
+                "rules": listed,
+            },
         )
-        kubectl("create", "rolebinding", name, f"--role={name}", f"--serviceaccount={NAMESPACE}:{name}")
+        kubectl(
+            "create", "rolebinding", name, f"--role={name}", f"--serviceaccount={NAMESPACE}:{name}"
+        )
     kubectl("label", "serviceaccount", name, f"forward-test={run_id}")
     if rules:
         kubectl("label", "role,rolebinding", name, f"forward-test={run_id}")
-    return ClusterAccess("limited", json.dumps(kubeconfig(token=kubectl("create", "token", name).strip())))
+    return ClusterAccess(
+        "limited", json.dumps(kubeconfig(token=kubectl("create", "token", name).strip()))
+    )
 
 
 def admin_token() -> str:
-    return json.loads(kubectl("config", "view", "--minify", "--raw", "-o", "json"))["users"][0]["user"]["token"]
+    return json.loads(kubectl("config", "view", "--minify", "--raw", "-o", "json"))["users"][0][
+        "user"
+    ]["token"]

@@ -26,8 +26,12 @@ def _objects() -> dict[str, tuple[str, Any]]:
 
 
 @pytest.mark.usefixtures("environment")
-def test_every_object_passes_a_strict_dry_run(cluster: Cluster, record_property: Callable[[str, object], None]) -> None:
-    tried = [(name, manifest) for name, manifest in _objects().values() if manifest["kind"] != _OPTIONAL]
+def test_every_object_passes_a_strict_dry_run(
+    cluster: Cluster, record_property: Callable[[str, object], None]
+) -> None:
+    tried = [
+        (name, manifest) for name, manifest in _objects().values() if manifest["kind"] != _OPTIONAL
+    ]
     answers = cluster.apply((manifest for _, manifest in tried), dry_run=True)
     refused = [
         f"{name}: {manifest['kind']} {manifest['metadata']['name']}: {answer.message}"
@@ -36,7 +40,15 @@ def test_every_object_passes_a_strict_dry_run(cluster: Cluster, record_property:
     ]
     assert not refused, "the API server refuses:\n" + "\n".join(refused)
     kinds = {manifest["kind"] for _, manifest in tried}
-    assert {"PostgresCluster", "RedisFailover", "SecretStore", "ExternalSecret", "Ingress", "Job", "Deployment"} <= kinds
+    assert {
+        "PostgresCluster",
+        "RedisFailover",
+        "SecretStore",
+        "ExternalSecret",
+        "Ingress",
+        "Job",
+        "Deployment",
+    } <= kinds
     record_property("checks", len(tried))
 
 
@@ -45,7 +57,9 @@ def test_route_passes_a_strict_dry_run(cluster: Cluster) -> None:
     routes = [manifest for _, manifest in _objects().values() if manifest["kind"] == _OPTIONAL]
     assert routes, "no configuration declares one"
     if not cluster.serves(routes[0]):
-        pytest.skip("this cluster has no Gateway API (HTTPRoute), so its fields are not checked here")
+        pytest.skip(
+            "this cluster has no Gateway API (HTTPRoute), so its fields are not checked here"
+        )
     assert all(answer.ok for answer in cluster.apply(routes, dry_run=True))
 
 
@@ -72,14 +86,22 @@ def _misspelt(kind: str, *path: str | int) -> Mapping[str, Any]:
         ("Deployment", ("spec", "template", "spec", "securityContext", "runAsNonRoot")),
         ("NetworkPolicy", ("spec", "egress")),
         ("PostgresCluster", ("spec", "instances", 0, "topologySpreadConstraints")),
-        ("PostgresCluster", ("spec", "backups", "pgbackrest", "repos", 0, "schedules", "differential")),
+        (
+            "PostgresCluster",
+            ("spec", "backups", "pgbackrest", "repos", 0, "schedules", "differential"),
+        ),
         ("RedisFailover", ("spec", "redis", "exporter", "enabled")),
-        ("SecretStore", ("spec", "provider", "vault", "auth", "kubernetes", "serviceAccountRef", "audiences")),
+        (
+            "SecretStore",
+            ("spec", "provider", "vault", "auth", "kubernetes", "serviceAccountRef", "audiences"),
+        ),
         ("ExternalSecret", ("spec", "data", 0, "remoteRef", "version")),
     ],
     ids=lambda value: value if isinstance(value, str) else value[-1],
 )
-def test_a_misspelt_field_is_refused(cluster: Cluster, kind: str, path: tuple[str | int, ...]) -> None:
+def test_a_misspelt_field_is_refused(
+    cluster: Cluster, kind: str, path: tuple[str | int, ...]
+) -> None:
     answer = cluster.apply([_misspelt(kind, *path)], dry_run=True)[0]
     assert answer.status in (400, 422, 500), answer.message
     assert f"{path[-1]}x" in answer.message or "field not declared in schema" in answer.message

@@ -19,7 +19,11 @@ _CHART_ACCOUNTS = {"vault": "vault", "postgres": "pgo", "external-secrets": "ext
 def accounts(cluster: Cluster, environment: Mapping[str, Mapping[str, Any]]) -> None:
     assert set(_CHART_ACCOUNTS) <= set(environment)
     cluster.must(
-        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": namespace}}
+        {
+            "apiVersion": "v1",
+            "kind": "ServiceAccount",
+            "metadata": {"name": name, "namespace": namespace},
+        }
         for namespace, name in _CHART_ACCOUNTS.items()
     )
 
@@ -43,7 +47,10 @@ def _place(cluster: Cluster, template: Template) -> tuple[list[str], Counter[str
 
         def scheduled() -> bool:
             nodes.clear()
-            nodes.update(cluster.call("GET", cluster.path(pod)).body["spec"].get("nodeName", "") for pod in pods)
+            nodes.update(
+                cluster.call("GET", cluster.path(pod)).body["spec"].get("nodeName", "")
+                for pod in pods
+            )
             return "" not in nodes
 
         cluster.until(scheduled, f"pods of {template.name} are not scheduled")
@@ -55,7 +62,9 @@ def _place(cluster: Cluster, template: Template) -> tuple[list[str], Counter[str
 
 
 @pytest.mark.usefixtures("accounts")
-def test_every_pod_is_admitted_and_spread(cluster: Cluster, record_property: Callable[[str, object], None]) -> None:
+def test_every_pod_is_admitted_and_spread(
+    cluster: Cluster, record_property: Callable[[str, object], None]
+) -> None:
     nodes = _nodes(cluster)
     faults: list[str] = []
     placed = 0
@@ -66,7 +75,9 @@ def test_every_pod_is_admitted_and_spread(cluster: Cluster, record_property: Cal
         if "topologySpreadConstraints" in template.spec and nodes > 1 and not refused:
             counts = [*where.values(), *[0] * (nodes - len(where))]
             if max(counts) - min(counts) > 1:
-                faults.append(f"{name}: {template.name}: {template.replicas} pods over {nodes} nodes as {dict(where)}")
+                faults.append(
+                    f"{name}: {template.name}: {template.replicas} pods over {nodes} nodes as {dict(where)}"
+                )
     assert not faults, "\n".join(faults)
     assert placed > 50
     record_property("checks", placed)
@@ -76,10 +87,14 @@ def test_replicas_ask_for_a_spread() -> None:
     """Whatever has more than one pod says how they are spread, by labels that its pods bear."""
     for name, template in distinct():
         constraints = template.spec.get("topologySpreadConstraints", [])
-        assert constraints or template.replicas == 1, f"{name}: {template.name} has {template.replicas} pods and no spread"
+        assert constraints or template.replicas == 1, (
+            f"{name}: {template.name} has {template.replicas} pods and no spread"
+        )
         for one in constraints:
             assert one["topologyKey"] == "kubernetes.io/hostname"
-            assert one["labelSelector"]["matchLabels"].items() <= template.labels.items(), f"{name}: {template.name} spreads other pods"
+            assert one["labelSelector"]["matchLabels"].items() <= template.labels.items(), (
+                f"{name}: {template.name} spreads other pods"
+            )
 
 
 _SECURITY = ["allowPrivilegeEscalation", "capabilities", "runAsNonRoot", "seccompProfile"]
@@ -89,7 +104,11 @@ _SECURITY = ["allowPrivilegeEscalation", "capabilities", "runAsNonRoot", "seccom
 def test_admission_is_in_force(cluster: Cluster) -> None:
     """Without its security contexts a pod is refused: the admissions above are worth something."""
     template = next(one for _, one in distinct() if one.name == "shlink")
-    container = {key: value for key, value in template.spec["containers"][0].items() if key != "securityContext"}
+    container = {
+        key: value
+        for key, value in template.spec["containers"][0].items()
+        if key != "securityContext"
+    }
     spec = {**template.spec, "containers": [container], "initContainers": []}
     bare = Template("bare", template.namespace, template.labels, {**spec, "securityContext": {}})
     refused, _ = _place(cluster, bare)
@@ -109,8 +128,14 @@ def test_a_changed_secret_changes_the_pods() -> None:
     recording = configurations.recording("app")
     for kind, name in (("Deployment", "shlink"), ("Job", "shlink-migration")):
         template = plain(recording.one(kind, name).inputs)["spec"]["template"]
-        variables = [one["valueFrom"]["secretKeyRef"] for one in template["spec"]["containers"][0]["env"] if "valueFrom" in one]
+        variables = [
+            one["valueFrom"]["secretKeyRef"]
+            for one in template["spec"]["containers"][0]["env"]
+            if "valueFrom" in one
+        ]
         # The first API key is created once; a later value of it changes nothing.
         used = {one["name"] for one in variables} - {"shlink-api-key"}
         assert used >= {"shlink-db-pguser-shlink", "shlink-redis"}
-        assert {f"shlink.io/secret-version.{one}" for one in used} <= set(template["metadata"]["annotations"])
+        assert {f"shlink.io/secret-version.{one}" for one in used} <= set(
+            template["metadata"]["annotations"]
+        )

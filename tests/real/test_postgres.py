@@ -21,7 +21,8 @@ from tests import configurations
 from tests.real.servers import PostgresServer, postgres_binaries, postgres_server
 
 pytestmark = pytest.mark.skipif(
-    postgres_binaries() is None, reason="no PostgreSQL on this machine; on Debian: apt-get install -y postgresql (.ci/run does)"
+    postgres_binaries() is None,
+    reason="no PostgreSQL on this machine; on Debian: apt-get install -y postgresql (.ci/run does)",
 )
 
 
@@ -39,12 +40,22 @@ class Declared:
 @pytest.fixture(scope="module")
 def declared() -> Declared:
     recording = configurations.recording("defaults")
-    secrets = [plain(one.inputs) for one in recording.of_kind("Secret") if one.inputs["metadata"]["name"].startswith("shlink-db-pguser-")]
+    secrets = [
+        plain(one.inputs)
+        for one in recording.of_kind("Secret")
+        if one.inputs["metadata"]["name"].startswith("shlink-db-pguser-")
+    ]
     label = "postgres-operator.crunchydata.com/pguser"
     in_postgres = [one for one in secrets if one["metadata"]["namespace"] == "postgres"]
     users = plain(recording.one("PostgresCluster", "shlink-db").inputs)["spec"]["users"]
     return Declared(
-        users={one["metadata"]["labels"][label]: (one["stringData"]["password"], one["stringData"]["verifier"]) for one in in_postgres},
+        users={
+            one["metadata"]["labels"][label]: (
+                one["stringData"]["password"],
+                one["stringData"]["verifier"],
+            )
+            for one in in_postgres
+        },
         options={one["name"]: one.get("options", "") for one in users},
         databases={one["name"]: one.get("databases", []) for one in users},
         grants=[plain(one.inputs) for one in recording.of_kind("Grant")],
@@ -73,14 +84,25 @@ def _as_pgo_does(admin: psycopg.Connection[Any], declared: Declared) -> None:
         admin.execute(sql.SQL("CREATE USER {}").format(role))
         admin.execute(sql.SQL("ALTER ROLE {} WITH NOSUPERUSER PASSWORD {}").format(role, verifier))
         for database in declared.databases[name]:
-            admin.execute(sql.SQL("GRANT ALL PRIVILEGES ON DATABASE {} TO {}").format(sql.Identifier(database), role))
+            admin.execute(
+                sql.SQL("GRANT ALL PRIVILEGES ON DATABASE {} TO {}").format(
+                    sql.Identifier(database), role
+                )
+            )
 
 
 def _connect(
-    server: PostgresServer, user: str, password: str, *, database: str = "shlink", sslmode: str = "require"
+    server: PostgresServer,
+    user: str,
+    password: str,
+    *,
+    database: str = "shlink",
+    sslmode: str = "require",
 ) -> psycopg.Connection[Any]:
     address = f"host=127.0.0.1 port={server.port} connect_timeout=10"
-    return psycopg.connect(address, dbname=database, user=user, password=password, sslmode=sslmode, autocommit=True)
+    return psycopg.connect(
+        address, dbname=database, user=user, password=password, sslmode=sslmode, autocommit=True
+    )
 
 
 @pytest.fixture
@@ -95,21 +117,27 @@ def _apply(server: PostgresServer, grant: Mapping[str, Any]) -> None:
     privileges = sql.SQL(", ").join(sql.SQL(_WORDS[one]) for one in grant["privileges"])
     with psycopg.connect(server.dsn(), dbname=grant["database"], autocommit=True) as admin:
         statement = sql.SQL("GRANT {} ON SCHEMA {} TO {}")
-        admin.execute(statement.format(privileges, sql.Identifier(grant["schema"]), sql.Identifier(grant["role"])))
+        admin.execute(
+            statement.format(
+                privileges, sql.Identifier(grant["schema"]), sql.Identifier(grant["role"])
+            )
+        )
 
 
 _WORDS: Mapping[str, LiteralString] = {"CREATE": "CREATE", "USAGE": "USAGE"}
 
 
-def test_the_guides_failure_and_its_cure(server: PostgresServer, declared: Declared, shlink: psycopg.Connection[Any]) -> None:
+def test_the_guides_failure_and_its_cure(
+    server: PostgresServer, declared: Declared, shlink: psycopg.Connection[Any]
+) -> None:
     """Without the grant the migration fails as the guide says it does; with exactly what is declared it runs."""
     with psycopg.connect(server.dsn(), dbname="shlink", autocommit=True) as admin:
         admin.execute("REVOKE ALL ON SCHEMA public FROM shlink")
     with pytest.raises(InsufficientPrivilege, match="permission denied for schema public"):
         shlink.execute("CREATE TABLE short_urls (id bigint PRIMARY KEY)")
-    assert [(one["role"], one["database"], sorted(one["privileges"])) for one in declared.grants] == [
-        ("shlink", "shlink", ["CREATE", "USAGE"])
-    ]
+    assert [
+        (one["role"], one["database"], sorted(one["privileges"])) for one in declared.grants
+    ] == [("shlink", "shlink", ["CREATE", "USAGE"])]
     for grant in declared.grants:
         _apply(server, grant)
     # Doctrine's kind of migration, on PostgreSQL: sequences, tables, indexes, foreign keys, its own table of versions.
@@ -122,10 +150,16 @@ def test_the_guides_failure_and_its_cure(server: PostgresServer, declared: Decla
         "CREATE TABLE visits (id BIGSERIAL PRIMARY KEY, short_url_id BIGINT REFERENCES short_urls (id) ON DELETE CASCADE, date TIMESTAMP)"
     )
     shlink.execute("ALTER TABLE visits ADD potential_bot BOOLEAN DEFAULT false NOT NULL")
-    shlink.execute("CREATE TABLE migrations (version VARCHAR(191) NOT NULL, executed_at TIMESTAMP, PRIMARY KEY(version))")
-    shlink.execute("INSERT INTO short_urls VALUES (nextval('short_urls_id_seq'), 'https://example.org', 'abc')")
+    shlink.execute(
+        "CREATE TABLE migrations (version VARCHAR(191) NOT NULL, executed_at TIMESTAMP, PRIMARY KEY(version))"
+    )
+    shlink.execute(
+        "INSERT INTO short_urls VALUES (nextval('short_urls_id_seq'), 'https://example.org', 'abc')"
+    )
     shlink.execute("INSERT INTO visits (short_url_id, date) SELECT id, now() FROM short_urls")
-    rows = shlink.execute("SELECT s.short_code, v.potential_bot FROM visits v JOIN short_urls s ON s.id = v.short_url_id").fetchall()
+    rows = shlink.execute(
+        "SELECT s.short_code, v.potential_bot FROM visits v JOIN short_urls s ON s.id = v.short_url_id"
+    ).fetchall()
     assert rows == [("abc", False)]
     shlink.execute("ALTER TABLE visits DROP COLUMN date")
     shlink.execute("DROP INDEX unique_short_code")
@@ -151,7 +185,12 @@ def test_the_guides_failure_and_its_cure(server: PostgresServer, declared: Decla
         "DROP SCHEMA public CASCADE",
     ],
 )
-def test_shlink_may_not(server: PostgresServer, declared: Declared, shlink: psycopg.Connection[Any], statement: LiteralString) -> None:
+def test_shlink_may_not(
+    server: PostgresServer,
+    declared: Declared,
+    shlink: psycopg.Connection[Any],
+    statement: LiteralString,
+) -> None:
     for grant in declared.grants:
         _apply(server, grant)
     with psycopg.connect(server.dsn(), dbname="shlink", autocommit=True) as admin:
@@ -161,7 +200,9 @@ def test_shlink_may_not(server: PostgresServer, declared: Declared, shlink: psyc
     if statement.startswith("GRANT"):
         shlink.execute(statement)
         with psycopg.connect(server.dsn(), dbname="shlink") as admin:
-            row = admin.execute("SELECT has_schema_privilege('pg_monitor', 'public', 'CREATE')").fetchone()
+            row = admin.execute(
+                "SELECT has_schema_privilege('pg_monitor', 'public', 'CREATE')"
+            ).fetchone()
         assert row == (False,)
         return
     with pytest.raises(InsufficientPrivilege):
@@ -169,15 +210,23 @@ def test_shlink_may_not(server: PostgresServer, declared: Declared, shlink: psyc
 
 
 @pytest.mark.parametrize("role", ["shlink", "postgres"])
-def test_the_declared_verifier_lets_the_declared_password_in(server: PostgresServer, declared: Declared, role: str) -> None:
+def test_the_declared_verifier_lets_the_declared_password_in(
+    server: PostgresServer, declared: Declared, role: str
+) -> None:
     password, verifier = declared.users[role]
     name = sql.Identifier(f"as_{role}")
     with psycopg.connect(server.dsn(), autocommit=True) as admin:
-        admin.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(name, sql.Literal(verifier)))
-        stored = admin.execute("SELECT rolpassword FROM pg_authid WHERE rolname = %s", [f"as_{role}"]).fetchone()
+        admin.execute(
+            sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(name, sql.Literal(verifier))
+        )
+        stored = admin.execute(
+            "SELECT rolpassword FROM pg_authid WHERE rolname = %s", [f"as_{role}"]
+        ).fetchone()
     assert stored == (verifier,), "PostgreSQL took it for a password, not for a verifier"
     with _connect(server, f"as_{role}", password, database="postgres") as connection:
-        assert connection.execute("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()").fetchone() == (True,)
+        assert connection.execute(
+            "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
+        ).fetchone() == (True,)
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         _connect(server, f"as_{role}", f"{password}x", database="postgres")
 
@@ -187,7 +236,9 @@ def test_verifier_is_what_postgresql_computes(server: PostgresServer) -> None:
     with psycopg.connect(server.dsn(), autocommit=True) as admin:
         admin.execute("SET password_encryption = 'scram-sha-256'")
         admin.execute("CREATE ROLE computed LOGIN PASSWORD 'pSome0therPassw0rd'")
-        row = admin.execute("SELECT rolpassword FROM pg_authid WHERE rolname = 'computed'").fetchone()
+        row = admin.execute(
+            "SELECT rolpassword FROM pg_authid WHERE rolname = 'computed'"
+        ).fetchone()
     assert row is not None
     salt = row[0].split("$")[1].split(":")[1]
     assert scram_verifier("pSome0therPassw0rd", base64.b64decode(salt)) == row[0]
@@ -198,8 +249,17 @@ def test_nothing_without_tls(server: PostgresServer, declared: Declared) -> None
     with pytest.raises(psycopg.OperationalError, match=r"no pg_hba\.conf entry"):
         _connect(server, "shlink", declared.users["shlink"][0], sslmode="disable")
     deployment = plain(configurations.recording("defaults").one("Deployment", "shlink").inputs)
-    variables = {one["name"]: one.get("value") for one in deployment["spec"]["template"]["spec"]["containers"][0]["env"]}
-    with _connect(server, "shlink", declared.users["shlink"][0], database=variables["DB_NAME"], sslmode=variables["PGSSLMODE"]):
+    variables = {
+        one["name"]: one.get("value")
+        for one in deployment["spec"]["template"]["spec"]["containers"][0]["env"]
+    }
+    with _connect(
+        server,
+        "shlink",
+        declared.users["shlink"][0],
+        database=variables["DB_NAME"],
+        sslmode=variables["PGSSLMODE"],
+    ):
         pass
 
 

@@ -26,29 +26,41 @@ _RECOVERY_SECONDS = 30
 def _environment(configuration: str) -> dict[str, str]:
     """The REDIS_* variables of Shlink's container, with what the kubelet would take from the delivered Secret."""
     recording = configurations.recording(configuration)
-    container = plain(recording.one("Deployment", "shlink").inputs)["spec"]["template"]["spec"]["containers"][0]
+    container = plain(recording.one("Deployment", "shlink").inputs)["spec"]["template"]["spec"][
+        "containers"
+    ][0]
     delivered: dict[str, Mapping[str, str]] = {}
     for external in recording.of_kind("ExternalSecret"):
         spec = plain(external.inputs)["spec"]
         path = spec["data"][0]["remoteRef"]["key"]
-        stored = next(plain(one.inputs) for one in recording.of_kind("SecretV2") if one.inputs["name"] == path)
+        stored = next(
+            plain(one.inputs) for one in recording.of_kind("SecretV2") if one.inputs["name"] == path
+        )
         values = json.loads(stored["dataJson"])
-        delivered[spec["target"]["name"]] = {one["secretKey"]: values[one["remoteRef"]["property"]] for one in spec["data"]}
+        delivered[spec["target"]["name"]] = {
+            one["secretKey"]: values[one["remoteRef"]["property"]] for one in spec["data"]
+        }
     found: dict[str, str] = {}
     for one in container["env"]:
         if one["name"].startswith("REDIS_"):
             reference = one.get("valueFrom", {}).get("secretKeyRef")
-            found[one["name"]] = delivered[reference["name"]][reference["key"]] if reference else one["value"]
+            found[one["name"]] = (
+                delivered[reference["name"]][reference["key"]] if reference else one["value"]
+            )
     return found
 
 
 def _spec(configuration: str = "defaults") -> Any:
-    return plain(configurations.recording(configuration).one("RedisFailover", "shlink-redis").inputs)["spec"]
+    return plain(
+        configurations.recording(configuration).one("RedisFailover", "shlink-redis").inputs
+    )["spec"]
 
 
 def _told(configuration: str) -> Mapping[str, str]:
     """The Secret that the operator and the rotation Job read."""
-    return plain(configurations.recording(configuration).one("Secret", _spec()["auth"]["secretPath"]).inputs)["stringData"]
+    return plain(
+        configurations.recording(configuration).one("Secret", _spec()["auth"]["secretPath"]).inputs
+    )["stringData"]
 
 
 def _as_declared() -> AbstractContextManager[Failover]:
@@ -86,18 +98,28 @@ def _client(running: Failover, environment: Mapping[str, str]) -> ShlinkClient:
 
 def test_cache_lock_and_publish(shared: Failover) -> None:
     environment = _environment("defaults")
-    assert set(environment) == {"REDIS_SERVERS", "REDIS_SENTINEL_SERVICE", "REDIS_SERVERS_PASSWORD", "REDIS_PUB_SUB_ENABLED"}
+    assert set(environment) == {
+        "REDIS_SERVERS",
+        "REDIS_SENTINEL_SERVICE",
+        "REDIS_SERVERS_PASSWORD",
+        "REDIS_PUB_SUB_ENABLED",
+    }
     client = _client(shared, environment)
     assert client.mode == "sentinel"
     assert client.cache("key", "value") == "value"
     assert client.lock("lock", "one")
     assert not client.lock("lock", "two"), "a held lock was given to another"
     assert client.lock("lock", "one"), "its holder can't prolong it"
-    with shared.client(shared.master()) as listener, listener.pubsub(ignore_subscribe_messages=True) as subscription:
+    with (
+        shared.client(shared.master()) as listener,
+        listener.pubsub(ignore_subscribe_messages=True) as subscription,
+    ):
         subscription.subscribe("updates")
         subscription.get_message(timeout=1)
         assert client.publish("updates", "new visit") == 1
-        received = [one["data"] for one in (subscription.get_message(timeout=1) for _ in range(3)) if one]
+        received = [
+            one["data"] for one in (subscription.get_message(timeout=1) for _ in range(3)) if one
+        ]
         assert received == ["new visit"]
     client.close()
 
@@ -106,15 +128,27 @@ def test_cache_lock_and_publish(shared: Failover) -> None:
     ("change", "complaint"),
     [
         # The guide's trap: Shlink then speaks Redis to the sentinel ("Cannot use object of type Predis\Response\Error as array").
-        ({"REDIS_SERVERS": "tcp://rfs-shlink-redis.redis.svc.cluster.local:26379"}, "unknown command"),
+        (
+            {"REDIS_SERVERS": "tcp://rfs-shlink-redis.redis.svc.cluster.local:26379"},
+            "unknown command",
+        ),
         ({"REDIS_SENTINEL_SERVICE": None}, "unknown command"),
-        ({"REDIS_SERVERS_PASSWORD": None}, "HELLO must be called with the client already authenticated|Authentication required"),
+        (
+            {"REDIS_SERVERS_PASSWORD": None},
+            "HELLO must be called with the client already authenticated|Authentication required",
+        ),
         ({"REDIS_SERVERS_PASSWORD": "wrong"}, "invalid username-password pair"),
     ],
     ids=["one server", "no sentinel service", "no password", "wrong password"],
 )
-def test_every_variable_is_needed(shared: Failover, change: Mapping[str, str | None], complaint: str) -> None:
-    changed = {key: value for key, value in {**_environment("defaults"), **change}.items() if value is not None}
+def test_every_variable_is_needed(
+    shared: Failover, change: Mapping[str, str | None], complaint: str
+) -> None:
+    changed = {
+        key: value
+        for key, value in {**_environment("defaults"), **change}.items()
+        if value is not None
+    }
     client = _client(shared, changed)
     with pytest.raises(redis.RedisError, match=complaint):
         client.cache("key", "value")
@@ -122,7 +156,9 @@ def test_every_variable_is_needed(shared: Failover, change: Mapping[str, str | N
 
 
 def test_the_master_is_killed(
-    servers: Failover, record_property: Callable[[str, object], None], capsys: pytest.CaptureFixture[str]
+    servers: Failover,
+    record_property: Callable[[str, object], None],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     client = _client(servers, _environment("defaults"))
     old = servers.master()
@@ -140,13 +176,17 @@ def test_the_master_is_killed(
         slowest = max(slowest, time.monotonic() - began)
         done += 1
     with capsys.disabled():
-        print(f"\nmaster killed: {errors} errors of {done} commands, the slowest took {slowest:.1f} s")  # noqa: T201
+        print(
+            f"\nmaster killed: {errors} errors of {done} commands, the slowest took {slowest:.1f} s"
+        )
     record_property("failover_seconds", round(slowest, 1))
     assert (errors, done) == (0, 200)
     assert slowest < _RECOVERY_SECONDS
     _until(lambda: servers.master() != old, "the sentinels do not agree on a new master")
     assert client.run(lambda connection: connection.get("before")) == "kept"
-    assert client.lock("lock", "one"), "the new master does not know the script, and that must not matter"
+    assert client.lock("lock", "one"), (
+        "the new master does not know the script, and that must not matter"
+    )
     client.close()
 
 
@@ -161,7 +201,12 @@ def _rotate(running: Failover, *, old: str, new: str) -> str:
         "NEW": new,
     }
     done = subprocess.run(  # noqa: S603 -- the program's own script
-        ["/bin/sh", "-c", ROTATE], env=environment, capture_output=True, text=True, check=False, timeout=60
+        ["/bin/sh", "-c", ROTATE],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
     )
     assert done.returncode == 0, done.stderr
     assert old not in done.stdout + done.stderr
@@ -225,7 +270,9 @@ def test_rotation(servers: Failover) -> None:
     fresh = _client(servers, after)
     assert fresh.cache("key", "on the new master") == "on the new master"
     _until(lambda: servers.master() != killed, "the sentinels do not agree on a new master")
-    _until(lambda: _links(servers, new) == ["up"], "the other replica does not follow the new master")
+    _until(
+        lambda: _links(servers, new) == ["up"], "the other replica does not follow the new master"
+    )
     assert keeps.cache("key", "old password still") == "old password still"
     fresh.close()
     keeps.close()
@@ -246,7 +293,9 @@ def test_pods_restarted_after_a_rotation(servers: Failover) -> None:
     _rotate(servers, old=old, new=new)
     for port in reversed(servers.servers):  # the master last
         with servers.client(port, new) as server:
-            server.config_set("requirepass", new)  # resets the user's passwords to this one, as a fresh start would
+            server.config_set(
+                "requirepass", new
+            )  # resets the user's passwords to this one, as a fresh start would
             for kind in ("replica", "master", "pubsub"):
                 server.client_kill_filter(_type=kind)
             server.client_kill_filter(_type="normal", skipme=True)
@@ -269,7 +318,12 @@ def test_external_redis_with_a_password(shared: Failover) -> None:
     assert set(environment) == {"REDIS_SERVERS", "REDIS_PUB_SUB_ENABLED"}
     with shared.client(shared.servers[0]) as server:
         server.execute_command("ACL", "SETUSER", "default", ">p@ss/word")
-    client = ShlinkClient(environment, lambda host, port: {("redis.example.org", 6380): ("127.0.0.1", shared.servers[0])}[host, port])
+    client = ShlinkClient(
+        environment,
+        lambda host, port: {("redis.example.org", 6380): ("127.0.0.1", shared.servers[0])}[
+            host, port
+        ],
+    )
     assert client.mode == "single"
     assert client.cache("key", "value") == "value"
     client.close()

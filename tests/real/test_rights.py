@@ -43,25 +43,45 @@ class Ask:
             yield {
                 "apiVersion": "authorization.k8s.io/v1",
                 "kind": "SubjectAccessReview",
-                "spec": {"user": user, "groups": [*groups, "system:authenticated"], "resourceAttributes": attributes},
+                "spec": {
+                    "user": user,
+                    "groups": [*groups, "system:authenticated"],
+                    "resourceAttributes": attributes,
+                },
             }
 
 
 def _account(namespace: str, name: str) -> tuple[str, list[str]]:
-    return f"system:serviceaccount:{namespace}:{name}", ["system:serviceaccounts", f"system:serviceaccounts:{namespace}"]
+    return f"system:serviceaccount:{namespace}:{name}", [
+        "system:serviceaccounts",
+        f"system:serviceaccounts:{namespace}",
+    ]
 
 
-def _ask(cluster: Cluster, who: tuple[str, Sequence[str]], asked: Sequence[Ask]) -> list[tuple[str, bool]]:
+def _ask(
+    cluster: Cluster, who: tuple[str, Sequence[str]], asked: Sequence[Ask]
+) -> list[tuple[str, bool]]:
     reviews = [one for ask in asked for one in ask.reviews(*who)]
-    answers = cluster.calls(Call("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", one) for one in reviews)
+    answers = cluster.calls(
+        Call("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", one) for one in reviews
+    )
     return [
-        (" ".join(f"{value}" for value in review["spec"]["resourceAttributes"].values() if value), bool(answer.body["status"]["allowed"]))
+        (
+            " ".join(
+                f"{value}" for value in review["spec"]["resourceAttributes"].values() if value
+            ),
+            bool(answer.body["status"]["allowed"]),
+        )
         for review, answer in zip(reviews, answers, strict=True)
     ]
 
 
-def _differs(cluster: Cluster, who: tuple[str, Sequence[str]], asked: Sequence[Ask], *, expected: bool) -> list[str]:
-    return [f"{who[0]}: {what}" for what, allowed in _ask(cluster, who, asked) if allowed != expected]
+def _differs(
+    cluster: Cluster, who: tuple[str, Sequence[str]], asked: Sequence[Ask], *, expected: bool
+) -> list[str]:
+    return [
+        f"{who[0]}: {what}" for what, allowed in _ask(cluster, who, asked) if allowed != expected
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -69,11 +89,16 @@ def roles(cluster: Cluster, environment: Mapping[str, Any]) -> Iterator[None]:
     """All roles and bindings that the program declares with the defaults."""
     assert environment
     recorded = configurations.recording("defaults").resources.values()
-    objects = [plain(one.inputs) for one in recorded if one.is_kubernetes_object and one.kind in _RBAC]
+    objects = [
+        plain(one.inputs) for one in recorded if one.is_kubernetes_object and one.kind in _RBAC
+    ]
     cluster.must(objects)
     # The authoriser learns of a role a moment later.
     first = [Ask("get", "core/secrets", "vault", "vault-unseal-keys")]
-    cluster.until(lambda: not _differs(cluster, _account("vault", "vault"), first, expected=True), "the roles do not take effect")
+    cluster.until(
+        lambda: not _differs(cluster, _account("vault", "vault"), first, expected=True),
+        "the roles do not take effect",
+    )
     yield
     cluster.delete(objects)
 
@@ -81,7 +106,9 @@ def roles(cluster: Cluster, environment: Mapping[str, Any]) -> Iterator[None]:
 MAY: Mapping[tuple[str, str], Sequence[Ask]] = {
     ("vault", "vault"): [Ask("get", "core/secrets", "vault", "vault-unseal-keys")],
     ("vault", "vault-init"): [Ask("get update", "core/secrets", "vault", "vault-unseal-keys")],
-    ("external-secrets", "external-secrets"): [Ask("create", "core/serviceaccounts/token", "shlink", "external-secrets-sa")],
+    ("external-secrets", "external-secrets"): [
+        Ask("create", "core/serviceaccounts/token", "shlink", "external-secrets-sa")
+    ],
     # redis-operator v1.2.4, by its source: service/k8s/*.go and the leader election of its framework (kooper).
     ("redis", "redis-operator"): [
         Ask("list watch", "databases.spotahome.com/redisfailovers"),
@@ -103,8 +130,14 @@ MAY: Mapping[tuple[str, str], Sequence[Ask]] = {
 }
 _NOBODY = [
     Ask("list watch create delete deletecollection", "core/secrets"),
-    *(Ask("list watch create delete deletecollection", "core/secrets", namespace) for namespace in (*NAMESPACES, "kube-system", "default")),
-    *(Ask("get update patch", "core/secrets", namespace, "another") for namespace in (*NAMESPACES, "kube-system")),
+    *(
+        Ask("list watch create delete deletecollection", "core/secrets", namespace)
+        for namespace in (*NAMESPACES, "kube-system", "default")
+    ),
+    *(
+        Ask("get update patch", "core/secrets", namespace, "another")
+        for namespace in (*NAMESPACES, "kube-system")
+    ),
     Ask("get", "core/secrets", "vault", "vault-root-token"),
     Ask("get", "core/secrets", "postgres", "shlink-db-pguser-postgres"),
     Ask("get", "core/secrets", "shlink", "shlink-db-pguser-shlink"),
@@ -113,7 +146,10 @@ _NOBODY = [
     Ask("create", "core/serviceaccounts/token", "vault", "vault"),
     *(Ask("create", "core/pods/exec", namespace) for namespace in NAMESPACES),
     *(Ask("create", "core/pods", namespace) for namespace in NAMESPACES),
-    *(Ask("create update patch bind escalate", "rbac.authorization.k8s.io/roles", namespace) for namespace in NAMESPACES),
+    *(
+        Ask("create update patch bind escalate", "rbac.authorization.k8s.io/roles", namespace)
+        for namespace in NAMESPACES
+    ),
     Ask("create update patch bind escalate", "rbac.authorization.k8s.io/clusterroles"),
     Ask("create", "rbac.authorization.k8s.io/clusterrolebindings"),
     Ask("impersonate", "core/users"),
@@ -124,15 +160,26 @@ _NOBODY = [
 MAY_NOT: Mapping[tuple[str, str], Sequence[Ask]] = {
     ("vault", "vault"): [Ask("update patch delete", "core/secrets", "vault", "vault-unseal-keys")],
     ("vault", "vault-init"): [Ask("patch delete", "core/secrets", "vault", "vault-unseal-keys")],
-    ("external-secrets", "external-secrets"): [Ask("create", "core/serviceaccounts/token", "external-secrets", "external-secrets")],
+    ("external-secrets", "external-secrets"): [
+        Ask("create", "core/serviceaccounts/token", "external-secrets", "external-secrets")
+    ],
     ("redis", "redis-operator"): [
-        *(Ask("get list create update delete", "core/services", other) for other in ("shlink", "postgres", "kube-system")),
-        *(Ask("get list delete patch", "core/pods", other) for other in ("shlink", "vault", "kube-system")),
+        *(
+            Ask("get list create update delete", "core/services", other)
+            for other in ("shlink", "postgres", "kube-system")
+        ),
+        *(
+            Ask("get list delete patch", "core/pods", other)
+            for other in ("shlink", "vault", "kube-system")
+        ),
         *(Ask("get create update", "apps/statefulsets", other) for other in ("vault", "postgres")),
         Ask("update patch", "core/secrets", "redis", "shlink-redis-auth"),
         Ask("get", "core/secrets", "shlink", "shlink-redis-auth"),
     ],
-    ("redis", "shlink-redis"): [Ask("get list", "core/pods", "redis"), Ask("get list", "core/configmaps", "redis")],
+    ("redis", "shlink-redis"): [
+        Ask("get list", "core/pods", "redis"),
+        Ask("get list", "core/configmaps", "redis"),
+    ],
     ("shlink", "external-secrets-sa"): [Ask("get list", "core/configmaps", "shlink")],
     ("shlink", "default"): [Ask("get list", "core/pods", "shlink")],
 }
@@ -140,7 +187,9 @@ MAY_NOT: Mapping[tuple[str, str], Sequence[Ask]] = {
 
 @pytest.mark.usefixtures("roles")
 @pytest.mark.parametrize("account", MAY, ids="/".join)
-def test_account(cluster: Cluster, account: tuple[str, str], record_property: Callable[[str, object], None]) -> None:
+def test_account(
+    cluster: Cluster, account: tuple[str, str], record_property: Callable[[str, object], None]
+) -> None:
     who, forbidden = _account(*account), [*_NOBODY, *MAY_NOT.get(account, [])]
     lacks = _differs(cluster, who, MAY[account], expected=True)
     exceeds = _differs(cluster, who, forbidden, expected=False)
@@ -172,9 +221,18 @@ def people(cluster: Cluster, environment: Mapping[str, Any]) -> Iterator[None]:
     assert environment
     objects = [one for name in ("preview", "deploy", "forward") for one in _manifests(name)]
     cluster.must(objects)
-    waiting = [(("p", ["shlink:preview"]), "core/services"), (("d", ["shlink:deploy"]), "core/secrets")]
+    waiting = [
+        (("p", ["shlink:preview"]), "core/services"),
+        (("d", ["shlink:deploy"]), "core/secrets"),
+    ]
     cluster.until(
-        lambda: not [fault for who, what in waiting for fault in _differs(cluster, who, [Ask("get", what, "shlink")], expected=True)],
+        lambda: (
+            not [
+                fault
+                for who, what in waiting
+                for fault in _differs(cluster, who, [Ask("get", what, "shlink")], expected=True)
+            ]
+        ),
         "deploy/rbac does not take effect",
     )
     yield
@@ -193,9 +251,18 @@ def _everything(*, charts: bool = True) -> dict[str, Mapping[str, Any]]:
         metadata = {"name": "vault", "namespace": "vault"}
         container = {"name": "one", "image": "one"}
         template = {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [container]}}
-        stateful = {"serviceName": "vault", "selector": {"matchLabels": {"a": "b"}}, "template": template}
+        stateful = {
+            "serviceName": "vault",
+            "selector": {"matchLabels": {"a": "b"}},
+            "template": template,
+        }
         found += [
-            {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": metadata, "spec": stateful},
+            {
+                "apiVersion": "apps/v1",
+                "kind": "StatefulSet",
+                "metadata": metadata,
+                "spec": stateful,
+            },
             {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata},
         ]
     return {json.dumps(one, sort_keys=True): one for one in found}
@@ -203,22 +270,34 @@ def _everything(*, charts: bool = True) -> dict[str, Mapping[str, Any]]:
 
 def _as(cluster: Cluster, group: str, calls: Sequence[Call]) -> list[Answer]:
     headers = {"Impersonate-User": "somebody", "Impersonate-Group": group}
-    return cluster.calls(Call(one.method, one.path, one.body, one.content_type, one.params, headers) for one in calls)
+    return cluster.calls(
+        Call(one.method, one.path, one.body, one.content_type, one.params, headers) for one in calls
+    )
 
 
 def _create(cluster: Cluster, manifest: Mapping[str, Any]) -> Call:
-    folder = cluster.folder(manifest["apiVersion"], manifest["kind"], manifest["metadata"].get("namespace"))
+    folder = cluster.folder(
+        manifest["apiVersion"], manifest["kind"], manifest["metadata"].get("namespace")
+    )
     return Call("POST", folder, manifest, params={"dryRun": "All"})
 
 
 @pytest.mark.usefixtures("people")
-def test_preview_reads_everything_but_secrets(cluster: Cluster, record_property: Callable[[str, object], None]) -> None:
+def test_preview_reads_everything_but_secrets(
+    cluster: Cluster, record_property: Callable[[str, object], None]
+) -> None:
     objects = list(_everything().values())
     reads = _as(cluster, "shlink:preview", [Call("GET", cluster.path(one)) for one in objects])
-    lists = _as(cluster, "shlink:preview", [Call("GET", cluster.path(one).rpartition("/")[0]) for one in objects])
+    lists = _as(
+        cluster,
+        "shlink:preview",
+        [Call("GET", cluster.path(one).rpartition("/")[0]) for one in objects],
+    )
     for one, read, listed in zip(objects, reads, lists, strict=True):
         forbidden = one["kind"] == "Secret"
-        assert (read.status == 403) == (listed.status == 403) == forbidden, f"{one['kind']}: {read.message}"
+        assert (read.status == 403) == (listed.status == 403) == forbidden, (
+            f"{one['kind']}: {read.message}"
+        )
     # A refused dry run is what pulumi-kubernetes falls back from.
     tried = _as(cluster, "shlink:preview", [_create(cluster, one) for one in objects])
     assert {answer.status for answer in tried} == {403}
@@ -245,19 +324,31 @@ def test_preview_may_not(cluster: Cluster, record_property: Callable[[str, objec
         *_NOBODY,
         *(Ask("get", "core/secrets", namespace, "any") for namespace in NAMESPACES),
         *(Ask("create get", "core/pods/portforward", namespace) for namespace in NAMESPACES),
-        *(Ask("create update patch delete", "core/configmaps", namespace) for namespace in NAMESPACES),
-        *(Ask("create update patch delete", "apps/deployments", namespace) for namespace in NAMESPACES),
+        *(
+            Ask("create update patch delete", "core/configmaps", namespace)
+            for namespace in NAMESPACES
+        ),
+        *(
+            Ask("create update patch delete", "apps/deployments", namespace)
+            for namespace in NAMESPACES
+        ),
     ]
     assert not _differs(cluster, ("somebody", ["shlink:preview"]), refused, expected=False)
     record_property("checks", sum(len(one.verbs.split()) for one in refused))
 
 
 @pytest.mark.usefixtures("people")
-def test_deploy_makes_everything(cluster: Cluster, record_property: Callable[[str, object], None]) -> None:
+def test_deploy_makes_everything(
+    cluster: Cluster, record_property: Callable[[str, object], None]
+) -> None:
     """A real creation in a dry run, so that admission is asked too: who hands out rights that it lacks is stopped there."""
     objects = list(_everything().values())
     answers = _as(cluster, "shlink:deploy", [_create(cluster, one) for one in objects])
-    forbidden = [f"{one['kind']}: {answer.message}" for one, answer in zip(objects, answers, strict=True) if answer.status == 403]
+    forbidden = [
+        f"{one['kind']}: {answer.message}"
+        for one, answer in zip(objects, answers, strict=True)
+        if answer.status == 403
+    ]
     assert not forbidden, "\n".join(forbidden)
     who = ("somebody", ["shlink:deploy"])
     changes = [
@@ -272,16 +363,27 @@ def test_deploy_makes_everything(cluster: Cluster, record_property: Callable[[st
     watches = [Ask("list watch", one.resource, one.namespace) for one in changes]
     # As Helm does for the operators' charts: its releases are Secrets, and its CRDs and roles are the cluster's.
     helm = [
-        *(Ask("create get list update delete", "core/secrets", namespace) for namespace in ("external-secrets", "postgres", "redis")),
+        *(
+            Ask("create get list update delete", "core/secrets", namespace)
+            for namespace in ("external-secrets", "postgres", "redis")
+        ),
         Ask("create get list watch update patch", "apiextensions.k8s.io/customresourcedefinitions"),
         Ask("bind escalate", "rbac.authorization.k8s.io/clusterroles"),
     ]
     awaits = [
         Ask("list watch", resource, namespace)
-        for resource in ("core/pods", "core/events", "core/endpoints", "apps/replicasets", "discovery.k8s.io/endpointslices")
+        for resource in (
+            "core/pods",
+            "core/events",
+            "core/endpoints",
+            "apps/replicasets",
+            "discovery.k8s.io/endpointslices",
+        )
         for namespace in NAMESPACES
     ]
-    forwards = [Ask("get create", "core/pods/portforward", namespace) for namespace in ("vault", "postgres")]
+    forwards = [
+        Ask("get create", "core/pods/portforward", namespace) for namespace in ("vault", "postgres")
+    ]
     asked = [*set(changes), *set(watches), *helm, *awaits, *forwards]
     lacks = _differs(cluster, who, asked, expected=True)
     assert not lacks, "\n".join(lacks)
@@ -302,7 +404,10 @@ def test_deploy_may_not(cluster: Cluster) -> None:
         ),
         *(Ask("create delete", "core/pods", namespace) for namespace in NAMESPACES),
         *(Ask("create", "core/serviceaccounts/token", namespace) for namespace in NAMESPACES),
-        *(Ask("get update patch delete", "core/namespaces", other, other) for other in ("kube-system", "default")),
+        *(
+            Ask("get update patch delete", "core/namespaces", other, other)
+            for other in ("kube-system", "default")
+        ),
         Ask("impersonate", "core/users"),
         Ask("impersonate", "core/groups"),
         Ask("create update delete", "core/nodes"),
@@ -321,16 +426,29 @@ def test_forward(cluster: Cluster) -> None:
     inside = [
         ask
         for place in ("vault", "postgres")
-        for ask in (Ask("list", "core/pods", place), Ask("get create", "core/pods/portforward", place))
+        for ask in (
+            Ask("list", "core/pods", place),
+            Ask("get create", "core/pods/portforward", place),
+        )
     ]
     assert not _differs(cluster, who, inside, expected=True)
     refused = [
         *_NOBODY,
-        *(Ask("get create", "core/pods/portforward", place) for place in ("redis", "shlink", "external-secrets", "kube-system", "")),
-        *(Ask("list", "core/pods", place) for place in ("redis", "shlink", "external-secrets", "kube-system", "")),
+        *(
+            Ask("get create", "core/pods/portforward", place)
+            for place in ("redis", "shlink", "external-secrets", "kube-system", "")
+        ),
+        *(
+            Ask("list", "core/pods", place)
+            for place in ("redis", "shlink", "external-secrets", "kube-system", "")
+        ),
         *(Ask("get create update patch delete", "core/configmaps", place) for place in NAMESPACES),
         *(Ask("create delete", "core/pods", place) for place in ("vault", "postgres")),
-        *(Ask("get create", f"core/pods/{what}", place) for what in ("exec", "attach") for place in ("vault", "postgres")),
+        *(
+            Ask("get create", f"core/pods/{what}", place)
+            for what in ("exec", "attach")
+            for place in ("vault", "postgres")
+        ),
     ]
     assert not _differs(cluster, who, refused, expected=False)
 
@@ -338,7 +456,9 @@ def test_forward(cluster: Cluster) -> None:
 def test_a_token_is_made_for_vault_alone() -> None:
     """The SecretStore asks for a token with an audience, and Vault's role demands that one: it opens nothing where it leaks."""
     recording = configurations.recording("defaults")
-    login = plain(recording.one("SecretStore", "vault-backend").inputs)["spec"]["provider"]["vault"]["auth"]["kubernetes"]
+    login = plain(recording.one("SecretStore", "vault-backend").inputs)["spec"]["provider"][
+        "vault"
+    ]["auth"]["kubernetes"]
     role = plain(recording.of_kind("AuthBackendRole")[0].inputs)
     assert [role["audience"]] == login["serviceAccountRef"]["audiences"] == ["vault"]
     assert role["boundServiceAccountNames"] == [login["serviceAccountRef"]["name"]]
