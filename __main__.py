@@ -2,7 +2,7 @@
 
 import pulumi
 
-from components import outputs, reach
+from components import cluster, outputs, reach
 from components.credentials import password
 from components.external_secrets import Delivery, SecretDelivery, SecretDeliveryArgs
 from components.network import EXTERNAL_SECRETS, POSTGRES, REDIS, SHLINK, VAULT, namespaces
@@ -13,10 +13,10 @@ from components.settings import ExternalRedis, FailoverRedis, load
 from components.shlink import API_KEY, GEOLITE_LICENSE, Shlink, ShlinkArgs
 from components.vault import Vault, VaultArgs
 
-cluster, settings = load()
-access = reach.access(cluster)
-forwarded = reach.servers(cluster, settings, project=pulumi.get_project(), stack=pulumi.get_stack())
-opts = pulumi.ResourceOptions(providers=[reach.provider(cluster)])
+target, settings = load()
+access = cluster.access(target)
+forwarded = reach.servers(target, settings, project=pulumi.get_project(), stack=pulumi.get_stack())
+opts = pulumi.ResourceOptions(providers=[cluster.provider(target)])
 
 spaces = namespaces(settings, opts)
 installed = operators(settings, spaces, opts)
@@ -24,7 +24,7 @@ installed = operators(settings, spaces, opts)
 vault = Vault(
     "vault",
     VaultArgs(
-        spaces[VAULT],
+        spaces[VAULT].name,
         settings.charts.vault,
         settings.vault,
         settings.images,
@@ -36,7 +36,7 @@ vault = Vault(
 postgres = Postgres(
     "shlink-db",
     PostgresArgs(
-        namespace=spaces[POSTGRES],
+        namespace=spaces[POSTGRES].name,
         operator=installed.pgo,
         settings=settings.postgres,
         images=settings.images,
@@ -52,7 +52,7 @@ if isinstance(settings.redis, FailoverRedis):
     redis = Redis(
         "shlink-redis",
         RedisArgs(
-            namespace=spaces[REDIS],
+            namespace=spaces[REDIS].name,
             operator=installed.redis_operator,
             access=access,
             settings=settings.redis,
@@ -94,7 +94,7 @@ geolite = (
 delivery = SecretDelivery(
     "vault-backend",
     SecretDeliveryArgs(
-        namespace=spaces[SHLINK],
+        namespace=spaces[SHLINK].name,
         operator=installed.external_secrets,
         controller_namespace=settings.operators.external_secrets.namespace or EXTERNAL_SECRETS,
         vault=vault,
@@ -106,7 +106,7 @@ delivery = SecretDelivery(
 shlink = Shlink(
     "shlink",
     ShlinkArgs(
-        namespace=spaces[SHLINK],
+        namespace=spaces[SHLINK].name,
         settings=settings.shlink,
         images=settings.images,
         database=postgres.endpoint,

@@ -11,11 +11,10 @@ import pulumi
 import pulumi_vault as vault
 from pulumi_kubernetes import core, meta, rbac
 
+from .cluster import ClusterAccess
 from .crds import ExternalSecret, SecretStore
-from .forward import ClusterAccess
-from .network import Namespace
 from .vault import Vault
-from .waits import Awaited, synced, wait_hook
+from .waits import WaitTarget, synced, wait_hook
 
 ACCOUNT = "external-secrets-sa"
 STORE = "vault-backend"
@@ -53,7 +52,7 @@ class SecretRef:
 
 @dataclass(frozen=True)
 class SecretDeliveryArgs:
-    namespace: Namespace
+    namespace: pulumi.Input[str]
     """The consumer's; policy and role in Vault are called after it."""
     operator: Sequence[pulumi.Resource]
     """External Secrets, when this program installs it: it must outlive what it looks after."""
@@ -75,8 +74,8 @@ class SecretDelivery(pulumi.ComponentResource):
         self, name: str, args: SecretDeliveryArgs, opts: pulumi.ResourceOptions | None = None
     ) -> None:
         super().__init__("shlink:externalsecrets:SecretDelivery", name, None, opts)
-        child = pulumi.ResourceOptions(parent=self, depends_on=[args.namespace])
-        metadata = meta.v1.ObjectMetaArgs(name=ACCOUNT, namespace=args.namespace.name)
+        child = pulumi.ResourceOptions(parent=self)
+        metadata = meta.v1.ObjectMetaArgs(name=ACCOUNT, namespace=args.namespace)
 
         account = core.v1.ServiceAccount(
             f"{name}-account", metadata=metadata, automount_service_account_token=False, opts=child
@@ -114,16 +113,16 @@ class SecretDelivery(pulumi.ComponentResource):
         inside_vault = args.vault.inside(self)
         policy = vault.Policy(
             f"{name}-policy",
-            name=args.namespace.name,
+            name=args.namespace,
             policy=_policy(args.vault.mount, args.deliveries),
             opts=inside_vault,
         )
         role = vault.kubernetes.AuthBackendRole(
             f"{name}-role",
             backend=args.vault.auth_path,
-            role_name=args.namespace.name,
+            role_name=args.namespace,
             bound_service_account_names=[ACCOUNT],
-            bound_service_account_namespaces=[args.namespace.name],
+            bound_service_account_namespaces=[args.namespace],
             audience=AUDIENCE,
             token_policies=[policy.name],
             token_ttl=600,
@@ -132,7 +131,7 @@ class SecretDelivery(pulumi.ComponentResource):
         )
         store = SecretStore(
             name,
-            metadata=meta.v1.ObjectMetaArgs(name=STORE, namespace=args.namespace.name),
+            metadata=meta.v1.ObjectMetaArgs(name=STORE, namespace=args.namespace),
             spec={
                 "provider": {
                     "vault": {
@@ -152,9 +151,7 @@ class SecretDelivery(pulumi.ComponentResource):
                     }
                 }
             },
-            opts=pulumi.ResourceOptions(
-                parent=self, depends_on=[args.namespace, binding, role, *args.operator]
-            ),
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[binding, role, *args.operator]),
         )
         self.secrets = {
             one.name: self._deliver(f"{name}-{one.name}", one, args, store)
@@ -180,7 +177,7 @@ class SecretDelivery(pulumi.ComponentResource):
         )
         external = ExternalSecret(
             name,
-            metadata=meta.v1.ObjectMetaArgs(name=delivery.name, namespace=args.namespace.name),
+            metadata=meta.v1.ObjectMetaArgs(name=delivery.name, namespace=args.namespace),
             spec={
                 "refreshPolicy": "Periodic",
                 "refreshInterval": "1h",
@@ -198,10 +195,10 @@ class SecretDelivery(pulumi.ComponentResource):
                     for key in delivery.values
                 ],
             },
-            opts=pulumi.ResourceOptions(parent=self, depends_on=[args.namespace, store, in_vault]),
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[store, in_vault]),
         )
-        awaited = Awaited(
-            "externalsecrets.external-secrets.io", args.namespace.name, delivery.name, synced
+        awaited = WaitTarget(
+            "externalsecrets.external-secrets.io", args.namespace, delivery.name, synced
         )
         return SecretRef(
             name=delivery.secret,

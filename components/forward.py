@@ -5,25 +5,20 @@ stack's server), repeats a refused permission for ever, and stays with the pod t
 """
 
 import asyncio
-import base64
 import contextlib
 import contextvars
 import hashlib
 import os
-import shlex
 import socket
-import tempfile
 import threading
-import warnings
-import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import pulumi
-import yaml
+
+from .cluster import ClusterAccess, ClusterError, disconnect
 
 PATIENCE = 15.0
 """Seconds that a new connection waits for a Ready pod and for the API server."""
@@ -50,133 +45,6 @@ class _NoConnectionError(Exception):
     def __init__(self, cause: str, remedy: str, *, passing: bool = False) -> None:
         super().__init__(cause)
         self.cause, self.remedy, self.passing = cause, remedy, passing
-
-
-@dataclass(frozen=True)
-class ClusterAccess:
-    """The one cluster of a stack, as its configuration names it."""
-
-    context: str
-    kubeconfig: str | None = None
-    """Path or contents, as in `kubernetes:kubeconfig`; $KUBECONFIG, then ~/.kube/config when None."""
-
-    @property
-    def kubectl(self) -> str:
-        """The command that reaches the same cluster, for messages; without a kubeconfig given by its contents."""
-        file = (
-            []
-            if self.kubeconfig is None or _is_contents(self.kubeconfig)
-            else ["--kubeconfig", self.kubeconfig]
-        )
-        return shlex.join(["kubectl", *file, "--context", self.context])
-
-    async def client(self) -> Any:
-        """A new client of kr8s, logged in, for the running event loop. Keep it: a login asks the API server and may run a plugin.
-
-        `Any`, because kr8s' types are half unknown. Raises ForwardError when the kubeconfig can't be used, and whatever kr8s does
-        when the API server or the credential plugin refuses.
-        """
-        import kr8s.asyncio  # noqa: PLC0415 - it takes half a second, and a preview never connects
-
-        # It warns of releases newer than itself. What is used here has not changed for years.
-        warnings.filterwarnings("ignore", "Kubernetes version", UserWarning)
-        # kr8s would leave private keys behind in files. These go with the client.
-        directory = tempfile.TemporaryDirectory(prefix="kubeconfig-")
-        try:
-            # Not kr8s.asyncio.api(), which hands an older client out again and closes its open connections in logging it in anew.
-            api: Any = kr8s.asyncio.Api(
-                bypass_factory=True,
-                kubeconfig=self._reduced(Path(directory.name)),
-                context=self.context,
-                namespace="default",
-                serviceaccount="",  # else, without a kubeconfig, the account of the pod that this runs in: another cluster
-            )
-        except BaseException:
-            directory.cleanup()
-            raise
-        weakref.finalize(api, directory.cleanup)
-        try:
-            return await api
-        except BaseException:
-            await _disconnect(api)
-            raise
-
-    def _reduced(self, directory: Path) -> dict[str, Any]:
-        """A kubeconfig of this context only, its keys and certificates in files."""
-        known: dict[str, dict[str, Any]] = {"contexts": {}, "clusters": {}, "users": {}}
-        for folder, content in self._read():
-            for kind, entries in known.items():
-                named = cast("list[dict[str, Any]]", content.get(kind) or [])
-                for entry in named:
-                    fields = cast("dict[str, Any]", entry.get(kind[:-1]) or {})
-                    value = {
-                        key: str(folder / field) if key in _FILES else field
-                        for key, field in fields.items()
-                    }
-                    entries.setdefault(
-                        entry["name"], value
-                    )  # the first file that has the name wins, as with kubectl
-        if self.context not in known["contexts"]:
-            raise ForwardError(
-                f"the kubeconfig has no context {self.context!r}, only: {', '.join(known['contexts']) or 'none'}"
-            )
-        context = known["contexts"][self.context]
-        cluster, user = (
-            known[f"{kind}s"].get(context.get(kind), {}) for kind in ("cluster", "user")
-        )
-        if "server" not in cluster:
-            raise ForwardError(f"the kubeconfig's context {self.context!r} leads to no cluster")
-        _to_files(cluster, directory)
-        _to_files(user, directory)
-        if "tokenFile" in user:
-            user["token"] = Path(user["tokenFile"]).read_text().strip()
-        return {
-            "current-context": self.context,
-            "contexts": [{"name": self.context, "context": {"cluster": "cluster", "user": "user"}}],
-            "clusters": [{"name": "cluster", "cluster": cluster}],
-            "users": [{"name": "user", "user": user}],
-        }
-
-    def _read(self) -> Iterator[tuple[Path, dict[str, Any]]]:
-        source = self.kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
-        try:
-            if _is_contents(source):
-                yield Path(), yaml.safe_load(source)
-                return
-            files = [
-                file
-                for name in source.split(os.pathsep)
-                if name and (file := Path(name).expanduser()).is_file()
-            ]
-            if not files:
-                raise ForwardError(f"there is no kubeconfig at {source}")
-            for file in files:
-                yield file.absolute().parent, yaml.safe_load(file.read_text()) or {}
-        except yaml.YAMLError:
-            # Its message quotes the text, which may be a token.
-            raise ForwardError("the kubeconfig is not valid YAML") from None
-
-
-_FILES = {"certificate-authority", "client-certificate", "client-key", "tokenFile"}
-"""Keys of a kubeconfig whose value is a path, relative to the kubeconfig."""
-
-
-def _to_files(entry: dict[str, Any], directory: Path) -> None:
-    for key in _FILES & {name.removesuffix("-data") for name in entry}:
-        if data := entry.pop(f"{key}-data", None):
-            entry[key] = str(directory / key)
-            Path(entry[key]).write_bytes(base64.b64decode(data))
-        if (file := entry.get(key)) and not Path(file).is_file():
-            raise ForwardError(f"the kubeconfig's {key} is not there: {file}")
-
-
-async def _disconnect(api: Any) -> None:
-    if api is not None and api._session is not None:  # noqa: SLF001 - kr8s has no word for it
-        await api._session.aclose()  # noqa: SLF001
-
-
-def _is_contents(kubeconfig: str) -> bool:
-    return "\n" in kubeconfig or kubeconfig.lstrip().startswith("{")
 
 
 @dataclass(frozen=True)
@@ -276,7 +144,7 @@ class Forward:
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
-        await _disconnect(self._api)
+        await disconnect(self._api)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -417,7 +285,7 @@ class Forward:
                     f"no connection to the API server ({str(error) or type(error).__name__})",
                     True,
                 )
-            case ForwardError():
+            case ClusterError():
                 cause = str(error)
                 remedy = "Set kubernetes:context, and kubernetes:kubeconfig where needed, to what kubectl config get-contexts shows"
             case FileNotFoundError():

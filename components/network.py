@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import pulumi
 from pulumi_kubernetes import core, meta, networking
 
+from . import ports
 from .settings import Settings
 
 VAULT = "vault"
@@ -93,13 +94,15 @@ def flows(settings: Settings) -> list[Flow]:
             VAULT_SERVER, api, network.api_server_ports
         ),  # TokenReview; the sidecar keeps the unseal keys in a Secret
         Flow(VAULT_INIT, api, network.api_server_ports),
-        Flow(VAULT_INIT, VAULT_SERVER, [8200]),
-        Flow(VAULT_SERVER, VAULT_SERVER, [8200, 8201]),
-        Flow(controller, VAULT_SERVER, [8200]),
+        Flow(VAULT_INIT, VAULT_SERVER, [ports.VAULT]),
+        Flow(VAULT_SERVER, VAULT_SERVER, [ports.VAULT, ports.VAULT_RAFT]),
+        Flow(controller, VAULT_SERVER, [ports.VAULT]),
         Flow(DATABASE, api, network.api_server_ports),  # Patroni keeps its leader lock there
-        Flow(DATABASE, DATABASE, [5432, 8008, 8432]),  # replication, Patroni, pgBackRest
-        Flow(SERVER, DATABASE, [5432]),
-        Flow(MIGRATION, DATABASE, [5432]),
+        Flow(
+            DATABASE, DATABASE, [ports.POSTGRES, ports.PATRONI, ports.PGBACKREST]
+        ),  # replication, Patroni, pgBackRest
+        Flow(SERVER, DATABASE, [ports.POSTGRES]),
+        Flow(MIGRATION, DATABASE, [ports.POSTGRES]),
     ]
     if operators.external_secrets.install:
         rows.append(Flow(CONTROLLER, api, network.api_server_ports))
@@ -110,22 +113,38 @@ def flows(settings: Settings) -> list[Flow]:
             Flow(
                 VAULT_SERVER,
                 ANYWHERE,
-                [443, 8200] if settings.vault.seal.type == "transit" else [443],
+                [ports.HTTPS, ports.VAULT]
+                if settings.vault.seal.type == "transit"
+                else [ports.HTTPS],
             )
         )
     if settings.postgres.backups.s3:
-        rows.append(Flow(DATABASE, ANYWHERE, [443]))
+        rows.append(Flow(DATABASE, ANYWHERE, [ports.HTTPS]))
     rows += _redis(settings)
     if settings.shlink.geolite_license_key or settings.shlink.resolve_titles:
-        rows.append(Flow(SERVER, INTERNET, [80, 443] if settings.shlink.resolve_titles else [443]))
+        rows.append(
+            Flow(
+                SERVER,
+                INTERNET,
+                [ports.HTTP, ports.HTTPS] if settings.shlink.resolve_titles else [ports.HTTPS],
+            )
+        )
     if settings.shlink.route:
-        rows.append(Flow(Pods("route", settings.shlink.route.controller_namespace), SERVER, [8080]))
+        rows.append(
+            Flow(Pods("route", settings.shlink.route.controller_namespace), SERVER, [ports.SHLINK])
+        )
     if network.monitoring_namespace:
         prometheus = Pods("prometheus", network.monitoring_namespace)
-        rows.append(Flow(prometheus, VAULT_SERVER, [8200]))
-        rows += [Flow(prometheus, DATABASE, [9187])] if settings.postgres.monitoring else []
+        rows.append(Flow(prometheus, VAULT_SERVER, [ports.VAULT]))
         rows += (
-            [Flow(prometheus, REDIS_SERVERS, [9121])] if settings.redis.mode == "failover" else []
+            [Flow(prometheus, DATABASE, [ports.POSTGRES_EXPORTER])]
+            if settings.postgres.monitoring
+            else []
+        )
+        rows += (
+            [Flow(prometheus, REDIS_SERVERS, [ports.REDIS_EXPORTER])]
+            if settings.redis.mode == "failover"
+            else []
         )
     return rows
 
@@ -148,8 +167,8 @@ def _redis(settings: Settings) -> list[Flow]:
         MIGRATION,
         *([REDIS_ROTATION] if settings.rotation.redis > 1 else []),
     ]
-    rows = [Flow(client, REDIS_SERVERS, [6379]) for client in clients]
-    rows += [Flow(client, SENTINELS, [26379]) for client in clients]
+    rows = [Flow(client, REDIS_SERVERS, [ports.REDIS]) for client in clients]
+    rows += [Flow(client, SENTINELS, [ports.SENTINEL]) for client in clients]
     if operators.redis_operator.install:
         rows.append(
             Flow(
@@ -168,17 +187,24 @@ def _where(pods: Pods, namespace: str | None) -> Pods:
 
 @dataclass(frozen=True)
 class NamespaceArgs:
+    """What a Namespace is made of."""
+
     name: str
+    """The name in Kubernetes."""
     flows: Sequence[Flow]
+    """The flow table. Rows without a pod of this namespace are ignored."""
     dns_namespace: str
-    protect: bool
+    """Where the cluster's DNS runs; every pod may ask it."""
+    protect: bool = False
+    """Refuse to delete the namespace."""
 
 
 class Namespace(pulumi.ComponentResource):
-    """One namespace with everything that governs its pods. Depend on it, not on the namespace object alone."""
+    """One namespace with everything that governs its pods: Pod Security and network policies."""
 
-    name: str
-    """The namespace's name."""
+    name: pulumi.Output[str]
+    """The namespace's name, known to depend on its policies: whatever uses it as an input is created
+    after them and deleted before them."""
 
     def __init__(
         self, name: str, args: NamespaceArgs, opts: pulumi.ResourceOptions | None = None
@@ -195,55 +221,13 @@ class Namespace(pulumi.ComponentResource):
             ),
             opts=pulumi.ResourceOptions(parent=self, protect=args.protect),
         )
-        inside = pulumi.ResourceOptions(parent=self, depends_on=[namespace])
-        dns = networking.v1.NetworkPolicyEgressRuleArgs(
-            to=[_selector(Pods("dns", args.dns_namespace))],
-            ports=[
-                networking.v1.NetworkPolicyPortArgs(protocol=protocol, port=53)
-                for protocol in ("UDP", "TCP")
-            ],
-        )
-        networking.v1.NetworkPolicy(
-            f"{name}-default-deny",
-            metadata=meta.v1.ObjectMetaArgs(name="default-deny", namespace=args.name),
-            spec=networking.v1.NetworkPolicySpecArgs(
-                pod_selector=meta.v1.LabelSelectorArgs(),
-                policy_types=["Ingress", "Egress"],
-                egress=[dns],
-            ),
-            opts=inside,
-        )
-        for pods in _inhabitants(args.name, args.flows):
-            ingress = [
-                networking.v1.NetworkPolicyIngressRuleArgs(
-                    from_=_selectors(flow.source), ports=_ports(flow)
-                )
-                for flow in args.flows
-                if flow.target == pods
-            ]
-            egress = [
-                networking.v1.NetworkPolicyEgressRuleArgs(
-                    to=_selectors(flow.target), ports=_ports(flow)
-                )
-                for flow in args.flows
-                if flow.source == pods
-            ]
-            networking.v1.NetworkPolicy(
-                f"{name}-{pods.name}",
-                metadata=meta.v1.ObjectMetaArgs(name=pods.name, namespace=args.name),
-                spec=networking.v1.NetworkPolicySpecArgs(
-                    pod_selector=meta.v1.LabelSelectorArgs(match_labels=pods.labels),
-                    policy_types=[
-                        *(["Ingress"] if ingress else []),
-                        *(["Egress"] if egress else []),
-                    ],
-                    # An empty list would be another thing to Kubernetes than none at all in a later diff.
-                    ingress=ingress or None,
-                    egress=egress or None,
-                ),
-                opts=inside,
-            )
-        self.name = args.name
+        inside = pulumi.ResourceOptions(parent=self)
+        policies = [_default_deny(name, namespace, args.dns_namespace, inside)]
+        policies += [
+            _policy(name, namespace, pods, args.flows, inside)
+            for pods in _inhabitants(args.name, args.flows)
+        ]
+        self.name = _known_after(namespace, policies)
         self.register_outputs({"name": self.name})
 
 
@@ -253,11 +237,85 @@ def namespaces(settings: Settings, opts: pulumi.ResourceOptions) -> dict[str, Na
     return {
         name: Namespace(
             f"namespace-{name}",
-            NamespaceArgs(name, table, settings.network.dns_namespace, settings.protect),
+            NamespaceArgs(
+                name=name,
+                flows=table,
+                dns_namespace=settings.network.dns_namespace,
+                protect=settings.protect,
+            ),
             opts,
         )
         for name in NAMESPACES
     }
+
+
+def _known_after(
+    namespace: core.v1.Namespace, policies: Sequence[networking.v1.NetworkPolicy]
+) -> pulumi.Output[str]:
+    """The namespace's name as a value that depends on every policy too."""
+    names = [item.metadata.name for item in (namespace, *policies)]
+    return pulumi.Output.all(*names).apply(lambda known: str(known[0]))
+
+
+def _default_deny(
+    name: str, namespace: core.v1.Namespace, dns_namespace: str, opts: pulumi.ResourceOptions
+) -> networking.v1.NetworkPolicy:
+    dns = networking.v1.NetworkPolicyEgressRuleArgs(
+        to=[_selector(Pods("dns", dns_namespace))],
+        ports=[
+            networking.v1.NetworkPolicyPortArgs(protocol=protocol, port=ports.DNS)
+            for protocol in ("UDP", "TCP")
+        ],
+    )
+    return networking.v1.NetworkPolicy(
+        f"{name}-default-deny",
+        metadata=meta.v1.ObjectMetaArgs(name="default-deny", namespace=namespace.metadata.name),
+        spec=networking.v1.NetworkPolicySpecArgs(
+            pod_selector=meta.v1.LabelSelectorArgs(),
+            policy_types=["Ingress", "Egress"],
+            egress=[dns],
+        ),
+        opts=opts,
+    )
+
+
+def _policy(
+    name: str,
+    namespace: core.v1.Namespace,
+    pods: Pods,
+    table: Sequence[Flow],
+    opts: pulumi.ResourceOptions,
+) -> networking.v1.NetworkPolicy:
+    """What these pods may receive and send."""
+    ingress = [
+        networking.v1.NetworkPolicyIngressRuleArgs(
+            from_=_selectors(flow.source), ports=_ports(flow)
+        )
+        for flow in table
+        if flow.target == pods
+    ]
+    egress = [
+        networking.v1.NetworkPolicyEgressRuleArgs(to=_selectors(flow.target), ports=_ports(flow))
+        for flow in table
+        if flow.source == pods
+    ]
+    types: list[str] = []
+    if ingress:
+        types.append("Ingress")
+    if egress:
+        types.append("Egress")
+    return networking.v1.NetworkPolicy(
+        f"{name}-{pods.name}",
+        metadata=meta.v1.ObjectMetaArgs(name=pods.name, namespace=namespace.metadata.name),
+        spec=networking.v1.NetworkPolicySpecArgs(
+            pod_selector=meta.v1.LabelSelectorArgs(match_labels=pods.labels),
+            policy_types=types,
+            # Kubernetes drops an empty list, which would show as a difference in a later diff.
+            ingress=ingress or None,
+            egress=egress or None,
+        ),
+        opts=opts,
+    )
 
 
 def _inhabitants(namespace: str, table: Iterable[Flow]) -> list[Pods]:

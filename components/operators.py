@@ -22,7 +22,7 @@ Installed = Sequence[pulumi.Resource]
 
 @dataclass(frozen=True)
 class OperatorArgs:
-    namespace: Namespace
+    namespace: pulumi.Input[str]
     chart: Chart
     images: Images
     resources: Resources
@@ -35,7 +35,7 @@ class ExternalSecretsOperator(pulumi.ComponentResource):
         self,
         name: str,
         args: OperatorArgs,
-        consumer: Namespace,
+        consumer: pulumi.Input[str],
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
         super().__init__("shlink:operators:ExternalSecretsOperator", name, None, opts)
@@ -44,7 +44,7 @@ class ExternalSecretsOperator(pulumi.ComponentResource):
             "installCRDs": True,
             "image": {"repository": repository, "tag": tag},
             # One namespace, by a Role there: the chart's own default reads every Secret of the cluster.
-            "scopedNamespace": SHLINK,
+            "scopedNamespace": consumer,
             "scopedRBAC": True,
             # The default may ask for a token of any ServiceAccount; external_secrets.py grants that for one.
             "rbac": {
@@ -90,11 +90,11 @@ class ExternalSecretsOperator(pulumi.ComponentResource):
         release = _release(
             self,
             name,
-            namespace=EXTERNAL_SECRETS,
+            namespace=args.namespace,
             chart_name="external-secrets",
             chart=args.chart,
             values=values,
-            depends_on=[args.namespace, consumer],
+            depends_on=[],
         )
         self.register_outputs({"version": release.version})
 
@@ -116,11 +116,11 @@ class PostgresOperator(pulumi.ComponentResource):
         release = _release(
             self,
             name,
-            namespace=POSTGRES,
+            namespace=args.namespace,
             chart_name="pgo",
             chart=args.chart,
             values=values,
-            depends_on=[args.namespace],
+            depends_on=[],
         )
         self.register_outputs({"version": release.version})
 
@@ -132,11 +132,13 @@ class RedisOperator(pulumi.ComponentResource):
         self, name: str, args: OperatorArgs, opts: pulumi.ResourceOptions | None = None
     ) -> None:
         super().__init__("shlink:operators:RedisOperator", name, None, opts)
-        child = pulumi.ResourceOptions(parent=self, depends_on=[args.namespace])
-        metadata = meta.v1.ObjectMetaArgs(name="redis-operator", namespace=REDIS)
+        child = pulumi.ResourceOptions(parent=self)
+        metadata = meta.v1.ObjectMetaArgs(name="redis-operator", namespace=args.namespace)
         account = core.v1.ServiceAccount(f"{name}-account", metadata=metadata, opts=child)
         subjects = [
-            rbac.v1.SubjectArgs(kind="ServiceAccount", name="redis-operator", namespace=REDIS)
+            rbac.v1.SubjectArgs(
+                kind="ServiceAccount", name="redis-operator", namespace=args.namespace
+            )
         ]
         # The chart's ClusterRole reads every Secret of the cluster. v1.2.4 lists RedisFailovers everywhere, and needs no more than
         # that outside its namespace.
@@ -196,11 +198,11 @@ class RedisOperator(pulumi.ComponentResource):
         release = _release(
             self,
             name,
-            namespace=REDIS,
+            namespace=args.namespace,
             chart_name="redis-operator",
             chart=args.chart,
             values=values,
-            depends_on=[args.namespace, account, *bindings],
+            depends_on=[account, *bindings],
         )
         self.register_outputs({"version": release.version})
 
@@ -222,7 +224,7 @@ def operators(
     wanted = settings.operators
 
     def args(namespace: str, chart: Chart, resources: Resources) -> OperatorArgs:
-        return OperatorArgs(namespaces[namespace], chart, settings.images, resources)
+        return OperatorArgs(namespaces[namespace].name, chart, settings.images, resources)
 
     external_secrets, pgo, redis = wanted.external_secrets, wanted.pgo, wanted.redis_operator
     return Operators(
@@ -230,7 +232,7 @@ def operators(
             ExternalSecretsOperator(
                 "external-secrets-operator",
                 args(EXTERNAL_SECRETS, charts.external_secrets, external_secrets.resources),
-                namespaces[SHLINK],
+                namespaces[SHLINK].name,
                 opts,
             )
         ]
@@ -261,7 +263,7 @@ def _release(
     parent: pulumi.Resource,
     name: str,
     *,
-    namespace: str,
+    namespace: pulumi.Input[str],
     chart_name: str,
     chart: Chart,
     values: Mapping[str, Any],

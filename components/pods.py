@@ -75,6 +75,7 @@ def job(
     name: str,
     pods: Pods,
     *,
+    namespace: pulumi.Input[str],
     user: int,
     containers: Sequence[core.v1.ContainerArgs],
     opts: pulumi.ResourceOptions,
@@ -93,7 +94,7 @@ def job(
         resource_name,
         metadata=meta.v1.ObjectMetaArgs(
             name=name,
-            namespace=pods.namespace,
+            namespace=namespace,
             labels=pods.labels,
             annotations={"pulumi.com/replaceUnready": "true"},
         ),

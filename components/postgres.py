@@ -21,7 +21,7 @@ from .crds import (
 )
 from .credentials import password
 from .forward import ForwardTarget
-from .network import POSTGRES, Namespace
+from .network import POSTGRES
 from .pods import requirements, spread, volume_claim
 from .settings import Images, PostgresSettings, RotationSettings
 
@@ -45,7 +45,7 @@ PRIMARY = ForwardTarget(
 class DatabaseEndpoint:
     """Where a client finds the database, and as whom."""
 
-    host: str
+    host: pulumi.Output[str]
     port: int
     database: str
     secrets: Mapping[str, pulumi.Output[str]]
@@ -56,7 +56,7 @@ class DatabaseEndpoint:
 
 @dataclass(frozen=True)
 class PostgresArgs:
-    namespace: Namespace
+    namespace: pulumi.Input[str]
     operator: Sequence[pulumi.Resource]
     """PGO, when this program installs it: it must outlive the cluster, whose finalizer it removes."""
     settings: PostgresSettings
@@ -79,7 +79,7 @@ class Postgres(pulumi.ComponentResource):
     ) -> None:
         super().__init__("shlink:postgres:Postgres", name, None, opts)
         settings = args.settings
-        child = pulumi.ResourceOptions(parent=self, depends_on=[args.namespace])
+        child = pulumi.ResourceOptions(parent=self)
 
         user_password = password(
             f"{name}-user", args.rotation.database, pulumi.ResourceOptions(parent=self)
@@ -89,18 +89,18 @@ class Postgres(pulumi.ComponentResource):
         )
         # PGO adopts a Secret of this name and these labels that is there before the cluster, and sets its password in PostgreSQL.
         secrets = [
-            self._user_secret(f"{name}-{role}", role, secret, rotation, child)
+            self._user_secret(f"{name}-{role}", args.namespace, role, secret, rotation, child)
             for role, secret, rotation in (
                 (USER, user_password, args.rotation.database),
                 (SUPERUSER, superuser_password, args.rotation.superuser),
             )
         ]
-        pgbackrest = self._backups(name, settings, args.images, child)
+        pgbackrest = self._backups(name, args, child)
         cluster = PostgresCluster(
             name,
             metadata=meta.v1.ObjectMetaArgs(
                 name=CLUSTER,
-                namespace=POSTGRES,
+                namespace=args.namespace,
                 annotations={
                     # No condition says Ready (PGO's status has none). usersRevision is written once the users and their passwords
                     # are in the database; readyReplicas counts pods that answer.
@@ -116,7 +116,7 @@ class Postgres(pulumi.ComponentResource):
             spec=_cluster_spec(settings, args.images, pgbackrest),
             opts=pulumi.ResourceOptions(
                 parent=self,
-                depends_on=[*secrets, args.namespace, *args.operator],
+                depends_on=[*secrets, *args.operator],
                 protect=args.protect,
             ),
         )
@@ -151,7 +151,7 @@ class Postgres(pulumi.ComponentResource):
         )
 
         self.endpoint = DatabaseEndpoint(
-            host=f"{CLUSTER}-primary.{POSTGRES}.svc",
+            host=pulumi.Output.concat(CLUSTER, "-primary.", args.namespace, ".svc"),
             port=5432,
             database=DATABASE,
             secrets={"user": pulumi.Output.from_input(USER), "password": user_password},
@@ -162,6 +162,7 @@ class Postgres(pulumi.ComponentResource):
     def _user_secret(
         self,
         name: str,
+        namespace: pulumi.Input[str],
         role: str,
         secret: pulumi.Output[str],
         rotation: int,
@@ -178,7 +179,7 @@ class Postgres(pulumi.ComponentResource):
             f"{name}-pguser",
             metadata=meta.v1.ObjectMetaArgs(
                 name=f"{CLUSTER}-pguser-{role}",
-                namespace=POSTGRES,
+                namespace=namespace,
                 labels={
                     f"{_LABEL}/cluster": CLUSTER,
                     f"{_LABEL}/role": "pguser",
@@ -191,10 +192,8 @@ class Postgres(pulumi.ComponentResource):
             opts=opts,
         )
 
-    def _backups(
-        self, name: str, settings: PostgresSettings, images: Images, opts: pulumi.ResourceOptions
-    ) -> PgBackRest:
-        backups = settings.backups
+    def _backups(self, name: str, args: PostgresArgs, opts: pulumi.ResourceOptions) -> PgBackRest:
+        backups, images = args.settings.backups, args.images
         schedules: RepositorySchedules = {
             "full": backups.full,
             "differential": backups.differential,
@@ -219,7 +218,7 @@ class Postgres(pulumi.ComponentResource):
             secret = core.v1.Secret(
                 f"{name}-pgbackrest-s3",
                 metadata=meta.v1.ObjectMetaArgs(
-                    name=f"{CLUSTER}-pgbackrest-s3", namespace=POSTGRES
+                    name=f"{CLUSTER}-pgbackrest-s3", namespace=args.namespace
                 ),
                 string_data={
                     "s3.conf": pulumi.Output.secret(

@@ -1,32 +1,12 @@
-"""The one cluster of a stack, and how this program reaches the servers inside it."""
+"""How this program reaches Vault and PostgreSQL inside the cluster."""
 
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-import pulumi_kubernetes as kubernetes
-
 from . import postgres, vault
-from .forward import ClusterAccess, Forward, ForwardTarget, local_port
+from .cluster import access
+from .forward import Forward, ForwardTarget, local_port
 from .settings import Cluster, Settings
-
-
-def provider(cluster: Cluster) -> kubernetes.Provider:
-    """Everything that this program makes in Kubernetes goes through it; never through the ambient context."""
-    return kubernetes.Provider(
-        "cluster",
-        context=cluster.context,
-        kubeconfig=cluster.kubeconfig,
-        # Else another current context of the kubeconfig means another cluster to the provider, and it replaces everything.
-        cluster_identifier=cluster.identifier,
-        # A rotated password changes its Secret in place, under the name that its product knows.
-        enable_secret_mutable=True,
-        enable_config_map_mutable=True,
-    )
-
-
-def access(cluster: Cluster) -> ClusterAccess:
-    """The same cluster for what is not a resource: forwards and waits."""
-    return ClusterAccess(context=cluster.context, kubeconfig=cluster.kubeconfig)
 
 
 @dataclass(frozen=True)

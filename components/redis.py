@@ -7,10 +7,10 @@ from urllib.parse import quote, urlsplit
 import pulumi
 from pulumi_kubernetes import batch, core, meta
 
+from .cluster import ClusterAccess
 from .crds import RedisFailover, RedisFailoverSpec
 from .credentials import password
-from .forward import ClusterAccess
-from .network import REDIS, REDIS_ROTATION, Namespace
+from .network import REDIS, REDIS_ROTATION
 from .pods import (
     CONTAINER_SECURITY,
     job,
@@ -21,7 +21,7 @@ from .pods import (
     volume_claim,
 )
 from .settings import ExternalRedis, FailoverRedis, Images, Resources
-from .waits import Awaited, replicas_ready, wait_hook
+from .waits import WaitTarget, replicas_ready, wait_hook
 
 FAILOVER = "shlink-redis"
 AUTH_SECRET = "shlink-redis-auth"  # noqa: S105 -- a name
@@ -69,7 +69,7 @@ def external(settings: ExternalRedis) -> RedisEndpoint:
 
 @dataclass(frozen=True)
 class RedisArgs:
-    namespace: Namespace
+    namespace: pulumi.Input[str]
     operator: Sequence[pulumi.Resource]
     """redis-operator and its rights, when this program installs them; they must outlive the RedisFailover."""
     access: ClusterAccess
@@ -89,7 +89,7 @@ class Redis(pulumi.ComponentResource):
         self, name: str, args: RedisArgs, opts: pulumi.ResourceOptions | None = None
     ) -> None:
         super().__init__("shlink:redis:Redis", name, None, opts)
-        child = pulumi.ResourceOptions(parent=self, depends_on=[args.namespace])
+        child = pulumi.ResourceOptions(parent=self)
         own = pulumi.ResourceOptions(parent=self)
         current = password(f"{name}-password", args.rotation, own)
         previous = (
@@ -98,13 +98,13 @@ class Redis(pulumi.ComponentResource):
 
         account = core.v1.ServiceAccount(
             f"{name}-pods",
-            metadata=meta.v1.ObjectMetaArgs(name=FAILOVER, namespace=REDIS),
+            metadata=meta.v1.ObjectMetaArgs(name=FAILOVER, namespace=args.namespace),
             automount_service_account_token=False,
             opts=child,
         )
         secret = core.v1.Secret(
             f"{name}-auth",
-            metadata=meta.v1.ObjectMetaArgs(name=AUTH_SECRET, namespace=REDIS),
+            metadata=meta.v1.ObjectMetaArgs(name=AUTH_SECRET, namespace=args.namespace),
             string_data={"password": current, **({"previous": previous} if previous else {})},
             opts=child,
         )
@@ -112,12 +112,12 @@ class Redis(pulumi.ComponentResource):
         # ConfigMaps in `redis` has it: no role of this program grants that but the operator's own (docs/security.md).
         failover = RedisFailover(
             name,
-            metadata=meta.v1.ObjectMetaArgs(name=FAILOVER, namespace=REDIS),
+            metadata=meta.v1.ObjectMetaArgs(name=FAILOVER, namespace=args.namespace),
             spec=_failover_spec(args.settings, args.images, secret, account, args.rotation),
             opts=pulumi.ResourceOptions(
                 parent=self,
-                depends_on=[args.namespace, secret, account, *args.operator],
-                hooks=_ready(name, args.access),
+                depends_on=[secret, account, *args.operator],
+                hooks=_ready(name, args),
                 protect=args.protect,
             ),
         )
@@ -144,14 +144,14 @@ class Redis(pulumi.ComponentResource):
         self.register_outputs({"servers": self.endpoint.servers})
 
 
-def _ready(name: str, access: ClusterAccess) -> pulumi.ResourceHookBinding:
+def _ready(name: str, args: RedisArgs) -> pulumi.ResourceHookBinding:
     """A RedisFailover has no status: what the operator makes of it is what can be waited for."""
     hook = wait_hook(
         f"{name}-ready",
-        access,
+        args.access,
         [
-            Awaited("statefulsets.apps", REDIS, f"rfr-{FAILOVER}", replicas_ready),
-            Awaited("deployments.apps", REDIS, f"rfs-{FAILOVER}", replicas_ready),
+            WaitTarget("statefulsets.apps", args.namespace, f"rfr-{FAILOVER}", replicas_ready),
+            WaitTarget("deployments.apps", args.namespace, f"rfs-{FAILOVER}", replicas_ready),
         ],
     )
     return pulumi.ResourceHookBinding(after_create=[hook], after_update=[hook])
@@ -262,6 +262,7 @@ def _rotation(
         name,
         f"{FAILOVER}-rotation-{args.rotation}",
         REDIS_ROTATION,
+        namespace=args.namespace,
         user=_USER,
         containers=[
             core.v1.ContainerArgs(

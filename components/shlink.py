@@ -1,13 +1,15 @@
 """Shlink: one migration Job, then the replicas behind a Service, and what leads to them from outside."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pulumi
 from pulumi_kubernetes import apps, core, meta, networking, policy
 
+from . import ports
 from .crds import HTTPRoute, ParentReference
 from .external_secrets import SecretRef
-from .network import MIGRATION, SERVER, SHLINK, Namespace
+from .network import MIGRATION, SERVER, SHLINK
 from .pods import (
     CONTAINER_SECURITY,
     job,
@@ -20,7 +22,7 @@ from .postgres import DatabaseEndpoint
 from .redis import RedisEndpoint
 from .settings import Images, Ingress, Resources, ShlinkSettings, shlink_version
 
-PORT = 8080
+PORT = ports.SHLINK
 API_KEY = "api-key"
 """The key of the first API key in its Secret."""
 GEOLITE_LICENSE = "geolite-license-key"
@@ -31,12 +33,13 @@ _USER = 1001
 _MIGRATE = """env -u INITIAL_API_KEY sh ./docker-entrypoint.sh
 exec php bin/cli api-key:initial "$INITIAL_API_KEY" --no-interaction
 """
+_WAIT = "until nc -z -w 2 $HOST $PORT; do echo waiting for $HOST:$PORT; sleep 2; done"
 _VERSION_ANNOTATION = "shlink.io/secret-version."
 
 
 @dataclass(frozen=True)
 class ShlinkArgs:
-    namespace: Namespace
+    namespace: pulumi.Input[str]
     settings: ShlinkSettings
     images: Images
     database: DatabaseEndpoint
@@ -62,8 +65,10 @@ class Shlink(pulumi.ComponentResource):
     ) -> None:
         super().__init__("shlink:shlink:Shlink", name, None, opts)
         settings = args.settings
-        child = pulumi.ResourceOptions(parent=self, depends_on=[args.namespace])
-        metadata = meta.v1.ObjectMetaArgs(name="shlink", namespace=SHLINK, labels=SERVER.labels)
+        child = pulumi.ResourceOptions(parent=self)
+        metadata = meta.v1.ObjectMetaArgs(
+            name="shlink", namespace=args.namespace, labels=SERVER.labels
+        )
 
         connections = [args.database_secret, *([args.redis_secret] if args.redis_secret else [])]
         usable: list[pulumi.Resource] = [*args.database.usable]
@@ -74,6 +79,7 @@ class Shlink(pulumi.ComponentResource):
             f"{name}-migration",
             "shlink-migration",
             MIGRATION,
+            namespace=args.namespace,
             user=_USER,
             containers=[
                 _container(
@@ -203,7 +209,7 @@ def _container(
 
 def _connections(args: ShlinkArgs) -> list[core.v1.EnvVarArgs]:
     """Where PostgreSQL and Redis are. What is unused is left out: to Shlink an empty value counts as set."""
-    plain = {
+    plain: dict[str, pulumi.Input[str]] = {
         "DB_DRIVER": "postgres",
         "DB_HOST": args.database.host,
         "DB_PORT": str(args.database.port),
@@ -259,23 +265,22 @@ def _server_variables(args: ShlinkArgs) -> list[core.v1.EnvVarArgs]:
     return [*_variables({key: value for key, value in plain.items() if value}), *geolite]
 
 
-def _variables(values: dict[str, str]) -> list[core.v1.EnvVarArgs]:
+def _variables(values: Mapping[str, pulumi.Input[str]]) -> list[core.v1.EnvVarArgs]:
     return [core.v1.EnvVarArgs(name=key, value=value) for key, value in values.items()]
 
 
 def _waits(args: ShlinkArgs) -> list[core.v1.ContainerArgs]:
     """A pod that starts before its servers answer waits, instead of crashing in a loop that slows down each time."""
-    targets = [("postgres", args.database.host, args.database.port)]
+    targets: list[tuple[str, pulumi.Input[str], int]] = [
+        ("postgres", args.database.host, args.database.port)
+    ]
     targets += [("redis", args.redis.host, args.redis.port)] if args.redis else []
     return [
         core.v1.ContainerArgs(
             name=f"wait-for-{what}",
             image=args.images.shlink,
-            command=[
-                "sh",
-                "-c",
-                f"until nc -z -w 2 {host} {port}; do echo waiting for {host}:{port}; sleep 2; done",
-            ],
+            command=["sh", "-c", _WAIT],
+            env=_variables({"HOST": host, "PORT": str(port)}),
             security_context=CONTAINER_SECURITY,
             resources=requirements(Resources(cpu="10m", memory="16Mi", memory_limit="32Mi")),
         )
@@ -343,7 +348,10 @@ def _route(
         networking.v1.Ingress(
             name,
             metadata=meta.v1.ObjectMetaArgs(
-                name="shlink", namespace=SHLINK, labels=SERVER.labels, annotations=route.annotations
+                name="shlink",
+                namespace=metadata.namespace,
+                labels=SERVER.labels,
+                annotations=route.annotations,
             ),
             spec=networking.v1.IngressSpecArgs(
                 ingress_class_name=route.class_name,

@@ -16,7 +16,7 @@ from pulumi_kubernetes import core, helm, meta, rbac
 
 from .credentials import password
 from .forward import ForwardTarget
-from .network import VAULT, VAULT_INIT, VAULT_SERVER, Namespace
+from .network import VAULT, VAULT_INIT, VAULT_SERVER
 from .pods import (
     CONTAINER_SECURITY,
     job,
@@ -56,7 +56,7 @@ def forward_target(settings: VaultSettings) -> ForwardTarget:
 
 @dataclass(frozen=True)
 class VaultArgs:
-    namespace: Namespace
+    namespace: pulumi.Input[str]
     chart: Chart
     settings: VaultSettings
     images: Images
@@ -80,25 +80,25 @@ class Vault(pulumi.ComponentResource):
     ) -> None:
         super().__init__("shlink:vault:Vault", name, None, opts)
         settings = args.settings
-        child = pulumi.ResourceOptions(parent=self, depends_on=[args.namespace])
+        child = pulumi.ResourceOptions(parent=self)
         root_token = password(f"{name}-root-token", 1, pulumi.ResourceOptions(parent=self))
 
         # Empty at first; bank-vaults keeps the unseal keys in it. Because it exists already, the right to this one Secret is enough:
         # "create" can't be limited to a name. The keys are never in the state's inputs and no update of ours touches them.
         keys = core.v1.Secret(
             f"{name}-unseal-keys",
-            metadata=meta.v1.ObjectMetaArgs(name=UNSEAL_SECRET, namespace=VAULT),
+            metadata=meta.v1.ObjectMetaArgs(name=UNSEAL_SECRET, namespace=args.namespace),
             opts=pulumi.ResourceOptions.merge(
                 child,
                 pulumi.ResourceOptions(ignore_changes=["data", "stringData"], protect=args.protect),
             ),
         )
-        rights = self._rights(name, child)
-        seal_secret = self._seal_secret(name, settings, child)
+        rights = self._rights(name, args.namespace, child)
+        seal_secret = self._seal_secret(name, args, child)
         self._chart = helm.v4.Chart(
             name,
             name="vault",
-            namespace=VAULT,
+            namespace=args.namespace,
             chart=args.chart.repository if args.chart.repository.startswith("oci://") else "vault",
             repository_opts=None
             if args.chart.repository.startswith("oci://")
@@ -106,9 +106,7 @@ class Vault(pulumi.ComponentResource):
             version=args.chart.version,
             values=_values(settings, args.images),
             skip_await=False,
-            opts=pulumi.ResourceOptions(
-                parent=self, depends_on=[args.namespace, keys, *rights, *seal_secret]
-            ),
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[keys, *rights, *seal_secret]),
         )
         self._initialised = self._init_job(name, args, root_token, [keys, *rights], child)
 
@@ -172,16 +170,18 @@ class Vault(pulumi.ComponentResource):
             deleted_with=self._chart,
         )
 
-    def _rights(self, name: str, opts: pulumi.ResourceOptions) -> list[pulumi.Resource]:
+    def _rights(
+        self, name: str, namespace: pulumi.Input[str], opts: pulumi.ResourceOptions
+    ) -> list[pulumi.Resource]:
         """The unseal keys' Secret, and nothing more: the sidecar reads it, the Job fills it."""
         account = core.v1.ServiceAccount(
             f"{name}-init",
-            metadata=meta.v1.ObjectMetaArgs(name=INIT_ACCOUNT, namespace=VAULT),
+            metadata=meta.v1.ObjectMetaArgs(name=INIT_ACCOUNT, namespace=namespace),
             opts=opts,
         )
         made: list[pulumi.Resource] = [account]
         for who, verbs in (("vault", ["get"]), (INIT_ACCOUNT, ["get", "update"])):
-            metadata = meta.v1.ObjectMetaArgs(name=f"{who}-unseal-keys", namespace=VAULT)
+            metadata = meta.v1.ObjectMetaArgs(name=f"{who}-unseal-keys", namespace=namespace)
             role = rbac.v1.Role(
                 f"{name}-{who}-unseal-keys",
                 metadata=metadata,
@@ -203,7 +203,7 @@ class Vault(pulumi.ComponentResource):
                         api_group="rbac.authorization.k8s.io", kind="Role", name=role.metadata.name
                     ),
                     subjects=[
-                        rbac.v1.SubjectArgs(kind="ServiceAccount", name=who, namespace=VAULT)
+                        rbac.v1.SubjectArgs(kind="ServiceAccount", name=who, namespace=namespace)
                     ],
                     opts=opts,
                 )
@@ -211,12 +211,12 @@ class Vault(pulumi.ComponentResource):
         return made
 
     def _seal_secret(
-        self, name: str, settings: VaultSettings, opts: pulumi.ResourceOptions
+        self, name: str, args: VaultArgs, opts: pulumi.ResourceOptions
     ) -> list[pulumi.Resource]:
-        if not isinstance(settings.seal, Transit):
+        if not isinstance(args.settings.seal, Transit):
             return []
-        token = pulumi.Output.secret(settings.seal.token.get_secret_value())
-        metadata = meta.v1.ObjectMetaArgs(name=SEAL_SECRET, namespace=VAULT)
+        token = pulumi.Output.secret(args.settings.seal.token.get_secret_value())
+        metadata = meta.v1.ObjectMetaArgs(name=SEAL_SECRET, namespace=args.namespace)
         return [
             core.v1.Secret(
                 f"{name}-seal", metadata=metadata, string_data={"token": token}, opts=opts
@@ -233,7 +233,7 @@ class Vault(pulumi.ComponentResource):
     ) -> pulumi.Resource:
         token = core.v1.Secret(
             f"{name}-root-token",
-            metadata=meta.v1.ObjectMetaArgs(name=ROOT_SECRET, namespace=VAULT),
+            metadata=meta.v1.ObjectMetaArgs(name=ROOT_SECRET, namespace=args.namespace),
             string_data={"token": root_token},
             opts=opts,
         )
@@ -241,6 +241,7 @@ class Vault(pulumi.ComponentResource):
             f"{name}-init",
             "vault-init",
             VAULT_INIT,
+            namespace=args.namespace,
             user=_BANK_VAULTS_USER,
             containers=[
                 core.v1.ContainerArgs(

@@ -1,4 +1,9 @@
-"""Waiting for what an operator makes of a resource, as hooks: whatever depends on the resource starts when the hook returns."""
+"""Resource hooks that block until an operator has acted on a custom resource.
+
+A hook stands before the consumer (`before_create`, `before_update`), never after the producer: the
+engine holds a resource's lock while an after-hook runs, so nothing else starts and nothing that
+finished is recorded (engine 3.259, CreateStep.Apply), and a failed after-hook is not repeated.
+"""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -7,92 +12,100 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pulumi
 
-from .forward import ClusterAccess
+from .cluster import ClusterAccess
 
 if TYPE_CHECKING:
     from kr8s.asyncio import Api
 
-Verdict = Callable[[Mapping[str, Any]], str | None]
-"""Looks at an object; says what is still missing, or None when it is as wanted."""
+ReadinessCheck = Callable[[Mapping[str, Any]], str | None]
+"""Takes an object; returns why it is not ready, or None when it is."""
 
 
 @dataclass(frozen=True)
-class Awaited:
-    """An object and what must be true of it."""
+class WaitTarget:
+    """An object in the cluster, and the check that it must pass."""
 
     resource: str
-    """Plural name with its group: `statefulsets.apps`."""
-    namespace: str
-    name: str
-    missing: Verdict
-    patience: float = 300
+    """Plural name with its API group: `statefulsets.apps`."""
+    namespace: pulumi.Input[str]
+    name: pulumi.Input[str]
+    not_ready: ReadinessCheck
+    timeout: float = 300
     """Seconds."""
 
-    def __str__(self) -> str:
-        return f"{self.resource} {self.namespace}/{self.name}"
 
+def wait_hook(
+    name: str, access: ClusterAccess, targets: Sequence[WaitTarget]
+) -> pulumi.ResourceHook:
+    """A hook that returns once every target is ready; it fails the update with the reason otherwise.
 
-def wait_hook(name: str, access: ClusterAccess, awaited: Sequence[Awaited]) -> pulumi.ResourceHook:
-    """A hook that returns when every object is as wanted, and fails the update with the reason when one is not in time.
-
-    Not run in a preview. A failed `after_` hook is not repeated by the next `up` (the resource counts as made by then), a failed
-    `before_` hook is.
+    Not run in a preview. A failed `before_` hook is repeated by the next `up`.
     """
 
     async def wait(_: pulumi.ResourceHookArgs) -> None:
-        await asyncio.gather(*(until(access, one) for one in awaited))
+        await asyncio.gather(*(until_ready(access, target) for target in targets))
 
     return pulumi.ResourceHook(name, wait)
 
 
-async def until(access: ClusterAccess, awaited: Awaited, interval: float = 2) -> None:
-    """Look every `interval` seconds. Raises TimeoutError with the last reason once the patience is over."""
-    deadline = asyncio.get_running_loop().time() + awaited.patience
+async def until_ready(access: ClusterAccess, target: WaitTarget, interval: float = 2) -> None:
+    """Check the target every `interval` seconds. Raises TimeoutError with the last reason."""
+    namespace = await _value(target.namespace)
+    name = await _value(target.name)
+    deadline = asyncio.get_running_loop().time() + target.timeout
     api: Api | None = None
     while True:
         try:
             api = api or await access.client()
-            found: list[Any] = [
-                item
-                async for item in cast("Any", api).async_get(
-                    awaited.resource, awaited.name, namespace=awaited.namespace
-                )
-            ]
-            reason = awaited.missing(found[0].raw) if found else "it does not exist yet"
-        except Exception as error:  # noqa: BLE001 -- whatever an API server, a proxy or a credential plugin answers; the patience bounds it
-            # With a new client the next look logs in again.
+            reason = await _reason(cast("Any", api), target, namespace, name)
+        # An API server, a proxy or a credential plugin may answer anything; the timeout bounds it.
+        except Exception as error:  # noqa: BLE001
+            # With a new client the next check logs in again.
             api, reason = None, f"{type(error).__name__}: {error}"
         if reason is None:
             return
         if asyncio.get_running_loop().time() > deadline:
             raise TimeoutError(
-                f"{awaited}: {reason}, {awaited.patience:g} s long; see: "
-                f"{access.kubectl} -n {awaited.namespace} describe {awaited.resource} {awaited.name}"
+                f"{target.resource} {namespace}/{name}: not ready after {target.timeout:g} s: "
+                f"{reason}. Inspect it with: "
+                f"{access.kubectl} -n {namespace} describe {target.resource} {name}"
             )
         await asyncio.sleep(interval)
 
 
+async def _value(text: pulumi.Input[str]) -> str:
+    return str(await pulumi.Output.from_input(text).future())
+
+
+async def _reason(api: Any, target: WaitTarget, namespace: str, name: str) -> str | None:
+    objects = api.async_get(target.resource, name, namespace=namespace)
+    async for item in objects:
+        return target.not_ready(item.raw)
+    return "it does not exist yet"
+
+
 def replicas_ready(item: Mapping[str, Any]) -> str | None:
-    """For Deployments and StatefulSets: the latest spec was seen and all its pods are Ready."""
-    wanted, status = item["spec"]["replicas"], item.get("status", {})
+    """For Deployments and StatefulSets: the controller saw the latest spec, and all pods are Ready."""
+    replicas, status = item["spec"]["replicas"], item.get("status", {})
     if status.get("observedGeneration", 0) < item["metadata"]["generation"]:
         return "its controller has not seen the latest change"
     ready = status.get("readyReplicas", 0)
-    return None if ready >= wanted else f"{ready} of {wanted} pods are Ready"
+    if ready < replicas:
+        return f"{ready} of {replicas} pods are Ready"
+    return None
 
 
 def synced(item: Mapping[str, Any]) -> str | None:
-    """For ExternalSecrets: this very generation was synced. `Ready` alone stays True from the last sync.
+    """For ExternalSecrets: this very generation is synced. `Ready` alone stays True from the last sync.
 
-    `status.syncedResourceVersion` begins with the generation (external-secrets/external-secrets, util.GetResourceVersion).
+    `status.syncedResourceVersion` begins with the generation
+    (external-secrets/external-secrets, util.GetResourceVersion).
     """
     generation = item["metadata"]["generation"]
-    if str(item.get("status", {}).get("syncedResourceVersion", "")).startswith(f"{generation}-"):
+    status = item.get("status", {})
+    if str(status.get("syncedResourceVersion", "")).startswith(f"{generation}-"):
         return None
-    conditions = item.get("status", {}).get("conditions", [])
-    reasons = [
-        f"{one['reason']}: {one.get('message', '')}"
-        for one in conditions
-        if one["type"] == "Ready" and one["status"] != "True"
-    ]
-    return "; ".join(reasons) or f"generation {generation} is not synced yet"
+    for condition in status.get("conditions", []):
+        if condition["type"] == "Ready" and condition["status"] != "True":
+            return f"{condition['reason']}: {condition.get('message', '')}"
+    return f"generation {generation} is not synced yet"

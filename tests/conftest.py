@@ -14,7 +14,7 @@ import offline.record
 from components import external_secrets, reach, redis, waits
 from components.reach import Servers
 from components.settings import SettingsError, parse
-from components.waits import Awaited
+from components.waits import WaitTarget
 from offline.record import Recording, Secret, plain, record
 from tests import configurations
 
@@ -70,7 +70,7 @@ class Later:
     recording: Recording
     versions: Mapping[str, str]
     """In Vault, by path."""
-    hooks: Mapping[str, Sequence[Awaited]]
+    hooks: Mapping[str, Sequence[WaitTarget]]
     """What each hook waits for, by the hook's name."""
 
 
@@ -82,11 +82,11 @@ def later() -> Later:
         "shlink/api-key": "2",
         "shlink/geolite": "5",
     }
-    hooks: dict[str, Sequence[Awaited]] = {}
+    hooks: dict[str, Sequence[WaitTarget]] = {}
     provider: Any = vars(offline.record)["_Provider"]
     answers = provider.new_resource
 
-    def spy(name: str, access: Any, awaited: Sequence[Awaited]) -> Any:
+    def spy(name: str, access: Any, awaited: Sequence[WaitTarget]) -> Any:
         hooks[name] = awaited
         return waits.wait_hook(name, access, awaited)
 

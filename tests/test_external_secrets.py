@@ -216,7 +216,7 @@ def test_a_consumer_starts_when_its_secrets_hold_that_version(
     assert {(item.resource, item.namespace, item.name) for item in awaited} == {
         ("externalsecrets.external-secrets.io", "shlink", name) for name in expected
     }
-    assert all(item.missing is synced for item in awaited)
+    assert all(item.not_ready is synced for item in awaited)
     assert {("ExternalSecret", f"vault-backend-{name}") for name in expected} <= before(
         later.recording, kind, consumer
     )

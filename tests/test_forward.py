@@ -21,8 +21,8 @@ import pytest
 import yaml
 
 from components import forward
+from components.cluster import ClusterAccess, ClusterError
 from components.forward import (
-    ClusterAccess,
     Forward,
     ForwardError,
     ForwardTarget,
@@ -191,7 +191,7 @@ CHECK = f"Check that this works here: {KUBECTL} get pods"
         ),
         (PLUGIN, f"the kubeconfig's credential plugin failed. Log in again. {CHECK}"),
         (
-            ForwardError("the kubeconfig has no context 'prod eu', only: dev"),
+            ClusterError("the kubeconfig has no context 'prod eu', only: dev"),
             f"the kubeconfig has no context 'prod eu', only: dev. {CONTEXTS}",
         ),
         (ValueError("never\nseen"), f"ValueError: never seen. {CHECK}"),
@@ -358,7 +358,7 @@ def test_the_environment_names_several_files(
 )
 @pytest.mark.usefixtures("logged_in")
 def test_a_kubeconfig_that_is_no_use(kubeconfig: str, message: str) -> None:
-    with pytest.raises(ForwardError, match=f"^{re.escape(message)}$"):
+    with pytest.raises(ClusterError, match=f"^{re.escape(message)}$"):
         asyncio.run(ClusterAccess("dev", kubeconfig).client())
 
 

@@ -167,7 +167,7 @@ def test_ready_is_what_the_operator_makes_of_it(dev: Recording, later: Later) ->
         ("statefulsets.apps", "redis", "rfr-shlink-redis"),
         ("deployments.apps", "redis", "rfs-shlink-redis"),
     }
-    assert all(one.missing is replicas_ready for one in awaited)
+    assert all(one.not_ready is replicas_ready for one in awaited)
 
 
 # Rotation

@@ -9,8 +9,8 @@ from unittest import mock
 
 import pytest
 
-from components.forward import ClusterAccess
-from components.waits import Awaited, replicas_ready, synced, until, wait_hook
+from components.cluster import ClusterAccess
+from components.waits import WaitTarget, replicas_ready, synced, until_ready, wait_hook
 
 Answer = Mapping[str, Any] | Exception | None
 
@@ -52,8 +52,10 @@ def missing(item: Mapping[str, Any]) -> str | None:
 
 def wait(where: Access, patience: float = 5) -> None:
     asyncio.run(
-        until(
-            where, Awaited("things.example.org", "space", "it", missing, patience), interval=0.001
+        until_ready(
+            where,
+            WaitTarget("things.example.org", "space", "it", missing, patience),
+            interval=0.001,
         )
     )
 
@@ -83,7 +85,7 @@ def test_the_end_of_patience_says_what_was_last_missing_and_where_to_look(
     with pytest.raises(TimeoutError) as error:
         wait(access(*answers), patience=0.05)
     assert str(error.value) == (
-        f"things.example.org space/it: {reason}, 0.05 s long; see: kubectl --context 'prod eu' -n space describe things.example.org it"
+        f"things.example.org space/it: not ready after 0.05 s: {reason}. Inspect it with: kubectl --context 'prod eu' -n space describe things.example.org it"
     )
 
 
@@ -95,10 +97,10 @@ def test_after_a_fault_it_logs_in_again() -> None:
 
 def test_a_hook_waits_for_all_and_fails_with_the_one_that_is_late() -> None:
     where = access({"done": True})
-    late = Awaited("things", "space", "late", lambda _: "not there", 0.01)
-    fine = Awaited("things", "space", "fine", lambda _: None)
+    late = WaitTarget("things", "space", "late", lambda _: "not there", 0.01)
+    fine = WaitTarget("things", "space", "fine", lambda _: None)
 
-    def run(awaited: list[Awaited]) -> None:
+    def run(awaited: list[WaitTarget]) -> None:
         with mock.patch("pulumi.resource_hooks.register_resource_hook"):
             hook = wait_hook("ready", where, awaited)
         assert hook.name == "ready"
@@ -109,7 +111,7 @@ def test_a_hook_waits_for_all_and_fails_with_the_one_that_is_late() -> None:
     contextvars.copy_context().run(run, [fine])
     with (
         mock.patch("components.waits.asyncio.sleep"),
-        pytest.raises(TimeoutError, match="things space/late: not there"),
+        pytest.raises(TimeoutError, match="things space/late: not ready after 0.01 s: not there"),
     ):
         run([fine, late])
 

@@ -24,7 +24,8 @@ import psycopg
 import pytest
 import yaml
 
-from components.forward import ClusterAccess, Forward, ForwardError, ForwardTarget
+from components.cluster import ClusterAccess
+from components.forward import Forward, ForwardError, ForwardTarget
 from tests.real.servers import PostgresServer, postgres_binaries, postgres_server
 
 KUBECONFIG = os.environ.get("SHLINK_TEST_KUBECONFIG", "")
@@ -401,7 +402,8 @@ def test_a_credential_plugin_that_fails(forward: Open, command: list[str], cause
 
 PROGRAM = """
 import sys, psycopg
-from components.forward import ClusterAccess, Forward, ForwardTarget
+from components.cluster import ClusterAccess
+from components.forward import Forward, ForwardTarget
 contents, port, label, dsn = sys.argv[1:]
 Forward(ClusterAccess("limited", contents), ForwardTarget("s", "postgres", {"forward-test": label}, 5432), int(port), "shlink:x").start()
 connection = psycopg.connect(dsn)

@@ -1,0 +1,176 @@
+"""The one cluster of a stack: who may reach it, and how.
+
+Nothing else in this program reads a kubeconfig. `provider` is what every Kubernetes resource goes
+through, `ClusterAccess` is what the forwards, the waits and the commands connect with.
+"""
+
+import base64
+import os
+import shlex
+import tempfile
+import warnings
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import pulumi
+import pulumi_kubernetes as kubernetes
+import yaml
+
+from .settings import Cluster
+
+
+class ClusterError(pulumi.RunError):
+    """The kubeconfig cannot be used; the message names the cause and the remedy.
+
+    A `RunError`, so that Pulumi prints the message without a traceback.
+    """
+
+
+def provider(cluster: Cluster) -> kubernetes.Provider:
+    """The provider of every Kubernetes resource of this program; the ambient context is never used."""
+    return kubernetes.Provider(
+        "cluster",
+        context=cluster.context,
+        kubeconfig=cluster.kubeconfig,
+        # Without it, another current context of the kubeconfig would mean another cluster to the
+        # provider, which would replace everything.
+        cluster_identifier=cluster.identifier,
+        # A rotated password changes its Secret in place, under the name that its product knows.
+        enable_secret_mutable=True,
+        enable_config_map_mutable=True,
+    )
+
+
+def access(cluster: Cluster) -> "ClusterAccess":
+    """The same cluster for what is not a resource: forwards and waits."""
+    return ClusterAccess(context=cluster.context, kubeconfig=cluster.kubeconfig)
+
+
+@dataclass(frozen=True)
+class ClusterAccess:
+    """The one cluster of a stack, as its configuration names it."""
+
+    context: str
+    kubeconfig: str | None = None
+    """Path or contents, as in `kubernetes:kubeconfig`; $KUBECONFIG, then ~/.kube/config when None."""
+
+    @property
+    def kubectl(self) -> str:
+        """The command that reaches the same cluster, for messages; without a kubeconfig given by its contents."""
+        file = (
+            []
+            if self.kubeconfig is None or _is_contents(self.kubeconfig)
+            else ["--kubeconfig", self.kubeconfig]
+        )
+        return shlex.join(["kubectl", *file, "--context", self.context])
+
+    async def client(self) -> Any:
+        """A new client of kr8s, logged in, for the running event loop. Keep it: a login asks the API server and may run a plugin.
+
+        `Any`, because kr8s' types are half unknown. Raises ClusterError when the kubeconfig can't be used, and whatever kr8s does
+        when the API server or the credential plugin refuses.
+        """
+        import kr8s.asyncio  # noqa: PLC0415 - it takes half a second, and a preview never connects
+
+        # It warns of releases newer than itself. What is used here has not changed for years.
+        warnings.filterwarnings("ignore", "Kubernetes version", UserWarning)
+        # kr8s would leave private keys behind in files. These go with the client.
+        directory = tempfile.TemporaryDirectory(prefix="kubeconfig-")
+        try:
+            # Not kr8s.asyncio.api(), which hands an older client out again and closes its open connections in logging it in anew.
+            api: Any = kr8s.asyncio.Api(
+                bypass_factory=True,
+                kubeconfig=self._reduced(Path(directory.name)),
+                context=self.context,
+                namespace="default",
+                serviceaccount="",  # else, without a kubeconfig, the account of the pod that this runs in: another cluster
+            )
+        except BaseException:
+            directory.cleanup()
+            raise
+        weakref.finalize(api, directory.cleanup)
+        try:
+            return await api
+        except BaseException:
+            await disconnect(api)
+            raise
+
+    def _reduced(self, directory: Path) -> dict[str, Any]:
+        """A kubeconfig of this context only, its keys and certificates in files."""
+        known: dict[str, dict[str, Any]] = {"contexts": {}, "clusters": {}, "users": {}}
+        for folder, content in self._read():
+            for kind, entries in known.items():
+                named = cast("list[dict[str, Any]]", content.get(kind) or [])
+                for entry in named:
+                    fields = cast("dict[str, Any]", entry.get(kind[:-1]) or {})
+                    value = {
+                        key: str(folder / field) if key in _FILES else field
+                        for key, field in fields.items()
+                    }
+                    entries.setdefault(
+                        entry["name"], value
+                    )  # the first file that has the name wins, as with kubectl
+        if self.context not in known["contexts"]:
+            raise ClusterError(
+                f"the kubeconfig has no context {self.context!r}, only: {', '.join(known['contexts']) or 'none'}"
+            )
+        context = known["contexts"][self.context]
+        cluster, user = (
+            known[f"{kind}s"].get(context.get(kind), {}) for kind in ("cluster", "user")
+        )
+        if "server" not in cluster:
+            raise ClusterError(f"the kubeconfig's context {self.context!r} leads to no cluster")
+        _to_files(cluster, directory)
+        _to_files(user, directory)
+        if "tokenFile" in user:
+            user["token"] = Path(user["tokenFile"]).read_text().strip()
+        return {
+            "current-context": self.context,
+            "contexts": [{"name": self.context, "context": {"cluster": "cluster", "user": "user"}}],
+            "clusters": [{"name": "cluster", "cluster": cluster}],
+            "users": [{"name": "user", "user": user}],
+        }
+
+    def _read(self) -> Iterator[tuple[Path, dict[str, Any]]]:
+        source = self.kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
+        try:
+            if _is_contents(source):
+                yield Path(), yaml.safe_load(source)
+                return
+            files = [
+                file
+                for name in source.split(os.pathsep)
+                if name and (file := Path(name).expanduser()).is_file()
+            ]
+            if not files:
+                raise ClusterError(f"there is no kubeconfig at {source}")
+            for file in files:
+                yield file.absolute().parent, yaml.safe_load(file.read_text()) or {}
+        except yaml.YAMLError:
+            # Its message quotes the text, which may be a token.
+            raise ClusterError("the kubeconfig is not valid YAML") from None
+
+
+_FILES = {"certificate-authority", "client-certificate", "client-key", "tokenFile"}
+"""Keys of a kubeconfig whose value is a path, relative to the kubeconfig."""
+
+
+def _to_files(entry: dict[str, Any], directory: Path) -> None:
+    for key in _FILES & {name.removesuffix("-data") for name in entry}:
+        if data := entry.pop(f"{key}-data", None):
+            entry[key] = str(directory / key)
+            Path(entry[key]).write_bytes(base64.b64decode(data))
+        if (file := entry.get(key)) and not Path(file).is_file():
+            raise ClusterError(f"the kubeconfig's {key} is not there: {file}")
+
+
+async def disconnect(api: Any) -> None:
+    if api is not None and api._session is not None:  # noqa: SLF001 - kr8s has no word for it
+        await api._session.aclose()  # noqa: SLF001
+
+
+def _is_contents(kubeconfig: str) -> bool:
+    return "\n" in kubeconfig or kubeconfig.lstrip().startswith("{")
