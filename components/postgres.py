@@ -159,7 +159,7 @@ class Postgres(pulumi.ComponentResource):
         )
         self.register_outputs({"host": self.endpoint.host})
 
-    def _user_secret(
+    def _user_secret(  # noqa: PLR0917 -- to become a list of users
         self,
         name: str,
         namespace: pulumi.Input[str],

@@ -164,9 +164,12 @@ def test_a_pod_waits_for_its_servers_instead_of_crashing(
     name: str, targets: list[str], kind: str, job: str
 ) -> None:
     spec = template(name, kind, job)["spec"]
-    assert [one["command"][-1].partition("; do")[0] for one in spec["initContainers"]] == [
-        f"until nc -z -w 2 {one}" for one in targets
-    ]
+    waits: list[str] = []
+    for container in spec["initContainers"]:
+        assert container["command"][-1].startswith("until nc -z -w 2 $HOST $PORT;")
+        target = {variable["name"]: variable["value"] for variable in container["env"]}
+        waits.append(f"{target['HOST']} {target['PORT']}")
+    assert waits == targets
     assert {one["image"] for one in spec["initContainers"]} == {spec["containers"][0]["image"]}
 
 

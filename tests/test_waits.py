@@ -111,7 +111,7 @@ def test_a_hook_waits_for_all_and_fails_with_the_one_that_is_late() -> None:
     contextvars.copy_context().run(run, [fine])
     with (
         mock.patch("components.waits.asyncio.sleep"),
-        pytest.raises(TimeoutError, match="things space/late: not ready after 0.01 s: not there"),
+        pytest.raises(TimeoutError, match=r"things space/late: not ready after 0\.01 s: not there"),
     ):
         run([fine, late])
 

@@ -124,7 +124,7 @@ def _start(program: str, root: Path, port: int, lines: Sequence[str]) -> "subpro
         *lines,
     ]
     configuration.write_text("\n".join(text) + "\n")
-    return subprocess.Popen(
+    return subprocess.Popen(  # noqa: S603 -- a program that shutil.which found
         [program, configuration], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
 

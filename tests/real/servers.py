@@ -115,7 +115,9 @@ def postgres_server(
         ]
         with (
             log.open("wb") as output,
-            subprocess.Popen(command, stdout=output, stderr=output, cwd=root, **account) as process,
+            subprocess.Popen(  # noqa: S603 -- a program of a package, our words
+                command, stdout=output, stderr=output, cwd=root, **account
+            ) as process,
         ):
             try:
                 server = PostgresServer(port, user, password)
