@@ -3,11 +3,12 @@
 import gc
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, cast
 from unittest import mock
 
+import pulumi
 import pytest
 
 import offline.record
@@ -86,9 +87,18 @@ def later() -> Later:
     provider: Any = vars(offline.record)["_Provider"]
     answers = provider.new_resource
 
-    def spy(name: str, access: Any, awaited: Sequence[WaitTarget]) -> Any:
-        hooks[name] = awaited
-        return waits.wait_hook(name, access, awaited)
+    def spy(name: str, access: Any, targets: Sequence[WaitTarget]) -> Any:
+        # Namespaces and names are outputs: they are read as the program runs.
+        places = [pulumi.Output.all(target.namespace, target.name) for target in targets]
+
+        def keep(values: Any) -> None:
+            hooks[name] = [
+                replace(target, namespace=namespace, name=item)
+                for target, (namespace, item) in zip(targets, values, strict=True)
+            ]
+
+        pulumi.Output.all(*places).apply(keep)
+        return waits.wait_hook(name, access, targets)
 
     def answer(provider: Any, args: Any) -> Any:
         made, state = answers(provider, args)
