@@ -1,74 +1,21 @@
 """What an environment may set: the keys of `Pulumi.<stack>.yaml`, typed, with their units, defaults and limits.
 
 `load()` is called before the first resource is registered. Pulumi.schema.json and docs/configuration.md are made from these models
-(`make schema`), so an editor, the reference and the program can't disagree.
+(`make schema`), so an editor, the reference and the program can't disagree. The types: setting_types.py. How values get here and
+what is said of wrong ones: configuration.py.
 """
 
-import contextlib
-import difflib
-import json
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, TypeVar, cast
+from typing import Annotated, Any, Literal, Self, cast
 from urllib.parse import urlsplit
 
-import pulumi
 from pulumi.runtime import config as runtime_config
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SecretStr,
-    ValidationError,
-    model_validator,
-)
-from pydantic.alias_generators import to_camel
-from pydantic_core import ErrorDetails
+from pydantic import BeforeValidator, Field, SecretStr, model_validator
 
 from . import pins
-
-
-class SettingsError(pulumi.RunError):
-    """A stack's configuration can't be used; the message names each key, its value and what is allowed.
-
-    A `RunError`, so that Pulumi prints the message without a traceback.
-    """
-
-
-class Model(BaseModel):
-    """A group of settings: camelCase keys, unknown keys refused."""
-
-    model_config = ConfigDict(
-        alias_generator=to_camel,
-        extra="forbid",
-        frozen=True,
-        hide_input_in_errors=True,
-        validate_by_name=True,
-    )
-
-
-def _pinned(image: str) -> str:
-    name, colon, tag = image.rpartition(":")
-    if not (name and colon) or "/" in tag:
-        raise ValueError("name a tag too, as in docker.io/shlinkio/shlink:4.6.0")
-    # `shlinkio/shlink:stable` was 4.6.0 when the guide was written and is 5.x now.
-    if not re.match(r"v?\d", tag) and "@sha256" not in name:
-        raise ValueError(f"the tag {tag!r} moves: name a version, or a digest (name@sha256:...)")
-    return image
-
-
-_Model = TypeVar("_Model", bound=Model)
-Image = Annotated[str, AfterValidator(_pinned)]
-Quantity = Annotated[str, Field(pattern=r"^\d+(\.\d+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$")]
-DiskSize = Annotated[str, Field(pattern=r"^[1-9]\d*(Mi|Gi|Ti)$")]
-Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:\d{1,5})?$")]
-Cron = Annotated[str, Field(pattern=r"^\S+ \S+ \S+ \S+ \S+$")]
-Port = Annotated[int, Field(ge=1024, le=65535)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
-Cidr = Annotated[str, Field(pattern=r"^[0-9a-fA-F.:]+/\d{1,3}$")]
-Rotation = Annotated[int, Field(ge=1)]
+from .configuration import SettingsError, opened, validate
+from .setting_types import Cidr, Cron, DiskSize, Host, Image, Model, Name, Port, Quantity, Rotation
 
 
 class Volume(Model):
@@ -245,7 +192,7 @@ class AuthLogin(Model):
 
     path: str = Field(pattern=r"^auth/\S+$")
     method: str | None = None
-    parameters: dict[str, SecretStr] = {}
+    parameters: dict[str, SecretStr] = Field(default={}, description="What the login needs.")
 
 
 class VaultSettings(Model):
@@ -420,7 +367,7 @@ class Ingress(Model):
     type: Literal["ingress"]
     class_name: str
     tls_secret: str | None = Field(default=None, description="TLS Secret in namespace `shlink`.")
-    annotations: dict[str, str] = {}
+    annotations: dict[str, str] = Field(default={}, description="Of the Ingress.")
     controller_namespace: Name = Field(
         description="Namespace of the ingress controller, for the NetworkPolicy."
     )
@@ -491,7 +438,9 @@ class Network(Model):
     api_server: list[Cidr] = Field(
         default=["0.0.0.0/0"], description="Where the API server answers; no label selects it."
     )
-    api_server_ports: list[Annotated[int, Field(ge=1, le=65535)]] = [443, 6443]
+    api_server_ports: list[Annotated[int, Field(ge=1, le=65535)]] = Field(
+        default=[443, 6443], description="Its ports: the Service's and the server's own."
+    )
     dns_namespace: Name = Field(default="kube-system", description="Where the cluster's DNS runs.")
     monitoring_namespace: Name | None = Field(
         default=None, description="Namespace of Prometheus; its pods may reach the exporters."
@@ -622,7 +571,7 @@ def parse(
     for key, value in values.items():
         group, _, name = key.partition(":")
         if group in groups:
-            groups[group][name] = _opened(value)
+            groups[group][name] = opened(value)
         elif group in ("vault", "postgresql", "random"):
             faults.append(
                 f"{key}: has no effect, its provider is configured by this program; see `shlink:{group}`"
@@ -633,122 +582,11 @@ def parse(
             "so that no run can reach another one: pulumi config set kubernetes:context NAME"
         )
         groups["kubernetes"]["context"] = "missing"
-    cluster = _validate(Cluster, "kubernetes", groups["kubernetes"], secret_keys, faults)
-    settings = _validate(Settings, "shlink", groups["shlink"], secret_keys, faults)
+    cluster = validate(Cluster, "kubernetes", groups["kubernetes"], secret_keys, faults)
+    settings = validate(Settings, "shlink", groups["shlink"], secret_keys, faults)
     if faults or cluster is None or settings is None:
         raise SettingsError(
             "this stack's configuration can't be used:\n"
             + "\n".join(f"  {fault}" for fault in faults)
         )
     return cluster, settings
-
-
-def _opened(value: Any) -> Any:
-    """Pulumi hands over objects and lists as JSON text."""
-    if isinstance(value, str) and value.startswith(("{", "[")):
-        with contextlib.suppress(json.JSONDecodeError):
-            return json.loads(value)
-    return value
-
-
-def _validate(
-    model: type[_Model],
-    group: str,
-    values: dict[str, Any],
-    secret_keys: frozenset[str],
-    faults: list[str],
-) -> _Model | None:
-    try:
-        return model.model_validate(values, by_alias=True, by_name=False)
-    except ValidationError as error:
-        schema = model.model_json_schema()
-        faults.extend(
-            _explain(schema, group, fault, secret_keys) for fault in error.errors(include_url=False)
-        )
-        return None
-
-
-def _explain(
-    schema: dict[str, Any], group: str, fault: ErrorDetails, secret_keys: frozenset[str]
-) -> str:
-    """One line for a person: the key as written in the file, its value, what is wrong and what is allowed."""
-    node, path = _resolve(schema, schema), list[str]()
-    for part in fault["loc"]:
-        branches = node.get("discriminator", {}).get("mapping", {})
-        if (
-            part in branches
-        ):  # pydantic names the chosen branch of a union; the file has no such level
-            node = _resolve(schema, {"$ref": branches[part]})
-            continue
-        if fault["type"] == "extra_forbidden" and part == fault["loc"][-1]:
-            known = sorted(node.get("properties", {}))
-            near = difflib.get_close_matches(str(part), known, n=1)
-            hint = f"did you mean `{near[0]}`? " if near else ""
-            return f"{group}:{'.'.join([*path, str(part)])}: is not a setting; {hint}allowed: {', '.join(known)}"
-        path.append(str(part))
-        child = (
-            node.get("items", {})
-            if isinstance(part, int)
-            else node.get("properties", {}).get(part, node.get("additionalProperties", {}))
-        )
-        node = _resolve(schema, child)
-    key = f"{group}:{'.'.join(path)}".rstrip(":")
-    if fault["type"] == "missing":
-        return f"{key}: is missing; {_allowed(node)}"
-    # The limits follow anyway.
-    problem = {
-        "string_pattern_mismatch": "is not of that form",
-        "literal_error": "is not possible",
-        "model_type": "is not a group of keys",
-    }.get(
-        fault["type"],
-        fault["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("String "),
-    )
-    if fault["loc"] == ():  # a rule between groups, which names its keys itself
-        return f"{group}:{problem}"
-    if isinstance(fault["input"], dict | list | Model):
-        return f"{key}: {problem}"
-    secret = node.get("writeOnly") or any(
-        key == name or key.startswith(f"{name}.") for name in secret_keys
-    )
-    value = "[secret]" if secret else json.dumps(fault["input"])
-    return "; ".join(filter(None, (f"{key}: {value} {problem}", _allowed(node))))
-
-
-def _resolve(schema: dict[str, Any], node: Any) -> dict[str, Any]:
-    """Follow references, and the one branch of an optional value that is not null."""
-    if not isinstance(node, dict):
-        return {}
-    found = cast("dict[str, Any]", node)
-    if "$ref" in found:
-        return _resolve(schema, schema["$defs"][found["$ref"].rpartition("/")[2]])
-    for branch in found.get("anyOf", []):
-        if branch.get("type") != "null":
-            return {
-                **_resolve(schema, branch),
-                **{key: found[key] for key in ("description",) if key in found},
-            }
-    return found
-
-
-def _allowed(node: dict[str, Any]) -> str:
-    if "enum" in node:
-        limits = ", ".join(map(str, node["enum"]))
-    elif "minimum" in node:
-        limits = (
-            f"{node['minimum']} to {node['maximum']}"
-            if "maximum" in node
-            else f"{node['minimum']} or more"
-        )
-    elif "pattern" in node:
-        limits = f"text like {node['pattern']}"
-    elif "discriminator" in node:
-        limits = ", ".join(
-            f"{node['discriminator']['propertyName']}: {tag}"
-            for tag in node["discriminator"]["mapping"]
-        )
-    else:
-        limits = node.get("type", "")
-    return "; ".join(
-        filter(None, (f"allowed: {limits}" if limits else "", node.get("description", "")))
-    )
