@@ -1,10 +1,11 @@
 """The types of which the settings' models are made: what Kubernetes or a product would refuse is refused here."""
 
-import re
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
+
+from .images import ImageReference
 
 
 class Model(BaseModel):
@@ -20,12 +21,14 @@ class Model(BaseModel):
 
 
 def _pinned(image: str) -> str:
-    name, colon, tag = image.rpartition(":")
-    if not (name and colon) or "/" in tag:
+    reference = ImageReference.parse(image)
+    if reference.tag is None and reference.digest is None:
         raise ValueError("name a tag too, as in docker.io/shlinkio/shlink:4.6.0")
     # `shlinkio/shlink:stable` was 4.6.0 when the guide was written and is 5.x now.
-    if not re.match(r"v?\d", tag) and "@sha256" not in name:
-        raise ValueError(f"the tag {tag!r} moves: name a version, or a digest (name@sha256:...)")
+    if not reference.pinned:
+        raise ValueError(
+            f"the tag {reference.tag!r} is mutable: use a version or a digest (name@sha256:...)"
+        )
     return image
 
 

@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, SecretStr, model_validator
 
 from . import pins
 from .configuration import SettingsError, opened, validate
+from .images import ImageReference
 from .setting_types import Cidr, Cron, DiskSize, Host, Image, Model, Name, Port, Quantity, Rotation
 
 
@@ -43,8 +44,9 @@ class Chart(Model):
     """Where a Helm chart comes from."""
 
     repository: str = Field(
-        pattern=r"^(https?|oci)://\S+$",
-        description="Repository URL, or the chart's own oci:// reference.",
+        pattern=r"^((https?|oci)://|\.{0,2}/)\S+$",
+        description="Repository URL, the chart's own oci:// reference, or the path of a folder or "
+        ".tgz that begins with ./, ../ or /.",
     )
     version: str = Field(pattern=r"^v?\d+\.\d+\.\d+\S*$", description="Chart version.")
 
@@ -111,7 +113,7 @@ class Images(Model):
             if isinstance(field.default, str)
         }
         return {
-            **{key: f"{registry}/{image.partition('/')[2]}" for key, image in pinned.items()},
+            **{key: str(ImageReference.parse(image).at(registry)) for key, image in pinned.items()},
             **given,
         }
 

@@ -14,8 +14,10 @@ import pulumi
 import pulumi_vault as vault
 from pulumi_kubernetes import core, helm, meta, rbac
 
+from .charts import ChartSource
 from .credentials import password
 from .forward import ForwardTarget
+from .images import ImageReference
 from .network import VAULT, VAULT_INIT, VAULT_SERVER
 from .pods import (
     CONTAINER_SECURITY,
@@ -95,15 +97,18 @@ class Vault(pulumi.ComponentResource):
         )
         rights = self._rights(name, args.namespace, child)
         seal_secret = self._seal_secret(name, args, child)
+        source = ChartSource(
+            name="vault", repository=args.chart.repository, version=args.chart.version
+        )
         self._chart = helm.v4.Chart(
             name,
             name="vault",
             namespace=args.namespace,
-            chart=args.chart.repository if args.chart.repository.startswith("oci://") else "vault",
-            repository_opts=None
-            if args.chart.repository.startswith("oci://")
-            else helm.v4.RepositoryOptsArgs(repo=args.chart.repository),
-            version=args.chart.version,
+            chart=source.chart,
+            repository_opts=helm.v4.RepositoryOptsArgs(repo=source.repository_url)
+            if source.repository_url
+            else None,
+            version=source.version,
             values=_values(settings, args.images),
             skip_await=False,
             opts=pulumi.ResourceOptions(parent=self, depends_on=[keys, *rights, *seal_secret]),
@@ -295,9 +300,8 @@ def _bank_vaults(address: str) -> list[dict[str, str]]:
 
 def _values(settings: VaultSettings, images: Images) -> dict[str, Any]:
     """The chart's values: vault-helm 0.32.0, values.yaml."""
-    repository, _, tag = images.vault.rpartition(":")
     server: dict[str, Any] = {
-        "image": {"repository": repository, "tag": tag},
+        "image": ImageReference.parse(images.vault).helm_values(),
         # The chart's default is OnDelete: a changed version or configuration would change the StatefulSet and no pod.
         "updateStrategyType": "RollingUpdate",
         "includeConfigAnnotation": True,  # a changed configuration changes the pod template
