@@ -4,7 +4,8 @@ import pulumi
 
 from components import cluster, outputs, reach
 from components.credentials import password
-from components.external_secrets import Delivery, SecretDelivery, SecretDeliveryArgs
+from components.delivery import Delivery
+from components.external_secrets import SecretDelivery, SecretDeliveryArgs
 from components.network import EXTERNAL_SECRETS, POSTGRES, REDIS, SHLINK, VAULT, namespaces
 from components.operators import operators
 from components.postgres import Postgres, PostgresArgs

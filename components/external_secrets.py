@@ -13,6 +13,7 @@ from pulumi_kubernetes import core, meta, rbac
 
 from .cluster import ClusterAccess
 from .crds import ExternalSecret, SecretStore
+from .delivery import Delivery, SecretRef
 from .vault import Vault
 from .waits import WaitTarget, synced, wait_hook
 
@@ -21,33 +22,6 @@ STORE = "vault-backend"
 CONTROLLER_ACCOUNT = "external-secrets"
 AUDIENCE = "vault"
 """Asked for in the token and demanded by the role: a token of this account that leaks elsewhere opens nothing in Vault."""
-
-
-@dataclass(frozen=True)
-class Delivery:
-    """Values that a consumer needs."""
-
-    name: str
-    """Of the ExternalSecret."""
-    secret: str
-    """Of the Secret it makes."""
-    path: str
-    """In the KV store, below its mount."""
-    values: Mapping[str, pulumi.Output[str]]
-    """Key in the Secret, which is the property in Vault too."""
-
-
-@dataclass(frozen=True)
-class SecretRef:
-    """A delivered Secret."""
-
-    name: str
-    keys: Sequence[str]
-    version: pulumi.Output[str]
-    """Of the values in Vault: in a pod template's annotation it rolls the pods when a value changes."""
-    synced: pulumi.ResourceHook
-    """For a consumer's `before_create` and `before_update`: returns once the Secret holds this version."""
-    resource: pulumi.Resource
 
 
 @dataclass(frozen=True)

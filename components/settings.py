@@ -574,7 +574,7 @@ def parse(
         group, _, name = key.partition(":")
         if group in groups:
             groups[group][name] = opened(value)
-        elif group in ("vault", "postgresql", "random"):
+        elif group in ("vault", "postgresql", "random", "tls"):
             faults.append(
                 f"{key}: has no effect, its provider is configured by this program; see `shlink:{group}`"
             )

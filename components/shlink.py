@@ -8,7 +8,7 @@ from pulumi_kubernetes import apps, core, meta, networking, policy
 
 from . import ports
 from .crds import HTTPRoute, ParentReference
-from .external_secrets import SecretRef
+from .delivery import SecretRef
 from .network import MIGRATION, SERVER, SHLINK
 from .pods import (
     CONTAINER_SECURITY,

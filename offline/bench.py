@@ -17,7 +17,7 @@ from offline.record import ROOT, record
 from offline.render import columns, longest_chain
 
 RUNS = 5
-_PACKAGES = "import pulumi, pulumi_kubernetes.core.v1, pulumi_kubernetes.apps.v1, pulumi_vault, pulumi_postgresql, pulumi_random"
+_PACKAGES = "import pulumi, pulumi_kubernetes.core.v1, pulumi_kubernetes.apps.v1, pulumi_vault, pulumi_postgresql, pulumi_random, pulumi_tls"
 
 
 def _seconds(arguments: Sequence[str]) -> float:

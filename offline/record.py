@@ -155,12 +155,30 @@ class _Provider(mocks.Mocks):
             state["result"] = digest.hexdigest()[: int(state["length"])]
         if args.typ == "random:index/randomBytes:RandomBytes":
             state["base64"] = b64encode(digest.digest()[: int(state["length"])]).decode()
+        if args.typ.startswith("tls:"):
+            state |= _tls_outputs(args.name)
         if args.typ == "vault:kv/secretV2:SecretV2":
             state["metadata"] = {"version": "1"}
         return (f"{args.name}-id" if args.custom else ""), state
 
     def call(self, args: mocks.MockCallArgs) -> tuple[dict[Any, Any], list[tuple[str, str]] | None]:
         raise NotImplementedError(f"{args.token}: the program calls no function of a provider")
+
+
+def _tls_outputs(name: str) -> dict[str, str]:
+    """Placeholders for what pulumi-tls computes: a preview needs texts, not keys."""
+
+    def pem(label: str) -> str:
+        body = b64encode(f"{label} of {name}".encode()).decode()
+        return f"-----BEGIN {label}-----\n{body}\n-----END {label}-----\n"
+
+    return {
+        "certPem": pem("CERTIFICATE"),
+        "certRequestPem": pem("CERTIFICATE REQUEST"),
+        "privateKeyPem": pem("EC PRIVATE KEY"),
+        "privateKeyPemPkcs8": pem("PRIVATE KEY"),
+        "validityEndTime": "2099-12-31T00:00:00Z",
+    }
 
 
 class _Monitor(mocks.MockMonitor):
@@ -226,6 +244,7 @@ def record(
     secret_keys: frozenset[str] = frozenset(),
     *,
     project: str = "shlink",
+    program: Path = ROOT / "__main__.py",
 ) -> Recording:
     """Run the program with this configuration. Raises what the program raises.
 
@@ -236,7 +255,7 @@ def record(
     logger.addHandler(_Collect(recording.messages))
     with mock.patch("components.forward.Forward.start"):
         run(
-            ROOT / "__main__.py",
+            program,
             _Monitor(recording),
             configuration,
             secret_keys,

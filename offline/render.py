@@ -104,7 +104,7 @@ def layers(recording: Recording) -> dict[str, set[str]]:
             needs[home[one.urn]] |= {
                 home[urn]
                 for urn in wanted
-                if urn in home and not urn.rpartition("$")[2].startswith("random:")
+                if urn in home and not urn.rpartition("$")[2].startswith(("random:", "tls:"))
             }
             needs[home[one.urn]].discard(home[one.urn])
 

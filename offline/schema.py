@@ -36,7 +36,7 @@ def json_schema() -> dict[str, Any]:
                 "required": ["kubernetes:context"],
                 # Keys of other packages are theirs.
                 "patternProperties": {
-                    "^(?!shlink:|kubernetes:|vault:|postgresql:|random:)[^:]+:": True
+                    "^(?!shlink:|kubernetes:|vault:|postgresql:|random:|tls:)[^:]+:": True
                 },
                 "additionalProperties": False,
             },

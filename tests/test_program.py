@@ -23,7 +23,7 @@ def layer(recording: Recording, kind: str) -> set[str]:
     return {
         urn
         for urn, one in recording.resources.items()
-        if kind in urn and not one.type.startswith("random:")
+        if kind in urn and not one.type.startswith(("random:", "tls:"))
     }
 
 
