@@ -53,7 +53,6 @@ class PostgresInstance(TypedDict):
     replicas: int
     resources: Any
     dataVolumeClaimSpec: VolumeClaim
-    topologySpreadConstraints: Sequence[SpreadConstraint]
 
 
 class PostgresUser(TypedDict):

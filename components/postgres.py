@@ -22,7 +22,7 @@ from .crds import (
 from .credentials import password
 from .forward import ForwardTarget
 from .network import POSTGRES
-from .pods import requirements, spread, volume_claim
+from .pods import requirements, volume_claim
 from .settings import Images, PostgresSettings, RotationSettings
 
 CLUSTER = "shlink-db"
@@ -254,9 +254,8 @@ def _cluster_spec(
                 "replicas": settings.instances,
                 "resources": requirements(settings.resources),
                 "dataVolumeClaimSpec": volume_claim(settings.storage),
-                "topologySpreadConstraints": [
-                    spread({f"{_LABEL}/cluster": CLUSTER, f"{_LABEL}/instance-set": INSTANCE_SET})
-                ],
+                # No spread of its own: PGO appends constraints over nodes and zones, and one more with
+                # a topologyKey of theirs makes its StatefulSet invalid (CrunchyData/postgres-operator#3608).
             }
         ],
         # `postgres` gets a password only when it is listed.

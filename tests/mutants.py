@@ -245,6 +245,19 @@ MUTANTS = [
         ],
     ),
     Mutant(
+        "the database pods are spread by a constraint that PGO adds too",
+        [
+            Change(
+                "components/postgres.py",
+                '                "dataVolumeClaimSpec": volume_claim(settings.storage),\n',
+                '                "dataVolumeClaimSpec": volume_claim(settings.storage),\n'
+                '                "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": '
+                '"kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway"}],\n',
+            )
+        ],
+        ["tests/real/test_pods.py", "-k", "admitted"],
+    ),
+    Mutant(
         "the migration does not wait for the grant",
         [Change("components/postgres.py", "usable=[cluster, grant]", "usable=[cluster]")],
         ["tests/real/test_postgres.py", "-k", "between"],

@@ -171,6 +171,14 @@ def test_pods_are_spread_by_labels_that_they_bear() -> None:
         assert constraint["whenUnsatisfiable"] == "ScheduleAnyway", one.name
 
 
+def test_no_constraint_repeats_one_that_an_operator_appends() -> None:
+    """The API server refuses the pod otherwise, and PGO tells nobody."""
+    for configuration, template in distinct():
+        constraints = template.spec.get("topologySpreadConstraints", [])
+        keys = [(item["topologyKey"], item["whenUnsatisfiable"]) for item in constraints]
+        assert len(keys) == len(set(keys)), (configuration, template.name)
+
+
 @pytest.mark.parametrize("name", configurations.NAMES)
 def test_jobs_are_awaited_repeated_after_a_failure_and_stay(name: str) -> None:
     jobs = configurations.recording(name).of_kind("Job")

@@ -13,6 +13,7 @@ from typing import Any
 
 from offline.record import Recorded, plain
 from tests import configurations
+from tests.real.operator_facts import completed_by_operator
 
 # What PGO gives its own pods, and External Secrets' chart its controller.
 _RESTRICTED = {
@@ -211,7 +212,7 @@ def _redis(_: Recorded, inputs: Any) -> Iterator[Template]:
         f"rfr-{name}",
         namespace,
         labels("redis"),
-        half(redis, [server, beside], []),
+        completed_by_operator(inputs, half(redis, [server, beside], [])),
         redis["replicas"],
     )
     copy = _container(
@@ -239,7 +240,7 @@ def _postgres(_: Recorded, inputs: Any) -> Iterator[Template]:
         )
         spec = {
             "securityContext": {"fsGroup": 26, "fsGroupChangePolicy": "OnRootMismatch"},
-            "topologySpreadConstraints": instance["topologySpreadConstraints"],
+            "topologySpreadConstraints": instance.get("topologySpreadConstraints", []),
             "automountServiceAccountToken": False,
             "containers": [database],
         }
@@ -248,10 +249,31 @@ def _postgres(_: Recorded, inputs: Any) -> Iterator[Template]:
             f"{_PGO}/instance-set": instance["name"],
             f"{_PGO}/data": "postgres",
         }
-        yield Template(f"{name}-{instance['name']}", namespace, labels, spec, instance["replicas"])
+        yield Template(
+            f"{name}-{instance['name']}",
+            namespace,
+            labels,
+            completed_by_operator(inputs, spec),
+            instance["replicas"],
+        )
     host = _container("pgbackrest", "pgbackrest", _RESTRICTED)
-    labels = {f"{_PGO}/cluster": name, f"{_PGO}/pgbackrest": "", f"{_PGO}/pgbackrest-dedicated": ""}
-    yield Template(f"{name}-repo-host", namespace, labels, {"containers": [host]})
+    labels = {
+        f"{_PGO}/cluster": name,
+        f"{_PGO}/data": "pgbackrest",
+        f"{_PGO}/pgbackrest": "",
+        f"{_PGO}/pgbackrest-dedicated": "",
+    }
+    repo_host = inputs["spec"]["backups"]["pgbackrest"].get("repoHost", {})
+    host_spec = {
+        "topologySpreadConstraints": repo_host.get("topologySpreadConstraints", []),
+        "containers": [host],
+    }
+    yield Template(
+        f"{name}-repo-host",
+        namespace,
+        labels,
+        completed_by_operator(inputs, host_spec),
+    )
 
 
 _MADE = {

@@ -85,7 +85,7 @@ def _misspelt(kind: str, *path: str | int) -> Mapping[str, Any]:
     [
         ("Deployment", ("spec", "template", "spec", "securityContext", "runAsNonRoot")),
         ("NetworkPolicy", ("spec", "egress")),
-        ("PostgresCluster", ("spec", "instances", 0, "topologySpreadConstraints")),
+        ("PostgresCluster", ("spec", "instances", 0, "dataVolumeClaimSpec")),
         (
             "PostgresCluster",
             ("spec", "backups", "pgbackrest", "repos", 0, "schedules", "differential"),

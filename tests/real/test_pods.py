@@ -83,6 +83,9 @@ def test_every_pod_is_admitted_and_spread(
     record_property("checks", placed)
 
 
+_SPREAD_OVER = ("kubernetes.io/hostname", "topology.kubernetes.io/zone")
+
+
 def test_replicas_ask_for_a_spread() -> None:
     """Whatever has more than one pod says how they are spread, by labels that its pods bear."""
     for name, template in distinct():
@@ -91,7 +94,7 @@ def test_replicas_ask_for_a_spread() -> None:
             f"{name}: {template.name} has {template.replicas} pods and no spread"
         )
         for one in constraints:
-            assert one["topologyKey"] == "kubernetes.io/hostname"
+            assert one["topologyKey"] in _SPREAD_OVER
             assert one["labelSelector"]["matchLabels"].items() <= template.labels.items(), (
                 f"{name}: {template.name} spreads other pods"
             )
