@@ -1,30 +1,31 @@
-# `make` alone says what there is. STACK=dev unless said.
+# `make` alone lists the targets. STACK defaults to dev.
 STACK ?= dev
 UV_VERSION := 0.13.9
 UV := .uv/bin/uv
 PY := .venv/bin/python
-# The system's Python is used, none is downloaded; the SDK writes no byte code into the checkout.
-# For the toolchain of Pulumi.yaml too: the language host calls uv by its name.
+# The toolchain in Pulumi.yaml calls uv by its name.
 export PATH := $(CURDIR)/.uv/bin:$(PATH)
+# Use the Python that is installed.
 export UV_PYTHON_DOWNLOADS := never
-export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup preview test verify lint bench mutants schema crds up live-preview destroy refresh recover forward
+.PHONY: help setup preview test verify lint format check clean bench mutants schema \
+	live-preview up destroy refresh recover forward
 
-help: ## say what there is
+help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 # uv in an environment of its own, then exactly what uv.lock says.
 $(UV):
 	python3 -m venv .uv && .uv/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
+# Compiled now, once: otherwise half of each run's processor time goes into compiling the SDKs.
 .venv/.locked: uv.lock pyproject.toml | $(UV)
-	$(UV) sync --locked --quiet --group dev && touch $@
+	$(UV) sync --locked --quiet --group dev --compile-bytecode && touch $@
 
-setup: .venv/.locked ## install what is locked, into .venv
+setup: .venv/.locked ## install what uv.lock names into .venv
 
-preview: setup ## show what STACK would hold, offline: tree, order, outputs, manifests in build/preview/STACK
+preview: setup ## what STACK would hold, offline: tree, order, outputs; manifests in build/preview/STACK
 	@$(PY) -m offline $(STACK)
 
 test: setup ## the program under Pulumi's test monitor, every switch, with coverage
@@ -33,19 +34,29 @@ test: setup ## the program under Pulumi's test monitor, every switch, with cover
 lint: setup ## style and types
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check -q . && $(PY) -m pyright
 
+format: setup ## rewrite the code in the project's style, with the mends that ruff knows
+	@$(PY) -m ruff check --fix-only -q . && $(PY) -m ruff format .
+
+check: ## everything that CI runs
+	@.ci/run
+
+clean: ## delete build/ and all caches; .venv and .uv stay
+	rm -rf build .pytest_cache .ruff_cache .coverage .coverage.*
+	find . -name __pycache__ -not -path './.venv/*' -not -path './.uv/*' -prune -exec rm -rf {} +
+
 verify: setup ## try every object and every claim on real parts; SHLINK_TEST_KUBECONFIG names a scratch cluster
 	@$(PY) -m pytest tests/real -q
 
-bench: setup ## how long a preview takes against a bare interpreter, resource counts, the longest chain
+bench: setup ## how long a preview takes against bare resources; counts; the longest chain
 	@$(PY) -m offline.bench $(STACK)
 
-mutants: setup ## break the program on purpose and say which check notices
+mutants: setup ## break the program on purpose and name the check that notices
 	@$(PY) -m tests.mutants
 
 schema: setup ## write Pulumi.schema.json and docs/configuration.md from the settings' models
 	@$(PY) -m offline.schema
 
-# Below this line a cluster is touched.
+# The targets below talk to a cluster.
 PULUMI = $(shell command -v pulumi)
 define need_pulumi
 @test -n "$(PULUMI)" || { echo "error: the pulumi command is not installed; https://www.pulumi.com/docs/install/ says how (make preview works without it)" >&2; exit 1; }

@@ -1,1 +1,4 @@
-"""The program without an engine: run in the SDK's own test monitor, recorded, and shown to a person. The tests use the same recording."""
+"""Runs the program without an engine, in the SDK's own test monitor, and shows what it registered.
+
+`make preview` and the tests use the same recording.
+"""

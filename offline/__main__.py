@@ -1,4 +1,4 @@
-"""`python -m offline preview|bench STACK`: see `make preview` and `make bench`."""
+"""`make preview`, or `python -m offline STACK`: what a stack would hold, without a cluster."""
 
 import argparse
 import sys
@@ -8,31 +8,30 @@ import pulumi
 from rich.console import Console
 
 from offline import render, stacks
+from offline.files import ForeignFilesError
 from offline.record import ROOT, record
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m offline",
-        description="Show what a stack would hold, without a cluster or an engine.",
-    )
+    parser = argparse.ArgumentParser(prog="python -m offline", description=__doc__)
     parser.add_argument("stack", help="the XXX of Pulumi.XXX.yaml")
     parser.add_argument("--root", type=Path, default=ROOT, help="where the stack files are")
     parser.add_argument(
         "--out", type=Path, default=Path("build/preview"), help="where the manifests go"
     )
     options = parser.parse_args(arguments)
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = Console() if sys.stdout.isatty() else Console(width=render.WIDTH)
     try:
         configuration, encrypted = stacks.configuration(options.root, options.stack)
         recording = record(options.stack, configuration, encrypted)
-    except (stacks.StackError, pulumi.RunError) as error:
+        console.print(
+            "[dim]Offline: what this stack would hold. To compare it with what is running:"
+            f" make live-preview STACK={options.stack}[/]"
+        )
+        render.show(recording, console, options.out / options.stack)
+    except (ForeignFilesError, stacks.StackError, pulumi.RunError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
-    console.print(
-        "[dim]Offline: what this stack would hold. The difference against what is running is `pulumi preview`'s to tell.[/]"
-    )
-    render.show(recording, console, options.out / options.stack)
     return 0
 
 

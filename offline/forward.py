@@ -1,4 +1,4 @@
-"""`make forward`: holds the forwards of a stack open until interrupted, for a plain `pulumi refresh`, psql or the vault command."""
+"""`make forward`: keeps a stack's forwards open, for a plain `pulumi refresh`, psql or vault."""
 
 import sys
 import threading
@@ -12,14 +12,14 @@ from offline.record import ROOT
 
 def main(stack: str) -> int:
     try:
-        cluster, wanted = settings.parse(*stacks.configuration(ROOT, stack))
-        servers = reach.servers(cluster, wanted, project="shlink", stack=stack)
+        cluster, stack_settings = settings.parse(*stacks.configuration(ROOT, stack))
+        servers = reach.servers(cluster, stack_settings, project="shlink", stack=stack)
     except (stacks.StackError, pulumi.RunError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
-    sys.stdout.write(
-        f"Vault: {servers.vault}\nPostgreSQL: {servers.postgres_host}:{servers.postgres_port}\nheld open until Ctrl-C\n"
-    )
+    sys.stdout.write(f"Vault: {servers.vault}\n")
+    sys.stdout.write(f"PostgreSQL: {servers.postgres_host}:{servers.postgres_port}\n")
+    sys.stdout.write("open until Ctrl-C\n")
     sys.stdout.flush()
     try:
         threading.Event().wait()

@@ -1,7 +1,7 @@
-"""Runs `__main__.py` as it is, with a stack's own configuration, and records every resource that it registers.
+"""Runs `__main__.py` with a stack's own configuration, and records what it registers.
 
-Built on the monitor that Pulumi's SDK has for tests. That one forgets dependencies, `deletedWith`, hooks and what is secret, so the
-request itself is read here.
+Built on the monitor that Pulumi's SDK has for tests. That monitor drops dependencies,
+`deletedWith`, hooks and secretness, so this one reads the request itself.
 """
 
 import asyncio
@@ -25,7 +25,17 @@ from pulumi.runtime.stack import run_in_stack
 
 ROOT = Path(__file__).parent.parent
 _SIGNATURE = "4dabf18193072939515e22adb298388d"
-_SECRET = "1b47061264138c4ac30d75fd1eb44270"  # noqa: S105 -- the wire format's mark of a secret (pulumi/runtime/rpc.py)
+"""The wire format's key for special values (pulumi/runtime/rpc.py)."""
+_SECRET = "1b47061264138c4ac30d75fd1eb44270"  # noqa: S105 -- the mark of a secret under that key
+_MOMENTS = (
+    "before_create",
+    "after_create",
+    "before_update",
+    "after_update",
+    "before_delete",
+    "after_delete",
+)
+"""When a resource's hooks can run."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +52,7 @@ class Secret:
 
 @dataclass(frozen=True)
 class Recorded:
-    """One registered resource, as the engine would have been told."""
+    """A registered resource, as the engine would have received it."""
 
     urn: str
     type: str
@@ -66,8 +76,14 @@ class Recorded:
         return self.type.rpartition(":")[2]
 
     @property
+    def requirements(self) -> set[str]:
+        """URNs of what must exist before it: its dependencies and its provider."""
+        provider_urn = self.provider.rpartition("::")[0]
+        return {urn for urn in (*self.depends_on, provider_urn) if urn}
+
+    @property
     def is_kubernetes_object(self) -> bool:
-        """Whether it is an object with a manifest: neither a provider nor something that Helm renders."""
+        """Whether it is an object with a manifest: no provider, and nothing that Helm renders."""
         return (
             self.type.startswith("kubernetes:")
             and not self.type.startswith("kubernetes:helm.sh")
@@ -77,7 +93,7 @@ class Recorded:
 
 @dataclass
 class Recording:
-    """All that one run of the program registered."""
+    """Everything that a run of the program registered."""
 
     stack: str
     resources: dict[str, Recorded] = field(default_factory=dict[str, Recorded])
@@ -85,71 +101,80 @@ class Recording:
     messages: list[str] = field(default_factory=list[str])
 
     def of_kind(self, kind: str) -> list[Recorded]:
-        return [one for one in self.resources.values() if one.kind == kind]
+        return [resource for resource in self.resources.values() if resource.kind == kind]
 
     def one(self, kind: str, name: str) -> Recorded:
-        """The resource of this kind that bears this name, as resource or as Kubernetes object. Raises LookupError."""
-        found = [one for one in self.of_kind(kind) if name in (one.name, object_name(one))]
-        if len(found) != 1:
-            raise LookupError(
-                f"{len(found)} of {kind} {name}; there are: {', '.join(sorted(one.name for one in self.of_kind(kind)))}"
-            )
-        return found[0]
+        """The only resource of this kind with this name, Pulumi's or the Kubernetes object's.
+
+        Raises LookupError.
+        """
+        candidates = self.of_kind(kind)
+        matches = [
+            resource for resource in candidates if name in (resource.name, object_name(resource))
+        ]
+        if len(matches) != 1:
+            names = ", ".join(sorted(resource.name for resource in candidates))
+            raise LookupError(f"{len(matches)} of {kind} {name}; there are: {names}")
+        return matches[0]
 
     def waits_for(self, resource: Recorded) -> set[str]:
-        """URNs of all that must exist before this resource: its dependencies, its provider's and its parents', to the end."""
-        seen: set[str] = set()
-        rest = [resource.urn]
-        while rest:
-            current = self.resources.get(rest.pop())
+        """URNs of all that must exist before this resource, directly or through others."""
+        earlier: set[str] = set()
+        unvisited = [resource.urn]
+        while unvisited:
+            current = self.resources.get(unvisited.pop())
             if current is None:
                 continue
-            # The children of a component that is depended on are among depends_on already: the SDK expands it.
-            for urn in (*current.depends_on, current.provider.rpartition("::")[0], current.parent):
-                if urn and urn not in seen:
-                    seen.add(urn)
-                    rest.append(urn)
-        return seen
+            # The SDK has expanded a component that is depended on to its children already.
+            for urn in current.requirements | {current.parent}:
+                if urn and urn not in earlier:
+                    earlier.add(urn)
+                    unvisited.append(urn)
+        return earlier
 
     def children(self, urn: str) -> Iterator[Recorded]:
-        return (one for one in self.resources.values() if one.parent == urn)
+        return (resource for resource in self.resources.values() if resource.parent == urn)
 
 
 def object_name(resource: Recorded) -> str:
     """metadata.name of a Kubernetes object; empty for anything else."""
-    return (
-        str(resource.inputs.get("metadata", {}).get("name", ""))
-        if isinstance(resource.inputs.get("metadata"), Mapping)
-        else ""
-    )
+    metadata = resource.inputs.get("metadata")
+    if not isinstance(metadata, Mapping):
+        return ""
+    return str(cast("Mapping[str, Any]", metadata).get("name", ""))
 
 
 def plain(value: Any) -> Any:
-    """A recorded value with its secrets laid open; for tests and never for output."""
+    """A recorded value with its secrets in clear; for tests, never for output."""
     if isinstance(value, Secret):
         return plain(value.value)
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in cast("Mapping[str, Any]", value).items()}
-    return [plain(item) for item in cast("list[Any]", value)] if isinstance(value, list) else value
-
-
-def _marked(value: Any) -> Any:
-    """The wire format as plain data with its secrets wrapped; whole numbers as such."""
-    if isinstance(value, dict):
-        found = cast("dict[str, Any]", value)
-        if found.get(_SIGNATURE) == _SECRET:
-            return Secret(_marked(found["value"]))
-        return {key: _marked(item) for key, item in found.items()}
     if isinstance(value, list):
-        return [_marked(item) for item in cast("list[Any]", value)]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+        return [plain(item) for item in cast("list[Any]", value)]
+    return value
+
+
+def _unwrapped(value: Any) -> Any:
+    """The wire format as plain data: secrets become `Secret`, whole numbers become int."""
+    if isinstance(value, dict):
+        entries = cast("dict[str, Any]", value)
+        if entries.get(_SIGNATURE) == _SECRET:
+            return Secret(_unwrapped(entries["value"]))
+        return {key: _unwrapped(item) for key, item in entries.items()}
+    if isinstance(value, list):
+        return [_unwrapped(item) for item in cast("list[Any]", value)]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
 
 
 class _Provider(mocks.Mocks):
     """What the providers would answer."""
 
     def new_resource(self, args: mocks.MockResourceArgs) -> tuple[str | None, dict[Any, Any]]:
-        state = dict(cast("dict[str, Any]", args.inputs))  # pyright: ignore[reportUnknownMemberType] -- untyped in the SDK
+        # The SDK leaves the type of `inputs` open.
+        state = dict(cast("dict[str, Any]", args.inputs))  # pyright: ignore[reportUnknownMemberType]
         digest = hashlib.sha256(args.name.encode())
         if args.typ == "random:index/randomPassword:RandomPassword":
             state["result"] = digest.hexdigest()[: int(state["length"])]
@@ -159,7 +184,8 @@ class _Provider(mocks.Mocks):
             state |= _tls_outputs(args.name)
         if args.typ == "vault:kv/secretV2:SecretV2":
             state["metadata"] = {"version": "1"}
-        return (f"{args.name}-id" if args.custom else ""), state
+        identifier = f"{args.name}-id" if args.custom else ""
+        return identifier, state
 
     def call(self, args: mocks.MockCallArgs) -> tuple[dict[Any, Any], list[tuple[str, str]] | None]:
         raise NotImplementedError(f"{args.token}: the program calls no function of a provider")
@@ -181,7 +207,9 @@ def _tls_outputs(name: str) -> dict[str, str]:
     }
 
 
-class _Monitor(mocks.MockMonitor):
+class Monitor(mocks.MockMonitor):
+    """The SDK's monitor for tests, which also writes each registration into a recording."""
+
     def __init__(self, recording: Recording) -> None:
         super().__init__(_Provider())
         self.recording = recording
@@ -195,21 +223,16 @@ class _Monitor(mocks.MockMonitor):
             if key in response.object.fields:
                 value = json_format.MessageToDict(response.object.fields[key])
                 response.object.update({key: {_SIGNATURE: _SECRET, "value": value}})
-        hooks = request.hooks
-        moments = (
-            "before_create",
-            "after_create",
-            "before_update",
-            "after_update",
-            "before_delete",
-            "after_delete",
-        )
+        hooks = {moment: tuple(getattr(request.hooks, moment)) for moment in _MOMENTS}
+        parent = request.parent
+        if "pulumi:pulumi:Stack::" in parent:
+            parent = ""
         self.recording.resources[response.urn] = Recorded(
             urn=response.urn,
             type=request.type,
             name=request.name,
-            parent="" if "pulumi:pulumi:Stack::" in request.parent else request.parent,
-            inputs=_marked(json_format.MessageToDict(request.object)),
+            parent=parent,
+            inputs=_unwrapped(json_format.MessageToDict(request.object)),
             custom=request.custom,
             remote=request.remote,
             provider=request.provider,
@@ -217,22 +240,18 @@ class _Monitor(mocks.MockMonitor):
             deleted_with=request.deletedWith,
             protect=request.protect,
             ignore_changes=tuple(request.ignoreChanges),
-            hooks={
-                moment: tuple(getattr(hooks, moment))
-                for moment in moments
-                if getattr(hooks, moment)
-            },
+            hooks={moment: names for moment, names in hooks.items() if names},
         )
         return response
 
     def RegisterResourceOutputs(self, request: Any) -> Any:  # noqa: N802
         if "pulumi:pulumi:Stack::" in request.urn:
-            self.recording.outputs = _marked(json_format.MessageToDict(request.outputs))
+            self.recording.outputs = _unwrapped(json_format.MessageToDict(request.outputs))
         return cast("Any", super()).RegisterResourceOutputs(request)
 
 
 class _Callbacks:
-    """The engine's side of resource hooks: their names are part of a registration, and nothing calls them here."""
+    """The engine's side of resource hooks: registrations carry their names, nothing calls them."""
 
     def register_resource_hook(self, hook: pulumi.ResourceHook) -> None:
         pass
@@ -248,15 +267,17 @@ def record(
 ) -> Recording:
     """Run the program with this configuration. Raises what the program raises.
 
-    Nothing is contacted: forwards are not bound, so that a running `pulumi up` of the same stack is not disturbed.
+    Nothing is contacted and no forward is bound, so a running `pulumi up` of the same stack is not
+    disturbed.
     """
     recording = Recording(stack)
-    logger = logging.Logger("program")  # noqa: LOG001 -- its own, so that a run's messages stay with its recording
+    # Not getLogger(): a logger of its own keeps this run's messages out of other recordings.
+    logger = logging.Logger("program")  # noqa: LOG001
     logger.addHandler(_Collect(recording.messages))
     with mock.patch("components.forward.Forward.start"):
         run(
             program,
-            _Monitor(recording),
+            Monitor(recording),
             configuration,
             secret_keys,
             project=project,
@@ -276,16 +297,18 @@ def run(
     stack: str,
     logger: logging.Logger,
 ) -> None:
-    """Run a Pulumi program against a monitor, apart from any other run of this process. Raises what the program raises."""
+    """Run a Pulumi program against a monitor, isolated from other runs in this process.
+
+    Raises what the program raises.
+    """
 
     def inside() -> None:
         runtime_config.set_all_config(dict(configuration), list(secret_keys))
+        info = cast("Any", monitor).GetDeploymentInfo(empty_pb2.Empty())
         runtime_settings.configure(
             mocks.MockSettings(
                 monitor=monitor,
-                monitor_features=set(
-                    cast("Any", monitor).GetDeploymentInfo(empty_pb2.Empty()).supportedFeatures
-                ),
+                monitor_features=set(info.supportedFeatures),
                 engine=mocks.MockEngine(logger),
                 callbacks=_Callbacks(),
                 project=project,

@@ -1,4 +1,4 @@
-"""What `make preview` shows and writes, and that what is made from the settings' models is current."""
+"""What `make preview` shows, writes and leaves alone; generated files are current."""
 
 import json
 import shutil
@@ -14,8 +14,9 @@ import yaml
 
 from offline import schema, stacks
 from offline.__main__ import main
+from offline.files import ForeignFilesError, dumped, masked, replacing
+from offline.graph import columns, layers, longest_chain, mermaid
 from offline.record import ROOT, Recording, plain, record
-from offline.render import columns, layers, longest_chain, masked, svg
 
 Preview = Callable[[Path, str], "Run"]
 
@@ -48,6 +49,10 @@ def stack_file(folder: Path, content: str) -> None:
     (folder / "Pulumi.test.yaml").write_text(content)
 
 
+def contents(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
 def test_preview_shows_and_writes_what_the_stack_would_hold(
     preview: Preview, tmp_path: Path
 ) -> None:
@@ -56,10 +61,6 @@ def test_preview_shows_and_writes_what_the_stack_would_hold(
     assert run.returncode == 0, run.stderr
     assert "CREATE, USAGE on schema public of shlink to shlink" in run.stdout
     assert "secret/data/postgres/shlink" in run.stdout
-    written = {
-        path.relative_to(tmp_path / "out" / "dev").as_posix()
-        for path in (tmp_path / "out" / "dev").rglob("*.*")
-    }
     assert {
         "postgres/postgrescluster-shlink-db.yaml",
         "redis/redisfailover-shlink-redis.yaml",
@@ -69,34 +70,110 @@ def test_preview_shows_and_writes_what_the_stack_would_hold(
         "shlink/job-shlink-migration.yaml",
         "vault/job-vault-init.yaml",
         "shlink/networkpolicy-default-deny.yaml",
-        "graph.svg",
         "graph.md",
         "tree.txt",
-    } <= written
+    } <= contents(tmp_path / "out" / "dev")
+
+
+def test_a_preview_replaces_only_what_an_earlier_preview_wrote(
+    preview: Preview, tmp_path: Path
+) -> None:
+    """A foreign file stops the preview before it writes anything; without it the folder is new."""
+    shutil.copy(ROOT / "Pulumi.dev.yaml", tmp_path)
+    folder = tmp_path / "out" / "dev"
+    assert preview(tmp_path, "dev").returncode == 0
+    expected = contents(folder)
+    (folder / "tree.txt").write_text("old")
+    notes = folder / "shlink" / "notes.txt"
+    notes.write_text("mine")
+
+    refused = preview(tmp_path, "dev")
+    assert refused.returncode == 1
+    assert "holds shlink/notes.txt, which no preview wrote" in refused.stderr
+    assert "make clean" in refused.stderr
+    assert notes.read_text() == "mine"
+    assert (folder / "tree.txt").read_text() == "old"
+
+    notes.unlink()
+    assert preview(tmp_path, "dev").returncode == 0
+    assert contents(folder) == expected
+    assert (folder / "tree.txt").read_text() != "old"
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["dev"]
+
+
+def test_a_folder_that_no_preview_wrote_is_left_alone(tmp_path: Path) -> None:
+    """Also where its files bear the names that a preview would write, or where it is a link."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "tree.txt").write_text("an oak")
+    link = tmp_path / "link"
+    link.symlink_to(folder)
+    for target in (folder, link, folder / "tree.txt"):
+        with pytest.raises(ForeignFilesError, match="choose another --out"), replacing(target):
+            pytest.fail("the folder was handed out")
+    assert (folder / "tree.txt").read_text() == "an oak"
+
+
+def test_previews_at_the_same_time_do_not_disturb_each_other(tmp_path: Path) -> None:
+    """The inner preview ends while the outer one is still writing: the folder is always whole."""
+    folder = tmp_path / "dev"
+    with replacing(folder) as outer:
+        (outer / "outer.yaml").write_text("outer")
+        with replacing(folder) as inner:
+            (inner / "inner.yaml").write_text("inner")
+        assert (folder / "inner.yaml").exists()
+    assert (folder / "outer.yaml").exists()
+    assert not (folder / "inner.yaml").exists()
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_preview_that_fails_keeps_the_older_one(tmp_path: Path) -> None:
+    folder = tmp_path / "dev"
+    with replacing(folder) as written:
+        (written / "a.yaml").write_text("a")
+
+    def fail() -> None:
+        with replacing(folder) as half:
+            (half / "b.yaml").write_text("b")
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        fail()
+    assert (folder / "a.yaml").exists()
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("text", ["y", "N", "yes", "off", "null", "1e3", "0o14", "1.5", "012", "~"])
+def test_a_string_that_looks_like_another_type_is_quoted(text: str) -> None:
+    """Kubernetes reads manifests with a parser whose rules differ from PyYAML's."""
+    line = dumped({"value": text}).strip()
+    assert line in (f"value: '{text}'", f'value: "{text}"')
+
+
+def test_a_script_is_readable_in_its_manifest() -> None:
+    assert dumped({"script": "set -e\nexit 0\n"}) == "script: |\n  set -e\n  exit 0\n"
 
 
 def test_preview_leaves_no_password_anywhere(preview: Preview, tmp_path: Path) -> None:
     stack_file(
         tmp_path,
-        "config: {kubernetes:context: c, shlink:app: {geoliteLicenseKey: hunter2hunter2}, shlink:vault: {token: hunter3hunter3},"
-        " shlink:redis: {mode: external, servers: ['tls://r.example.com:6380'], password: hunter4hunter4}}",
+        "config: {kubernetes:context: c, shlink:app: {geoliteLicenseKey: hunter2hunter2},"
+        " shlink:vault: {token: hunter3hunter3}, shlink:redis: {mode: external,"
+        " servers: ['tls://r.example.com:6380'], password: hunter4hunter4}}",
     )
     run = preview(tmp_path, "test")
     assert run.returncode == 0, run.stderr
+    passwords = {"hunter2hunter2", "hunter3hunter3", "hunter4hunter4"}
     recording = record("test", *stacks.configuration(tmp_path, "test"))
-    secrets = [plain(one.inputs["dataJson"]) for one in recording.of_kind("SecretV2")]
-    values = {value for text in secrets for key, value in json.loads(text).items() if key != "user"}
-    assert len(values) >= 4
-    shown = (
-        run.stdout
-        + run.stderr
-        + "".join(path.read_text() for path in (tmp_path / "out").rglob("*.*") if path.is_file())
-    )
-    assert [
-        value
-        for value in (*values, "hunter2hunter2", "hunter3hunter3", "hunter4hunter4")
-        if value in shown
-    ] == []
+    for resource in recording.of_kind("SecretV2"):
+        fields = json.loads(plain(resource.inputs["dataJson"]))
+        fields.pop("user", None)
+        passwords.update(fields.values())
+    assert len(passwords) >= 3 + 3
+    shown = run.stdout + run.stderr
+    for name in contents(tmp_path / "out"):
+        shown += (tmp_path / "out" / name).read_text()
+    assert [password for password in passwords if password in shown] == []
 
 
 def test_a_secret_map_keeps_its_keys(dev: Recording) -> None:
@@ -153,15 +230,16 @@ def test_layers_run_side_by_side(dev: Recording) -> None:
     assert {"external-secrets-operator", "pgo", "redis-operator", "vault"} in map(set, columns(dev))
 
 
-def test_the_longest_chain_is_one(dev: Recording) -> None:
+def test_in_the_longest_chain_each_resource_waits_for_the_one_before(dev: Recording) -> None:
     chain = longest_chain(dev)
     assert chain[-1].kind == "Service"
     assert all(before.urn in dev.waits_for(after) for before, after in pairwise(chain))
 
 
 def test_the_picture_names_every_layer(dev: Recording) -> None:
-    picture = svg(dev)
-    assert all(f">{name}<" in picture for name in layers(dev))
+    picture = mermaid(dev)
+    assert all(f"[{layer}]" in picture for layer in layers(dev))
+    assert "shlink_db --> shlink\n" in picture
 
 
 @pytest.mark.parametrize("path", schema.FILES, ids=lambda path: path.name)
