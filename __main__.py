@@ -1,17 +1,15 @@
-"""One Shlink environment: settings in, layers linked by what they need of one another, outputs out."""
+"""Deploys one Shlink environment: load the settings, create each layer, export the outputs."""
 
 import pulumi
 
 from components import cluster, outputs, reach
-from components.credentials import password
-from components.delivery import Delivery
 from components.external_secrets import SecretDelivery, SecretDeliveryArgs
 from components.network import EXTERNAL_SECRETS, POSTGRES, REDIS, SHLINK, VAULT, namespaces
 from components.operators import operators
 from components.postgres import Postgres, PostgresArgs
 from components.redis import Redis, RedisArgs, external
 from components.settings import ExternalRedis, FailoverRedis, load
-from components.shlink import API_KEY, GEOLITE_LICENSE, Shlink, ShlinkArgs
+from components.shlink import API_KEY, Shlink, ShlinkArgs, shlink_secrets
 from components.vault import Vault, VaultArgs
 
 target, settings = load()
@@ -66,32 +64,10 @@ if isinstance(settings.redis, FailoverRedis):
 elif isinstance(settings.redis, ExternalRedis):
     redis = external(settings.redis)
 
-# One line a credential: the ExternalSecret, the Secret that it makes, the path in Vault, and where the values are made.
-database = Delivery(
-    "postgres-credentials", "shlink-db-pguser-shlink", "postgres/shlink", postgres.endpoint.secrets
-)
-redis_password = (
-    Delivery("redis-credentials", "shlink-redis", "redis/shlink", redis.secrets)
-    if redis and redis.secrets
-    else None
-)
-api_key = Delivery(
-    "shlink-api-key",
-    "shlink-api-key",
-    "shlink/api-key",
-    {API_KEY: password("shlink-api-key", 1, opts)},
-)
-license_key = settings.shlink.geolite_license_key
-geolite = (
-    Delivery(
-        "shlink-geolite",
-        "shlink-geolite",
-        "shlink/geolite",
-        {GEOLITE_LICENSE: pulumi.Output.secret(license_key.get_secret_value())},
-    )
-    if license_key
-    else None
-)
+own = shlink_secrets(settings.shlink, settings.rotation.api_key, opts)
+deliveries = [postgres.endpoint.delivery, *own.deliveries]
+if redis is not None and redis.delivery is not None:
+    deliveries.append(redis.delivery)
 delivery = SecretDelivery(
     "vault-backend",
     SecretDeliveryArgs(
@@ -100,7 +76,7 @@ delivery = SecretDelivery(
         controller_namespace=settings.operators.external_secrets.namespace or EXTERNAL_SECRETS,
         vault=vault,
         access=access,
-        deliveries=[one for one in (database, redis_password, api_key, geolite) if one],
+        deliveries=deliveries,
     ),
     opts,
 )
@@ -111,11 +87,9 @@ shlink = Shlink(
         settings=settings.shlink,
         images=settings.images,
         database=postgres.endpoint,
-        database_secret=delivery.secrets[database.name],
         redis=redis,
-        redis_secret=delivery.secrets[redis_password.name] if redis_password else None,
-        api_key=delivery.secrets[api_key.name],
-        geolite=delivery.secrets[geolite.name] if geolite else None,
+        own=own,
+        delivered=delivery.secrets,
     ),
     opts,
 )
@@ -124,7 +98,7 @@ outputs.export(
     {
         "internal_url": shlink.internal_url,
         "external_url": shlink.external_url,
-        "api_key": {"namespace": SHLINK, "secret": api_key.secret, "key": API_KEY},
+        "api_key": {"namespace": SHLINK, "secret": own.api_key.secret, "key": API_KEY},
         "vault_address": vault.address,
         "vault_mount": vault.mount,
         "vault_auth_path": vault.auth_path,

@@ -152,9 +152,7 @@ def flows(settings: Settings) -> list[Flow]:
 def _redis(settings: Settings) -> list[Flow]:
     operators, redis = settings.operators, settings.redis
     if redis.mode == "external":
-        return [
-            Flow(client, Addresses([redis.cidr]), redis.ports) for client in (SERVER, MIGRATION)
-        ]
+        return [Flow(SERVER, Addresses([redis.cidr]), redis.ports)]
     if redis.mode == "none":
         return []
     operator = _where(REDIS_OPERATOR, operators.redis_operator.namespace)
@@ -164,7 +162,6 @@ def _redis(settings: Settings) -> list[Flow]:
         SENTINELS,
         REDIS_SERVERS,
         SERVER,
-        MIGRATION,
         *([REDIS_ROTATION] if settings.rotation.redis > 1 else []),
     ]
     rows = [Flow(client, REDIS_SERVERS, [ports.REDIS]) for client in clients]

@@ -1,16 +1,17 @@
-"""What every pod of this program has in common: Pod Security `restricted`, requests and limits, spread over nodes, volumes, Jobs."""
+"""What every pod of this program shares: Pod Security `restricted`, sizes, spreading, volumes, Jobs."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import pulumi
 from pulumi_kubernetes import batch, core, meta
 
 from .crds import SpreadConstraint, VolumeClaim
-from .network import Pods
 from .settings import Resources, Volume
 
-# Any: the same words go into typed resources, custom resources and Helm values, which have no type in common.
+# Any: the same words go into typed resources, custom resources and Helm values, which have no type
+# in common.
 CONTAINER_SECURITY: Any = {
     "allowPrivilegeEscalation": False,
     "capabilities": {"drop": ["ALL"]},
@@ -18,11 +19,14 @@ CONTAINER_SECURITY: Any = {
     "runAsNonRoot": True,
     "seccompProfile": {"type": "RuntimeDefault"},
 }
-"""What `restricted` asks of a container, and a read-only root besides: https://kubernetes.io/docs/concepts/security/pod-security-standards/"""
+"""What Pod Security `restricted` asks of a container, and a read-only root file system.
+
+https://kubernetes.io/docs/concepts/security/pod-security-standards/
+"""
 
 
 def pod_security(user: int, group: int | None = None) -> Any:
-    """A pod's security context for `restricted`: everything as `user`, its volumes writable by `group`."""
+    """A pod's security context for `restricted`: it runs as `user`, and `group` owns its volumes."""
     group = user if group is None else group
     return {
         "runAsNonRoot": True,
@@ -42,7 +46,7 @@ def requirements(resources: Resources) -> Any:
 
 
 def spread(labels: Mapping[str, str]) -> SpreadConstraint:
-    """One pod a node while there are nodes; a laptop's single node still takes them all."""
+    """Prefer one pod per node, but schedule all on one node if need be."""
     return {
         "maxSkew": 1,
         "topologyKey": "kubernetes.io/hostname",
@@ -52,7 +56,7 @@ def spread(labels: Mapping[str, str]) -> SpreadConstraint:
 
 
 def volume_claim(volume: Volume) -> VolumeClaim:
-    """A claim for one pod; without a storage class it is left to the cluster's default."""
+    """A claim for one pod. Without a storage class the cluster's default applies."""
     claim: VolumeClaim = {
         "accessModes": ["ReadWriteOnce"],
         "resources": {"requests": {"storage": volume.size}},
@@ -62,55 +66,78 @@ def volume_claim(volume: Volume) -> VolumeClaim:
     return claim
 
 
+def variables(values: Mapping[str, pulumi.Input[str]]) -> list[core.v1.EnvVarArgs]:
+    """Plain environment variables, in the order of the mapping."""
+    return [core.v1.EnvVarArgs(name=name, value=value) for name, value in values.items()]
+
+
 def secret_variable(variable: str, secret: pulumi.Input[str], key: str) -> core.v1.EnvVarArgs:
-    """An environment variable that the kubelet takes from a Secret."""
+    """An environment variable that the kubelet reads from a Secret."""
     reference = core.v1.SecretKeySelectorArgs(name=secret, key=key)
     return core.v1.EnvVarArgs(
         name=variable, value_from=core.v1.EnvVarSourceArgs(secret_key_ref=reference)
     )
 
 
-def job(
-    resource_name: str,
-    name: str,
-    pods: Pods,
-    *,
-    namespace: pulumi.Input[str],
-    user: int,
-    containers: Sequence[core.v1.ContainerArgs],
-    opts: pulumi.ResourceOptions,
-    init_containers: Sequence[core.v1.ContainerArgs] = (),
-    volumes: Sequence[core.v1.VolumeArgs] = (),
-    service_account: pulumi.Input[str] | None = None,
-    annotations: Mapping[str, pulumi.Input[str]] | None = None,
-    backoff_limit: int = 10,
-) -> batch.v1.Job:
-    """A Job that is awaited until it has completed, and is made anew by the next `up` after it failed.
+@dataclass(frozen=True)
+class JobArgs:
+    """A Job of this program."""
 
-    There is no time to live: a Job that is gone would be run again by the next refresh. A Job's template can't change, so a change
-    of anything in it replaces the Job. Only a Job with a `service_account` gets a token for the API server.
+    name: str
+    """Name of the Job in Kubernetes."""
+    namespace: pulumi.Input[str]
+    labels: Mapping[str, str]
+    """Labels of the Job and its pod; the network policies select the pod by them."""
+    user: int
+    """User and group id that everything runs as."""
+    containers: Sequence[core.v1.ContainerArgs]
+    init_containers: Sequence[core.v1.ContainerArgs] = ()
+    volumes: Sequence[core.v1.VolumeArgs] = ()
+    service_account: pulumi.Input[str] | None = None
+    """Only a Job with an account gets a token for the API server."""
+    annotations: Mapping[str, pulumi.Input[str]] = field(default_factory=dict[str, str])
+    """Annotations of the pod template: a changed annotation runs the Job again."""
+    backoff_limit: int = 10
+    """Retries before the Job fails. The delay between them doubles, from 10 s up to 6 min."""
+    timeout_seconds: int = 600
+    """How long `up` waits for it."""
+
+
+def job(resource_name: str, args: JobArgs, opts: pulumi.ResourceOptions) -> batch.v1.Job:
+    """A Job that Pulumi waits for. If it failed, the next `up` replaces it.
+
+    It has no time to live: the next refresh would run a Job that is gone again. A Job's template
+    cannot change, so any change in it replaces the Job.
     """
+    for container in (*args.containers, *args.init_containers):
+        # The end of the log becomes the pod's status, which Pulumi prints when the Job fails.
+        container.termination_message_policy = "FallbackToLogsOnError"
     return batch.v1.Job(
         resource_name,
         metadata=meta.v1.ObjectMetaArgs(
-            name=name,
-            namespace=namespace,
-            labels=pods.labels,
-            annotations={"pulumi.com/replaceUnready": "true"},
+            name=args.name,
+            namespace=args.namespace,
+            labels=args.labels,
+            annotations={
+                "pulumi.com/replaceUnready": "true",
+                "pulumi.com/timeoutSeconds": str(args.timeout_seconds),
+            },
         ),
         spec=batch.v1.JobSpecArgs(
-            backoff_limit=backoff_limit,
+            backoff_limit=args.backoff_limit,
             template=core.v1.PodTemplateSpecArgs(
-                metadata=meta.v1.ObjectMetaArgs(labels=pods.labels, annotations=annotations),
+                metadata=meta.v1.ObjectMetaArgs(
+                    labels=args.labels, annotations=args.annotations or None
+                ),
                 spec=core.v1.PodSpecArgs(
                     restart_policy="Never",
-                    service_account_name=service_account,
-                    automount_service_account_token=service_account is not None,
+                    service_account_name=args.service_account,
+                    automount_service_account_token=args.service_account is not None,
                     enable_service_links=False,
-                    security_context=pod_security(user),
-                    init_containers=list(init_containers) or None,
-                    containers=list(containers),
-                    volumes=list(volumes) or None,
+                    security_context=pod_security(args.user),
+                    init_containers=list(args.init_containers) or None,
+                    containers=list(args.containers),
+                    volumes=list(args.volumes) or None,
                 ),
             ),
         ),

@@ -4,7 +4,7 @@ import base64
 import hashlib
 import hmac
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pulumi
@@ -20,6 +20,7 @@ from .crds import (
     RepositorySchedules,
 )
 from .credentials import password
+from .delivery import Delivery
 from .forward import ForwardTarget
 from .network import POSTGRES
 from .pods import requirements, volume_claim
@@ -48,8 +49,8 @@ class DatabaseEndpoint:
     host: pulumi.Output[str]
     port: int
     database: str
-    secrets: Mapping[str, pulumi.Output[str]]
-    """`user` and `password`."""
+    delivery: Delivery
+    """`user` and `password`, for the namespace of the client."""
     usable: Sequence[pulumi.Resource]
     """What a client depends on: the user can log in and may create its tables."""
 
@@ -154,7 +155,12 @@ class Postgres(pulumi.ComponentResource):
             host=pulumi.Output.concat(CLUSTER, "-primary.", args.namespace, ".svc"),
             port=5432,
             database=DATABASE,
-            secrets={"user": pulumi.Output.from_input(USER), "password": user_password},
+            delivery=Delivery(
+                name="postgres-credentials",
+                secret="shlink-db-pguser-shlink",  # noqa: S106 -- a name
+                path="postgres/shlink",
+                values={"user": pulumi.Output.from_input(USER), "password": user_password},
+            ),
             usable=[cluster, grant],
         )
         self.register_outputs({"host": self.endpoint.host})

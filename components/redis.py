@@ -10,9 +10,11 @@ from pulumi_kubernetes import batch, core, meta
 from .cluster import ClusterAccess
 from .crds import RedisFailover, RedisFailoverSpec
 from .credentials import password
+from .delivery import Delivery
 from .network import REDIS, REDIS_ROTATION
 from .pods import (
     CONTAINER_SECURITY,
+    JobArgs,
     job,
     pod_security,
     requirements,
@@ -42,8 +44,9 @@ class RedisEndpoint:
     servers: str | None
     """URLs; None where they hold a password and so are among the secrets."""
     sentinel_service: str | None
-    secrets: Mapping[str, pulumi.Output[str]]
-    """`password`: of the Redis servers behind Sentinel. `servers`: the URLs with the password in them."""
+    delivery: Delivery | None
+    """`password`: of the Redis servers behind Sentinel. `servers`: the URLs with the password in
+    them. None if Redis asks for no password."""
     usable: Sequence[pulumi.Resource]
     """What a client depends on."""
 
@@ -62,8 +65,17 @@ def external(settings: ExternalRedis) -> RedisEndpoint:
         port=first.port or 6379,
         servers=None if secrets else ",".join(settings.servers),
         sentinel_service=None,
-        secrets=secrets,
+        delivery=_delivery(secrets) if secrets else None,
         usable=[],
+    )
+
+
+def _delivery(values: Mapping[str, pulumi.Output[str]]) -> Delivery:
+    return Delivery(
+        name="redis-credentials",
+        secret="shlink-redis",  # noqa: S106 -- a name
+        path="redis/shlink",
+        values=values,
     )
 
 
@@ -138,7 +150,7 @@ class Redis(pulumi.ComponentResource):
             port=26379,
             servers=f"{url},{url}",
             sentinel_service=MASTER,
-            secrets={"password": current},
+            delivery=_delivery({"password": current}),
             usable=[usable],
         )
         self.register_outputs({"servers": self.endpoint.servers})
@@ -260,24 +272,28 @@ def _rotation(
 
     return job(
         name,
-        f"{FAILOVER}-rotation-{args.rotation}",
-        REDIS_ROTATION,
-        namespace=args.namespace,
-        user=_USER,
-        containers=[
-            core.v1.ContainerArgs(
-                name="rotate",
-                image=args.images.redis,
-                command=["sh", "-c", ROTATE],
-                env=[
-                    core.v1.EnvVarArgs(name="SERVERS", value=" ".join(servers)),
-                    core.v1.EnvVarArgs(name="SENTINEL", value=f"{_SENTINEL}:26379"),
-                    secret_variable("NEW", secret.metadata.name, "password"),
-                    secret_variable("OLD", secret.metadata.name, "previous"),
-                ],
-                security_context=CONTAINER_SECURITY,
-                resources=requirements(Resources(cpu="10m", memory="16Mi", memory_limit="64Mi")),
-            )
-        ],
-        opts=opts,
+        JobArgs(
+            name=f"{FAILOVER}-rotation-{args.rotation}",
+            labels=REDIS_ROTATION.labels,
+            namespace=args.namespace,
+            user=_USER,
+            containers=[
+                core.v1.ContainerArgs(
+                    name="rotate",
+                    image=args.images.redis,
+                    command=["sh", "-c", ROTATE],
+                    env=[
+                        core.v1.EnvVarArgs(name="SERVERS", value=" ".join(servers)),
+                        core.v1.EnvVarArgs(name="SENTINEL", value=f"{_SENTINEL}:26379"),
+                        secret_variable("NEW", secret.metadata.name, "password"),
+                        secret_variable("OLD", secret.metadata.name, "previous"),
+                    ],
+                    security_context=CONTAINER_SECURITY,
+                    resources=requirements(
+                        Resources(cpu="10m", memory="16Mi", memory_limit="64Mi")
+                    ),
+                )
+            ],
+        ),
+        opts,
     )

@@ -395,7 +395,9 @@ class ShlinkSettings(Model):
     base_path: str | None = Field(
         default=None, pattern=r"^/\S*[^/\s]$", description="Path prefix, e.g. /s."
     )
-    replicas: int = Field(default=3, ge=1, le=50)
+    replicas: int = Field(
+        default=3, ge=0, le=50, description="Pods. 0 stops Shlink, as a restore needs it."
+    )
     web_workers: int = Field(
         default=4,
         ge=1,
@@ -429,6 +431,17 @@ class ShlinkSettings(Model):
         default={},
         description="More of Shlink's variables. An empty value counts as set in Shlink, so it is refused here.",
     )
+    secret_environment: dict[Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")], SecretStr] = (
+        Field(
+            default={},
+            description="Shlink's variables whose values are secret, delivered through Vault.",
+        )
+    )
+    pub_sub: bool = Field(
+        default=False,
+        description="Publish each visit to Redis, for programs of yours that subscribe there. "
+        "Dear on busy links: each redirect then counts all visits of its link.",
+    )
     route: Annotated[Ingress | GatewayRoute, Field(discriminator="type")] | None = Field(
         default=None, description="How it is reached from outside."
     )
@@ -453,6 +466,10 @@ class RotationSettings(Model):
     """Raise a number and that password is made anew and reaches whoever uses it. See docs/operations.md."""
 
     database: Rotation = Field(default=1, description="The password of `shlink` in PostgreSQL.")
+    api_key: Rotation = Field(
+        default=1,
+        description="Shlink's API key. The key before it stays valid until the next rotation.",
+    )
     superuser: Rotation = Field(default=1, description="The password of `postgres` in PostgreSQL.")
     redis: Rotation = Field(default=1, description="Redis' password.")
 

@@ -1,59 +1,156 @@
 """Shlink: one migration Job, then the replicas behind a Service, and what leads to them from outside."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pulumi
-from pulumi_kubernetes import apps, core, meta, networking, policy
+from pulumi_kubernetes import apps, batch, core, meta, networking, policy
 
-from . import ports
+from . import ports, scripts
 from .crds import HTTPRoute, ParentReference
-from .delivery import SecretRef
-from .network import MIGRATION, SERVER, SHLINK
+from .credentials import password
+from .delivery import Delivery, SecretRef
+from .network import MIGRATION, SERVER
 from .pods import (
     CONTAINER_SECURITY,
+    JobArgs,
     job,
     pod_security,
     requirements,
     secret_variable,
     spread,
+    variables,
 )
 from .postgres import DatabaseEndpoint
 from .redis import RedisEndpoint
 from .settings import Images, Ingress, Resources, ShlinkSettings, shlink_version
 
-PORT = ports.SHLINK
 API_KEY = "api-key"
-"""The key of the first API key in its Secret."""
-GEOLITE_LICENSE = "geolite-license-key"
+"""The key of the API key in its Secret."""
+_GEOLITE_LICENSE = "geolite-license-key"
 
 _USER = 1001
-# The image's entrypoint migrates, and starts the server only where SHLINK_RUNTIME says `rr`. Given the key, its installer would pass
-# it on in a command line that a verbose console prints, and would succeed where creating the key fails.
-_MIGRATE = """env -u INITIAL_API_KEY sh ./docker-entrypoint.sh
-exec php bin/cli api-key:initial "$INITIAL_API_KEY" --no-interaction
-"""
-_WAIT = "until nc -z -w 2 $HOST $PORT; do echo waiting for $HOST:$PORT; sleep 2; done"
+_DATA = "/etc/shlink/data"
+_PHP_SETTINGS = "/etc/shlink-php"
 _VERSION_ANNOTATION = "shlink.io/secret-version."
+# RoadRunner needs up to 30 s to stop, even idle (measured on Shlink 4.6.0). Endpoints learn of a
+# stopping pod a little later than the pod does, so it first waits while it still answers.
+_DRAIN_SECONDS = 10
+_STOP_SECONDS = _DRAIN_SECONDS + 30 + 15
+_SMALL = Resources(cpu="10m", memory="16Mi", memory_limit="32Mi")
+# Predis waits for an answer as long as PHP's default, 60 s, and Shlink's URLs carry no timeout of
+# their own (shlink-common, RedisFactory drops the query). A hung master is then asked for a minute.
+_PHP_INI = "default_socket_timeout = 3\n"
+
+
+@dataclass(frozen=True)
+class ShlinkSecrets:
+    """The values that only Shlink knows, and their delivery into its namespace."""
+
+    api_key: Delivery
+    """The API key of this environment."""
+    api_key_rotation: int
+    """Number of the API key. The key before it stays valid, older ones are disabled."""
+    geolite: Delivery | None
+    """MaxMind's licence key."""
+    environment: Delivery | None
+    """Variables of the server whose values are secret."""
+
+    @property
+    def deliveries(self) -> list[Delivery]:
+        """All of them, for the SecretDelivery of Shlink's namespace."""
+        every = (self.api_key, self.geolite, self.environment)
+        return [delivery for delivery in every if delivery is not None]
+
+
+def shlink_secrets(
+    settings: ShlinkSettings, api_key_rotation: int, opts: pulumi.ResourceOptions
+) -> ShlinkSecrets:
+    """Shlink's own secrets. A raised `api_key_rotation` makes another API key."""
+    api_key = Delivery(
+        name="shlink-api-key",
+        secret="shlink-api-key",  # noqa: S106 -- a name
+        path="shlink/api-key",
+        values={API_KEY: password("shlink-api-key", api_key_rotation, opts)},
+    )
+    geolite = None
+    if settings.geolite_license_key is not None:
+        license_key = settings.geolite_license_key.get_secret_value()
+        geolite = Delivery(
+            name="shlink-geolite",
+            secret="shlink-geolite",  # noqa: S106 -- a name
+            path="shlink/geolite",
+            values={_GEOLITE_LICENSE: pulumi.Output.secret(license_key)},
+        )
+    environment = None
+    if settings.secret_environment:
+        environment = Delivery(
+            name="shlink-environment",
+            secret="shlink-environment",  # noqa: S106 -- a name
+            path="shlink/environment",
+            values={
+                name: pulumi.Output.secret(value.get_secret_value())
+                for name, value in settings.secret_environment.items()
+            },
+        )
+    return ShlinkSecrets(
+        api_key=api_key, api_key_rotation=api_key_rotation, geolite=geolite, environment=environment
+    )
 
 
 @dataclass(frozen=True)
 class ShlinkArgs:
+    """What Shlink is made of."""
+
     namespace: pulumi.Input[str]
+    """Where it runs; the delivered Secrets are there."""
     settings: ShlinkSettings
+    """`shlink:app` of the stack's file."""
     images: Images
+    """Where Shlink's image comes from."""
     database: DatabaseEndpoint
-    database_secret: SecretRef
+    """Its own database."""
     redis: RedisEndpoint | None
-    redis_secret: SecretRef | None
-    api_key: SecretRef
-    geolite: SecretRef | None
+    """Shared caches and locks; without it they are each replica's own."""
+    own: ShlinkSecrets
+    """The secrets that only Shlink knows."""
+    delivered: Mapping[str, SecretRef]
+    """Every delivery of `database`, `redis` and `own`, as it arrives in `namespace`, by its name."""
+
+    @property
+    def database_secret(self) -> SecretRef:
+        """User and password of the database."""
+        return self.delivered[self.database.delivery.name]
+
+    @property
+    def api_key(self) -> SecretRef:
+        """The API key."""
+        return self.delivered[self.own.api_key.name]
+
+    def optional(self, delivery: Delivery | None) -> SecretRef | None:
+        """Where an optional delivery arrives."""
+        return None if delivery is None else self.delivered[delivery.name]
+
+    @property
+    def redis_secret(self) -> SecretRef | None:
+        """The password of Redis, or the URLs that hold it; None if it asks for none."""
+        return None if self.redis is None else self.optional(self.redis.delivery)
+
+    @property
+    def geolite(self) -> SecretRef | None:
+        """The licence key, if there is one."""
+        return self.optional(self.own.geolite)
+
+    @property
+    def environment(self) -> SecretRef | None:
+        """Secret variables, if there are any."""
+        return self.optional(self.own.environment)
 
 
 class Shlink(pulumi.ComponentResource):
     """Shlink answering on its Service."""
 
-    internal_url: str
+    internal_url: pulumi.Output[str]
     """Inside the cluster."""
     external_url: str
     """Where short URLs point."""
@@ -66,64 +163,16 @@ class Shlink(pulumi.ComponentResource):
         super().__init__("shlink:shlink:Shlink", name, None, opts)
         settings = args.settings
         child = pulumi.ResourceOptions(parent=self)
-        metadata = meta.v1.ObjectMetaArgs(
-            name="shlink", namespace=args.namespace, labels=SERVER.labels
+        metadata = meta.v1.ObjectMetaArgs(name=name, namespace=args.namespace, labels=SERVER.labels)
+        php = core.v1.ConfigMap(
+            f"{name}-php",
+            metadata=meta.v1.ObjectMetaArgs(name=f"{name}-php", namespace=args.namespace),
+            data={"timeouts.ini": _PHP_INI},
+            opts=child,
         )
-
-        connections = [args.database_secret, *([args.redis_secret] if args.redis_secret else [])]
-        usable: list[pulumi.Resource] = [*args.database.usable]
-        usable += args.redis.usable if args.redis else []
-        # Its own pod, so that replicas never race for the schema: without Redis their lock is a local one. It also proves that the
-        # password in the Secret is the one in the database before any replica is replaced.
-        migration = job(
-            f"{name}-migration",
-            "shlink-migration",
-            MIGRATION,
-            namespace=args.namespace,
-            user=_USER,
-            containers=[
-                _container(
-                    "migration",
-                    args,
-                    [
-                        core.v1.EnvVarArgs(name="SHLINK_RUNTIME", value="none"),
-                        core.v1.EnvVarArgs(name="SKIP_INITIAL_GEOLITE_DOWNLOAD", value="true"),
-                        secret_variable("INITIAL_API_KEY", args.api_key.name, API_KEY),
-                    ],
-                    _MIGRATE,
-                )
-            ],
-            opts=_after(child, [*connections, args.api_key], usable),
-            init_containers=_waits(args),
-            volumes=_volumes(),
-            annotations=_versions(connections),
-        )
-
-        server = _container("shlink", args, _server_variables(args))
-        server.ports = [core.v1.ContainerPortArgs(name="http", container_port=PORT)]
-        health = core.v1.HTTPGetActionArgs(
-            path=f"{settings.base_path or ''}/rest/health", port="http"
-        )
-        # /rest/health asks the database. As a liveness probe it would restart every replica whenever the database is away.
-        server.startup_probe = core.v1.ProbeArgs(
-            http_get=health, period_seconds=5, failure_threshold=60, timeout_seconds=5
-        )
-        server.readiness_probe = core.v1.ProbeArgs(
-            http_get=health, period_seconds=10, failure_threshold=3, timeout_seconds=5
-        )
-        server.liveness_probe = core.v1.ProbeArgs(
-            tcp_socket=core.v1.TCPSocketActionArgs(port="http"),
-            period_seconds=10,
-            failure_threshold=6,
-            timeout_seconds=5,
-        )
-        # Endpoints learn of a stopping pod a little later than the pod does.
-        server.lifecycle = core.v1.LifecycleArgs(
-            pre_stop=core.v1.LifecycleHandlerArgs(
-                exec_=core.v1.ExecActionArgs(command=["sleep", "5"])
-            )
-        )
-        secrets = [*connections, *([args.geolite] if args.geolite else [])]
+        volumes = _volumes(php)
+        migration = _migration(name, args, volumes, child)
+        secrets = [args.database_secret, args.redis_secret, args.geolite, args.environment]
         deployment = apps.v1.Deployment(
             name,
             metadata=metadata,
@@ -142,28 +191,27 @@ class Shlink(pulumi.ComponentResource):
                     ),
                     spec=core.v1.PodSpecArgs(
                         automount_service_account_token=False,
-                        # The variables that Kubernetes adds for each Service would be SHLINK_*, as Shlink's own are.
+                        # Kubernetes' variables for each Service would be SHLINK_*, like Shlink's own.
                         enable_service_links=False,
                         security_context=pod_security(_USER),
+                        termination_grace_period_seconds=_STOP_SECONDS,
                         topology_spread_constraints=[_spread()],
                         init_containers=_waits(args),
-                        containers=[server],
-                        volumes=_volumes(),
+                        containers=[_server(args)],
+                        volumes=volumes,
                     ),
                 ),
             ),
-            opts=_after(child, secrets, [migration]),
+            opts=_after(child, secrets, _redis_ready(args, [migration])),
         )
         service = core.v1.Service(
             name,
             metadata=metadata,
             spec=core.v1.ServiceSpecArgs(
                 selector=SERVER.labels,
-                ports=[core.v1.ServicePortArgs(name="http", port=PORT, target_port="http")],
+                ports=[core.v1.ServicePortArgs(name="http", port=ports.SHLINK, target_port="http")],
             ),
-            opts=pulumi.ResourceOptions.merge(
-                child, pulumi.ResourceOptions(depends_on=[deployment])
-            ),
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[deployment]),
         )
         policy.v1.PodDisruptionBudget(
             name,
@@ -173,42 +221,134 @@ class Shlink(pulumi.ComponentResource):
             ),
             opts=child,
         )
-        _route(
-            name,
-            settings,
-            metadata,
-            pulumi.ResourceOptions.merge(child, pulumi.ResourceOptions(depends_on=[service])),
-        )
+        _route(name, args, pulumi.ResourceOptions(parent=self, depends_on=[service]))
 
         path = settings.base_path or ""
-        self.internal_url = f"http://shlink.{SHLINK}.svc.cluster.local:{PORT}{path}"
-        self.external_url = f"{'https' if settings.https else 'http'}://{settings.domain}{path}"
+        scheme = "https" if settings.https else "http"
+        self.internal_url = pulumi.Output.concat(
+            f"http://{name}.", args.namespace, f".svc.cluster.local:{ports.SHLINK}{path}"
+        )
+        self.external_url = f"{scheme}://{settings.domain}{path}"
         self.version = ".".join(map(str, shlink_version(args.images.shlink)))
         self.register_outputs(
             {"internal_url": self.internal_url, "external_url": self.external_url}
         )
 
 
-def _container(
-    container: str, args: ShlinkArgs, variables: list[core.v1.EnvVarArgs], script: str | None = None
-) -> core.v1.ContainerArgs:
-    """Shlink's image with its connections; the image's own entrypoint, or a script."""
+def _migration(
+    name: str,
+    args: ShlinkArgs,
+    volumes: Sequence[core.v1.VolumeArgs],
+    opts: pulumi.ResourceOptions,
+) -> batch.v1.Job:
+    """The Job that prepares the database, before any replica starts.
+
+    It has a pod of its own, so that replicas never race for the schema, and it proves that the
+    password in the Secret is the one in the database before any replica is replaced. It does not
+    use Redis: a migration that was killed would leave its lock there for ten minutes.
+    """
+    number = args.own.api_key_rotation
+    retired = [_api_key_name(earlier) for earlier in range(1, number - 1)]
+    container = _container("migration", args)
+    container.command = [
+        "sh",
+        "-ec",
+        scripts.read("shlink_migrate.sh"),
+        "migrate",
+        scripts.read("shlink_repair.php"),
+        scripts.read("shlink_api_key.php"),
+    ]
+    plain = {
+        "SHLINK_RUNTIME": "none",
+        "SKIP_INITIAL_GEOLITE_DOWNLOAD": "true",
+        "API_KEY_NAME": _api_key_name(number),
+    }
+    if retired:
+        plain["API_KEY_RETIRED"] = ",".join(retired)
+    container.env = [
+        *_database(args),
+        *variables(plain),
+        # Not INITIAL_API_KEY: Shlink would pass that on in a command line, and store it as a name.
+        secret_variable("API_KEY", args.api_key.name, API_KEY),
+    ]
+    secrets = [args.database_secret, args.api_key]
+    return job(
+        f"{name}-migration",
+        JobArgs(
+            name=f"{name}-migration",
+            namespace=args.namespace,
+            labels=MIGRATION.labels,
+            user=_USER,
+            containers=[container],
+            init_containers=[_wait(args, "postgres", args.database.host, args.database.port)],
+            volumes=volumes,
+            annotations=_versions(secrets),
+        ),
+        _after(opts, secrets, args.database.usable),
+    )
+
+
+def _api_key_name(rotation: int) -> str:
+    """The name of an API key in Shlink, which anybody may see."""
+    return f"deployment-{rotation}"
+
+
+def _server(args: ShlinkArgs) -> core.v1.ContainerArgs:
+    health = core.v1.HTTPGetActionArgs(
+        path=f"{args.settings.base_path or ''}/rest/health", port="http"
+    )
+    server = _container("shlink", args)
+    server.env = [*_database(args), *_redis(args), *_server_variables(args)]
+    server.ports = [core.v1.ContainerPortArgs(name="http", container_port=ports.SHLINK)]
+    # /rest/health asks the database. As a liveness probe it would restart every replica whenever
+    # the database is away.
+    server.startup_probe = core.v1.ProbeArgs(
+        http_get=health, period_seconds=5, failure_threshold=60, timeout_seconds=5
+    )
+    server.readiness_probe = core.v1.ProbeArgs(
+        http_get=health, period_seconds=10, failure_threshold=3, timeout_seconds=5
+    )
+    server.liveness_probe = core.v1.ProbeArgs(
+        tcp_socket=core.v1.TCPSocketActionArgs(port="http"),
+        period_seconds=10,
+        failure_threshold=6,
+        timeout_seconds=5,
+    )
+    server.lifecycle = core.v1.LifecycleArgs(
+        pre_stop=core.v1.LifecycleHandlerArgs(
+            exec_=core.v1.ExecActionArgs(command=["sleep", str(_DRAIN_SECONDS)])
+        )
+    )
+    return server
+
+
+def _container(container: str, args: ShlinkArgs) -> core.v1.ContainerArgs:
+    """Shlink's image with its writable folders; the caller adds the variables."""
+    mounts = {"data": _DATA, "tmp": "/tmp", "php": _PHP_SETTINGS}  # noqa: S108 -- an emptyDir of the pod, not a shared folder
     return core.v1.ContainerArgs(
         name=container,
         image=args.images.shlink,
-        command=["sh", "-ec", script] if script else None,
-        env=[*_connections(args), *variables],
         security_context=CONTAINER_SECURITY,
         resources=requirements(args.settings.resources),
         volume_mounts=[
-            core.v1.VolumeMountArgs(name="data", mount_path="/etc/shlink/data"),
-            core.v1.VolumeMountArgs(name="tmp", mount_path="/tmp"),  # noqa: S108 -- an emptyDir of the pod, not a shared folder
+            core.v1.VolumeMountArgs(name=volume, mount_path=path) for volume, path in mounts.items()
         ],
     )
 
 
-def _connections(args: ShlinkArgs) -> list[core.v1.EnvVarArgs]:
-    """Where PostgreSQL and Redis are. What is unused is left out: to Shlink an empty value counts as set."""
+def _volumes(php: core.v1.ConfigMap) -> list[core.v1.VolumeArgs]:
+    empty = core.v1.EmptyDirVolumeSourceArgs()
+    return [
+        core.v1.VolumeArgs(name="data", empty_dir=empty),
+        core.v1.VolumeArgs(name="tmp", empty_dir=empty),
+        core.v1.VolumeArgs(
+            name="php", config_map=core.v1.ConfigMapVolumeSourceArgs(name=php.metadata.name)
+        ),
+    ]
+
+
+def _database(args: ShlinkArgs) -> list[core.v1.EnvVarArgs]:
+    """Where PostgreSQL is. What is unused is left out: to Shlink an empty value counts as set."""
     plain: dict[str, pulumi.Input[str]] = {
         "DB_DRIVER": "postgres",
         "DB_HOST": args.database.host,
@@ -218,26 +358,35 @@ def _connections(args: ShlinkArgs) -> list[core.v1.EnvVarArgs]:
         # Shlink 4.6.0 hands that setting to the driver where PostgreSQL's doesn't look; libpq looks here.
         "PGSSLMODE": "require",
         "TIMEZONE": args.settings.timezone,
+        # A leading colon keeps the image's own folder of settings.
+        "PHP_INI_SCAN_DIR": f":{_PHP_SETTINGS}",
     }
-    secrets = [
+    return [
+        *variables(plain),
         secret_variable("DB_USER", args.database_secret.name, "user"),
         secret_variable("DB_PASSWORD", args.database_secret.name, "password"),
     ]
-    if args.redis:
-        plain |= {"REDIS_PUB_SUB_ENABLED": "true"}
-        plain |= {"REDIS_SERVERS": args.redis.servers} if args.redis.servers else {}
-        plain |= (
-            {"REDIS_SENTINEL_SERVICE": args.redis.sentinel_service}
-            if args.redis.sentinel_service
-            else {}
-        )
+
+
+def _redis(args: ShlinkArgs) -> list[core.v1.EnvVarArgs]:
+    """Where Redis is; nothing without Redis."""
+    if args.redis is None:
+        return []
+    plain: dict[str, pulumi.Input[str]] = {}
+    if args.settings.pub_sub:
+        plain["REDIS_PUB_SUB_ENABLED"] = "true"
+    if args.redis.servers:
+        plain["REDIS_SERVERS"] = args.redis.servers
+    if args.redis.sentinel_service:
+        plain["REDIS_SENTINEL_SERVICE"] = args.redis.sentinel_service
+    environment = variables(plain)
     if args.redis_secret:
-        variables = {"password": "REDIS_SERVERS_PASSWORD", "servers": "REDIS_SERVERS"}
-        secrets += [
-            secret_variable(variables[key], args.redis_secret.name, key)
+        names = {"password": "REDIS_SERVERS_PASSWORD", "servers": "REDIS_SERVERS"}
+        environment += [
+            secret_variable(names[key], args.redis_secret.name, key)
             for key in args.redis_secret.keys
         ]
-    return [*_variables(plain), *secrets]
+    return environment
 
 
 def _server_variables(args: ShlinkArgs) -> list[core.v1.EnvVarArgs]:
@@ -253,116 +402,116 @@ def _server_variables(args: ShlinkArgs) -> list[core.v1.EnvVarArgs]:
         # On by default in Shlink; where egress is closed it costs 3 s for each link.
         "AUTO_RESOLVE_TITLES": str(settings.resolve_titles).lower(),
         "BASE_PATH": settings.base_path or "",
-        "SHELL_VERBOSITY": str(settings.verbosity) if settings.verbosity else "",
+        "SHELL_VERBOSITY": str(settings.verbosity or ""),
         "TRUSTED_PROXIES": ",".join(settings.trusted_proxies),
         **settings.environment,
     }
-    geolite = (
-        [secret_variable("GEOLITE_LICENSE_KEY", args.geolite.name, GEOLITE_LICENSE)]
-        if args.geolite
-        else []
-    )
-    return [*_variables({key: value for key, value in plain.items() if value}), *geolite]
-
-
-def _variables(values: Mapping[str, pulumi.Input[str]]) -> list[core.v1.EnvVarArgs]:
-    return [core.v1.EnvVarArgs(name=key, value=value) for key, value in values.items()]
+    environment = variables({name: value for name, value in plain.items() if value})
+    if args.geolite:
+        environment.append(
+            secret_variable("GEOLITE_LICENSE_KEY", args.geolite.name, _GEOLITE_LICENSE)
+        )
+    if args.environment:
+        environment += [
+            secret_variable(variable, args.environment.name, variable)
+            for variable in args.environment.keys
+        ]
+    return environment
 
 
 def _waits(args: ShlinkArgs) -> list[core.v1.ContainerArgs]:
-    """A pod that starts before its servers answer waits, instead of crashing in a loop that slows down each time."""
-    targets: list[tuple[str, pulumi.Input[str], int]] = [
-        ("postgres", args.database.host, args.database.port)
-    ]
-    targets += [("redis", args.redis.host, args.redis.port)] if args.redis else []
-    return [
-        core.v1.ContainerArgs(
-            name=f"wait-for-{what}",
-            image=args.images.shlink,
-            command=["sh", "-c", _WAIT],
-            env=_variables({"HOST": host, "PORT": str(port)}),
-            security_context=CONTAINER_SECURITY,
-            resources=requirements(Resources(cpu="10m", memory="16Mi", memory_limit="32Mi")),
-        )
-        for what, host, port in targets
-    ]
+    """A pod that starts before its servers answer waits, instead of crashing in a slowing loop."""
+    waits = [_wait(args, "postgres", args.database.host, args.database.port)]
+    if args.redis:
+        waits.append(_wait(args, "redis", args.redis.host, args.redis.port))
+    return waits
 
 
-def _volumes() -> list[core.v1.VolumeArgs]:
-    return [
-        core.v1.VolumeArgs(name=volume, empty_dir=core.v1.EmptyDirVolumeSourceArgs())
-        for volume in ("data", "tmp")
-    ]
+def _wait(
+    args: ShlinkArgs, server: str, host: pulumi.Input[str], port: int
+) -> core.v1.ContainerArgs:
+    return core.v1.ContainerArgs(
+        name=f"wait-for-{server}",
+        image=args.images.shlink,
+        command=["sh", "-c", scripts.read("wait_for_port.sh")],
+        env=variables({"HOST": host, "PORT": str(port)}),
+        security_context=CONTAINER_SECURITY,
+        resources=requirements(_SMALL),
+    )
 
 
 def _spread() -> core.v1.TopologySpreadConstraintArgs:
-    wanted = spread(SERVER.labels)
+    constraint = spread(SERVER.labels)
     return core.v1.TopologySpreadConstraintArgs(
-        max_skew=wanted["maxSkew"],
-        topology_key=wanted["topologyKey"],
-        when_unsatisfiable=wanted["whenUnsatisfiable"],
+        max_skew=constraint["maxSkew"],
+        topology_key=constraint["topologyKey"],
+        when_unsatisfiable=constraint["whenUnsatisfiable"],
         label_selector=meta.v1.LabelSelectorArgs(match_labels=SERVER.labels),
     )
 
 
-def _versions(secrets: list[SecretRef]) -> dict[str, pulumi.Input[str]]:
-    """A changed secret changes the pod template, and so reaches the pods."""
-    return {f"{_VERSION_ANNOTATION}{one.name}": one.version for one in secrets}
+def _versions(secrets: Sequence[SecretRef | None]) -> Mapping[str, pulumi.Input[str]]:
+    """Annotations with each Secret's version: a changed value changes the template, and pods roll."""
+    return {
+        f"{_VERSION_ANNOTATION}{secret.name}": secret.version
+        for secret in secrets
+        if secret is not None
+    }
+
+
+def _redis_ready(
+    args: ShlinkArgs, resources: Sequence[pulumi.Resource]
+) -> Sequence[pulumi.Resource]:
+    if args.redis is None:
+        return resources
+    return [*resources, *args.redis.usable]
 
 
 def _after(
-    opts: pulumi.ResourceOptions, secrets: list[SecretRef], resources: list[pulumi.Resource]
+    opts: pulumi.ResourceOptions,
+    secrets: Sequence[SecretRef | None],
+    resources: Sequence[pulumi.Resource],
 ) -> pulumi.ResourceOptions:
-    """Only when these resources are there and these Secrets hold the version that the pods are made for.
-
-    A hook before, not after the ExternalSecret: a failed one is tried again by the next `up`.
-    """
-    synced = [one.synced for one in secrets]
+    """Wait for these resources, and until these Secrets hold the version that the pods need."""
+    delivered = [secret for secret in secrets if secret is not None]
+    synced = [secret.synced for secret in delivered]
     return pulumi.ResourceOptions.merge(
         opts,
         pulumi.ResourceOptions(
-            depends_on=[*resources, *(one.resource for one in secrets)],
+            depends_on=[*resources, *(secret.resource for secret in delivered)],
             hooks=pulumi.ResourceHookBinding(before_create=synced, before_update=synced),
         ),
     )
 
 
-def _route(
-    name: str,
-    settings: ShlinkSettings,
-    metadata: meta.v1.ObjectMetaArgs,
-    opts: pulumi.ResourceOptions,
-) -> None:
-    route, host = settings.route, settings.domain.partition(":")[0]
+def _route(name: str, args: ShlinkArgs, opts: pulumi.ResourceOptions) -> None:
+    """What leads to Shlink from outside; nothing unless `route` is set."""
+    route = args.settings.route
     if route is None:
         return
+    host = args.settings.domain.partition(":")[0]
+    metadata = meta.v1.ObjectMetaArgs(name=name, namespace=args.namespace, labels=SERVER.labels)
     if isinstance(route, Ingress):
-        backend = networking.v1.IngressBackendArgs(
-            service=networking.v1.IngressServiceBackendArgs(
-                name="shlink", port=networking.v1.ServiceBackendPortArgs(name="http")
-            )
+        metadata.annotations = route.annotations
+        service = networking.v1.IngressServiceBackendArgs(
+            name=name, port=networking.v1.ServiceBackendPortArgs(name="http")
         )
         path = networking.v1.HTTPIngressPathArgs(
-            path=settings.base_path or "/", path_type="Prefix", backend=backend
+            path=args.settings.base_path or "/",
+            path_type="Prefix",
+            backend=networking.v1.IngressBackendArgs(service=service),
         )
+        rule = networking.v1.IngressRuleArgs(
+            host=host, http=networking.v1.HTTPIngressRuleValueArgs(paths=[path])
+        )
+        tls = None
+        if route.tls_secret:
+            tls = [networking.v1.IngressTLSArgs(hosts=[host], secret_name=route.tls_secret)]
         networking.v1.Ingress(
             name,
-            metadata=meta.v1.ObjectMetaArgs(
-                name="shlink",
-                namespace=metadata.namespace,
-                labels=SERVER.labels,
-                annotations=route.annotations,
-            ),
+            metadata=metadata,
             spec=networking.v1.IngressSpecArgs(
-                ingress_class_name=route.class_name,
-                rules=[
-                    networking.v1.IngressRuleArgs(
-                        host=host, http=networking.v1.HTTPIngressRuleValueArgs(paths=[path])
-                    )
-                ],
-                tls=[networking.v1.IngressTLSArgs(hosts=[host], secret_name=route.tls_secret)]
-                if route.tls_secret
-                else None,
+                ingress_class_name=route.class_name, rules=[rule], tls=tls
             ),
             opts=opts,
         )
@@ -376,7 +525,7 @@ def _route(
         spec={
             "parentRefs": [parent],
             "hostnames": [host],
-            "rules": [{"backendRefs": [{"name": "shlink", "port": PORT}]}],
+            "rules": [{"backendRefs": [{"name": name, "port": ports.SHLINK}]}],
         },
         opts=opts,
     )

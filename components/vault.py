@@ -21,6 +21,7 @@ from .images import ImageReference
 from .network import VAULT, VAULT_INIT, VAULT_SERVER
 from .pods import (
     CONTAINER_SECURITY,
+    JobArgs,
     job,
     pod_security,
     requirements,
@@ -244,40 +245,42 @@ class Vault(pulumi.ComponentResource):
         )
         return job(
             f"{name}-init",
-            "vault-init",
-            VAULT_INIT,
-            namespace=args.namespace,
-            user=_BANK_VAULTS_USER,
-            containers=[
-                core.v1.ContainerArgs(
-                    name="init",
-                    image=args.images.bank_vaults,
-                    args=["init"],
-                    env=[
-                        *(
-                            core.v1.EnvVarArgs(name=one["name"], value=one["value"])
-                            for one in _bank_vaults(_FIRST_POD)
-                        ),
-                        # One fault of the connection while it waits for the unseal makes bank-vaults 1.33.1 leave before the chosen
-                        # token exists, and a second run finds an initialised Vault and succeeds: so the client itself retries.
-                        core.v1.EnvVarArgs(name="VAULT_MAX_RETRIES", value="20"),
-                        core.v1.EnvVarArgs(name="VAULT_CLIENT_TIMEOUT", value="300s"),
-                        # The token is ours, so nothing is read back, and bank-vaults keeps none.
-                        secret_variable(
-                            "BANK_VAULTS_INIT_ROOT_TOKEN", token.metadata.name, "token"
-                        ),
-                        core.v1.EnvVarArgs(name="BANK_VAULTS_STORE_ROOT_TOKEN", value="false"),
-                    ],
-                    security_context=CONTAINER_SECURITY,
-                    resources=requirements(_SMALL),
-                )
-            ],
-            opts=pulumi.ResourceOptions.merge(
+            JobArgs(
+                name="vault-init",
+                namespace=args.namespace,
+                labels=VAULT_INIT.labels,
+                user=_BANK_VAULTS_USER,
+                containers=[
+                    core.v1.ContainerArgs(
+                        name="init",
+                        image=args.images.bank_vaults,
+                        args=["init"],
+                        env=[
+                            *(
+                                core.v1.EnvVarArgs(name=one["name"], value=one["value"])
+                                for one in _bank_vaults(_FIRST_POD)
+                            ),
+                            # One fault of the connection while it waits for the unseal makes bank-vaults 1.33.1 leave before the chosen
+                            # token exists, and a second run finds an initialised Vault and succeeds: so the client itself retries.
+                            core.v1.EnvVarArgs(name="VAULT_MAX_RETRIES", value="20"),
+                            core.v1.EnvVarArgs(name="VAULT_CLIENT_TIMEOUT", value="300s"),
+                            # The token is ours, so nothing is read back, and bank-vaults keeps none.
+                            secret_variable(
+                                "BANK_VAULTS_INIT_ROOT_TOKEN", token.metadata.name, "token"
+                            ),
+                            core.v1.EnvVarArgs(name="BANK_VAULTS_STORE_ROOT_TOKEN", value="false"),
+                        ],
+                        security_context=CONTAINER_SECURITY,
+                        resources=requirements(_SMALL),
+                    )
+                ],
+                service_account=INIT_ACCOUNT,
+                # The server may still be pulling its image; the delay between tries grows to five minutes.
+                backoff_limit=20,
+            ),
+            pulumi.ResourceOptions.merge(
                 opts, pulumi.ResourceOptions(depends_on=[*depends_on, token])
             ),
-            service_account=INIT_ACCOUNT,
-            # The server may still be pulling its image; the delay between tries grows to five minutes.
-            backoff_limit=20,
         )
 
 

@@ -162,6 +162,8 @@ SWITCHES: Mapping[str, Mapping[str, Any]] = {
             "verbosity": 3,
             "trustedProxies": ["10.0.0.0/8"],
             "environment": {"ANONYMIZE_REMOTE_ADDR": "false"},
+            "secretEnvironment": {"RABBITMQ_PASSWORD": "rabbit"},
+            "pubSub": True,
         }
     },
     "api-server-narrow": {"network": {"apiServer": ["10.96.0.1/32"], "apiServerPorts": [443]}},

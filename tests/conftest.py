@@ -82,6 +82,7 @@ def later() -> Later:
         "redis/shlink": "3",
         "shlink/api-key": "2",
         "shlink/geolite": "5",
+        "shlink/environment": "4",
     }
     hooks: dict[str, Sequence[WaitTarget]] = {}
     provider: Any = vars(offline.record)["_Provider"]

@@ -84,6 +84,11 @@ def test_every_delivered_key_is_in_vault_where_it_is_looked_for(name: str) -> No
                 "redis-credentials": ("shlink-redis", "redis/shlink", {"password"}),
                 "shlink-api-key": ("shlink-api-key", "shlink/api-key", {"api-key"}),
                 "shlink-geolite": ("shlink-geolite", "shlink/geolite", {"geolite-license-key"}),
+                "shlink-environment": (
+                    "shlink-environment",
+                    "shlink/environment",
+                    {"RABBITMQ_PASSWORD"},
+                ),
             },
         ),
     ],
@@ -197,12 +202,17 @@ def test_every_reference_is_pinned_to_the_version_that_was_written(later: Later)
 @pytest.mark.parametrize(
     ("kind", "consumer", "expected"),
     [
-        ("Deployment", "shlink", {"postgres-credentials", "redis-credentials", "shlink-geolite"}),
         (
-            "Job",
-            "shlink-migration",
-            {"postgres-credentials", "redis-credentials", "shlink-api-key"},
+            "Deployment",
+            "shlink",
+            {
+                "postgres-credentials",
+                "redis-credentials",
+                "shlink-geolite",
+                "shlink-environment",
+            },
         ),
+        ("Job", "shlink-migration", {"postgres-credentials", "shlink-api-key"}),
     ],
 )
 def test_a_consumer_starts_when_its_secrets_hold_that_version(

@@ -72,7 +72,7 @@ Row = tuple[Iterable[str], Iterable[str], Sequence[int]]
 Connection = tuple[str, str, int]
 
 _API_CLIENTS = (VAULT, INIT, ESO, PGO, RO, DB, REPO)
-_REDIS_CLIENTS = (RO, SENTINEL, REDIS, SHLINK, MIGRATION)
+_REDIS_CLIENTS = (RO, SENTINEL, REDIS, SHLINK)
 DEFAULTS: Sequence[Row] = [
     ((*_API_CLIENTS, SHLINK, MIGRATION, REDIS, SENTINEL, *STRANGERS), ["dns"], [53]),
     # Where the API server answers is not known by default, so it is any address on its two ports.
@@ -96,8 +96,8 @@ SWITCHES: Mapping[str, tuple[Sequence[Row], Sequence[Row]]] = {
         ],
         [],
     ),
-    "redis-external-open": ([((SHLINK, MIGRATION), [MANAGED], [6379])], []),
-    "redis-external": ([((SHLINK, MIGRATION), ADDRESSES, [6380])], []),
+    "redis-external-open": ([((SHLINK,), [MANAGED], [6379])], []),
+    "redis-external": ([((SHLINK,), ADDRESSES, [6380])], []),
     "redis-none": ([], []),
     "monitoring": (
         [

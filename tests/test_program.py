@@ -171,7 +171,7 @@ def test_a_faulty_configuration_registers_nothing() -> None:
         mock.patch.object(
             MockMonitor, "RegisterResource", autospec=True, side_effect=register
         ) as registered,
-        pytest.raises(SettingsError, match=r"shlink:app\.replicas: 0"),
+        pytest.raises(SettingsError, match=r"shlink:app\.replicas: -1"),
     ):
-        record("test", configuration({"app": {"replicas": 0}}))
+        record("test", configuration({"app": {"replicas": -1}}))
     assert [call.args[1].type for call in registered.call_args_list] == ["pulumi:pulumi:Stack"]

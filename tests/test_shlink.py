@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from offline.record import Recording
+from offline.record import Recording, plain
 from tests import configurations
 from tests.conftest import (
     REPRESENTATIVE,
@@ -35,18 +35,71 @@ def test_the_workers_are_numbered(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", REPRESENTATIVE)
-def test_the_api_key_is_the_migrations_alone(name: str) -> None:
+def test_only_the_migration_job_gets_the_api_key(name: str) -> None:
     recording = configurations.recording(name)
-    assert migration(recording)["INITIAL_API_KEY"] == ("shlink-api-key", "api-key")
-    # With a verbose console the installer would print the command line that holds it.
-    assert "SHELL_VERBOSITY" not in migration(recording)
+    assert migration(recording)["API_KEY"] == ("shlink-api-key", "api-key")
+    # Shlink would put INITIAL_API_KEY into a command line and store the key as its own name.
+    assert "INITIAL_API_KEY" not in migration(recording)
     spec = template(name)["spec"]
-    every = [variables(one) for one in [*spec["initContainers"], *spec["containers"]]]
-    assert not [
-        found
-        for found in every
-        if "INITIAL_API_KEY" in found or ("shlink-api-key", "api-key") in found.values()
-    ]
+    for container in [*spec["initContainers"], *spec["containers"]]:
+        assert ("shlink-api-key", "api-key") not in variables(container).values()
+
+
+@pytest.mark.parametrize(
+    ("rotation", "retired"),
+    [(1, None), (2, None), (3, "deployment-1"), (4, "deployment-1,deployment-2")],
+)
+def test_an_api_key_stays_valid_until_the_rotation_after_the_next(
+    program: Program, rotation: int, retired: str | None
+) -> None:
+    """Whoever still has the key before the current one is not locked out by a rotation."""
+    environment = migration(program(rotation={"apiKey": rotation}))
+    assert environment["API_KEY_NAME"] == f"deployment-{rotation}"
+    assert environment.get("API_KEY_RETIRED") == retired
+
+
+def test_a_rotated_api_key_is_another_one_and_runs_the_migration_job_again(
+    program: Program,
+) -> None:
+    keys = set[str]()
+    for rotation in (1, 2):
+        recording = program(rotation={"apiKey": rotation})
+        keys.add(manifest(recording, "SecretV2", "vault-backend-shlink-api-key")["dataJson"])
+        annotations = pod(recording, "Job", "shlink-migration")["metadata"]["annotations"]
+        assert "shlink.io/secret-version.shlink-api-key" in annotations
+    assert len(keys) == 2
+
+
+def test_a_secret_variable_reaches_the_server_through_vault_and_stands_nowhere_else() -> None:
+    recording = configurations.recording("app")
+    assert server(recording)["RABBITMQ_PASSWORD"] == ("shlink-environment", "RABBITMQ_PASSWORD")
+    assert "RABBITMQ_PASSWORD" not in migration(recording)
+    for resource in recording.resources.values():
+        if resource.kind != "SecretV2":
+            assert "rabbit" not in str(plain(resource.inputs).values())
+
+
+@pytest.mark.parametrize(("name", "expected"), [("defaults", False), ("app", True)])
+def test_visits_are_published_only_where_that_is_set(name: str, *, expected: bool) -> None:
+    # Each redirect would count all visits of its link four times: dear, and by default nobody listens.
+    assert ("REDIS_PUB_SUB_ENABLED" in server(configurations.recording(name))) is expected
+
+
+def test_a_pod_has_the_time_that_roadrunner_needs_to_stop(dev: Recording) -> None:
+    """RoadRunner takes up to 30 s; a pod that is killed before loses its jobs and requests."""
+    spec = pod(dev, "Deployment", "shlink")["spec"]
+    drain = int(spec["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][-1])
+    assert spec["terminationGracePeriodSeconds"] >= drain + 30
+
+
+def test_a_hung_redis_master_is_asked_for_seconds_not_minutes(dev: Recording) -> None:
+    """Predis waits as long as PHP says, 60 s by default, and Shlink's URLs carry no timeout."""
+    container = pod(dev, "Deployment", "shlink")["spec"]["containers"][0]
+    folder = server(dev)["PHP_INI_SCAN_DIR"].removeprefix(":")
+    volume = next(item["name"] for item in container["volumeMounts"] if item["mountPath"] == folder)
+    volumes = {item["name"]: item for item in pod(dev, "Deployment", "shlink")["spec"]["volumes"]}
+    settings = manifest(dev, "ConfigMap", volumes[volume]["configMap"]["name"])["data"]
+    assert settings == {"timeouts.ini": "default_socket_timeout = 3\n"}
 
 
 @pytest.mark.parametrize("container", BOTH)
@@ -82,9 +135,14 @@ def test_migrating_starts_no_server_and_downloads_nothing(dev: Recording) -> Non
     found = migration(dev)
     assert found["SHLINK_RUNTIME"] != "rr"
     assert found["SKIP_INITIAL_GEOLITE_DOWNLOAD"] == "true"
-    script = pod(dev, "Job", "shlink-migration")["spec"]["containers"][0]["command"][-1]
-    assert script.index("docker-entrypoint.sh") < script.index("api-key:initial")
-    assert "env -u INITIAL_API_KEY sh" in script
+    command = pod(dev, "Job", "shlink-migration")["spec"]["containers"][0]["command"]
+    assert command[:2] == ["sh", "-ec"]
+    # The shell script names the two programs by their position.
+    script, repair, api_key = command[2], command[4], command[5]
+    steps = [script.index(text) for text in ('php -r "$1"', "docker-entrypoint.sh", 'php -r "$2"')]
+    assert steps == sorted(steps)
+    assert "DROP TABLE" in repair
+    assert "ApiKeyService" in api_key
     # The image's own entrypoint otherwise.
     assert "command" not in pod(dev, "Deployment", "shlink")["spec"]["containers"][0]
 
@@ -145,32 +203,31 @@ def test_an_outage_of_the_database_takes_replicas_out_and_restarts_none(
     assert container["ports"] == [{"name": "http", "containerPort": 8080}]
 
 
-@pytest.mark.parametrize(("kind", "job"), [("Deployment", "shlink"), ("Job", "shlink-migration")])
+DATABASE = "shlink-db-primary.postgres.svc 5432"
+SENTINEL = "rfs-shlink-redis.redis.svc.cluster.local 26379"
+
+
 @pytest.mark.parametrize(
-    ("name", "targets"),
+    ("name", "kind", "workload", "targets"),
     [
-        (
-            "defaults",
-            [
-                "shlink-db-primary.postgres.svc 5432",
-                "rfs-shlink-redis.redis.svc.cluster.local 26379",
-            ],
-        ),
-        ("redis-external-open", ["shlink-db-primary.postgres.svc 5432", "10.1.2.3 6379"]),
-        ("redis-none", ["shlink-db-primary.postgres.svc 5432"]),
+        ("defaults", "Deployment", "shlink", [DATABASE, SENTINEL]),
+        ("redis-external-open", "Deployment", "shlink", [DATABASE, "10.1.2.3 6379"]),
+        ("redis-none", "Deployment", "shlink", [DATABASE]),
+        # It does not use Redis, so that a killed one leaves no lock there.
+        ("defaults", "Job", "shlink-migration", [DATABASE]),
     ],
 )
 def test_a_pod_waits_for_its_servers_instead_of_crashing(
-    name: str, targets: list[str], kind: str, job: str
+    name: str, kind: str, workload: str, targets: list[str]
 ) -> None:
-    spec = template(name, kind, job)["spec"]
+    spec = template(name, kind, workload)["spec"]
     waits: list[str] = []
     for container in spec["initContainers"]:
-        assert container["command"][-1].startswith("until nc -z -w 2 $HOST $PORT;")
-        target = {variable["name"]: variable["value"] for variable in container["env"]}
+        assert 'until nc -z -w 2 "$HOST" "$PORT"; do' in container["command"][-1]
+        target = variables(container)
         waits.append(f"{target['HOST']} {target['PORT']}")
+        assert container["image"] == spec["containers"][0]["image"]
     assert waits == targets
-    assert {one["image"] for one in spec["initContainers"]} == {spec["containers"][0]["image"]}
 
 
 def test_what_comes_before_the_replicas(dev: Recording) -> None:
@@ -216,10 +273,14 @@ def test_what_selects_the_replicas_selects_nothing_else(
         (
             "Deployment",
             "shlink",
-            {"shlink-db-pguser-shlink": "7", "shlink-redis": "3", "shlink-geolite": "5"},
+            {
+                "shlink-db-pguser-shlink": "7",
+                "shlink-redis": "3",
+                "shlink-geolite": "5",
+                "shlink-environment": "4",
+            },
         ),
-        # A Job's template can't change: were the API key's version in it, it would run again for nothing.
-        ("Job", "shlink-migration", {"shlink-db-pguser-shlink": "7", "shlink-redis": "3"}),
+        ("Job", "shlink-migration", {"shlink-db-pguser-shlink": "7", "shlink-api-key": "2"}),
     ],
 )
 def test_the_version_of_each_secret_is_in_the_pods_template(
@@ -231,8 +292,7 @@ def test_the_version_of_each_secret_is_in_the_pods_template(
     }
 
 
-def test_the_api_key_is_the_same_from_the_first_run_on() -> None:
-    # Shlink makes its first key only when there is none: no rotation may change it.
+def test_no_other_rotation_changes_the_api_key() -> None:
     names = ("defaults", "redis-rotated", "database-rotated")
     keys = [
         manifest(configurations.recording(name), "SecretV2", "vault-backend-shlink-api-key")[

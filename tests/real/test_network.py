@@ -149,7 +149,7 @@ SCENES: Mapping[str, Scene] = {
         [(_ROTATION, _DB, [5432]), (_ROTATION, "api server", [443])],
     ),
     "redis-external-open": Scene(
-        [(_SHLINK, "managed redis", [6379]), (_MIGRATION, "managed redis", [6379])],
+        [(_SHLINK, "managed redis", [6379])],
         [
             (_SHLINK, "node", [6379]),
             (_SHLINK, "internet", [6379]),

@@ -1,0 +1,37 @@
+<?php
+
+// Makes the API key of this environment valid, under a name that is not the key.
+// `api-key:initial` would store the key itself as its name, in plain text (Shlink 4.6.0, ApiKeyMeta),
+// and only where no other key exists, so a rotated key would never become valid.
+// $API_KEY, $API_KEY_NAME; $API_KEY_RETIRED: names to disable, separated by commas.
+
+use Shlinkio\Shlink\Core\Model\Renaming;
+use Shlinkio\Shlink\Rest\ApiKey\Model\ApiKeyMeta;
+use Shlinkio\Shlink\Rest\Service\ApiKeyService;
+
+try {
+    $container = require '/etc/shlink/config/container.php';
+    $service = $container->get(ApiKeyService::class);
+    $key = (string) getenv('API_KEY');
+    $name = (string) getenv('API_KEY_NAME');
+    $retired = array_filter(explode(',', (string) getenv('API_KEY_RETIRED')));
+
+    $known = $service->check($key)->apiKey;
+    if ($known === null) {
+        $service->create(ApiKeyMeta::fromParams(key: $key, name: $name));
+        echo "created API key $name\n";
+    } elseif ($known->name === $key) {
+        $service->renameApiKey(Renaming::fromNames($key, $name));
+        echo "renamed the first API key to $name\n";
+    }
+    foreach ($service->listKeys(enabledOnly: true) as $apiKey) {
+        if (in_array($apiKey->name, $retired, true)) {
+            $service->disableByName($apiKey->name);
+            echo "disabled API key {$apiKey->name}\n";
+        }
+    }
+} catch (Throwable $error) {
+    // The class only: a message may name the key.
+    fwrite(STDERR, "the API key $name could not be made valid: " . get_class($error) . "\n");
+    exit(1);
+}
