@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/.uv/bin:$(PATH)
 export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
-.PHONY: help setup preview test verify lint format check clean bench mutants schema \
+.PHONY: help setup preview test verify lint hooks format check clean bench mutants schema \
 	live-preview up destroy refresh recover forward
 
 help: ## list the targets
@@ -31,8 +31,11 @@ preview: setup ## what STACK would hold, offline: tree, order, outputs; manifest
 test: setup ## the program under Pulumi's test monitor, every switch, with coverage
 	@$(PY) -m pytest tests --ignore=tests/real --cov -q -n auto --dist loadfile
 
-lint: setup ## style and types
-	@$(PY) -m ruff check . && $(PY) -m ruff format --check -q . && $(PY) -m pyright
+lint: setup ## style, types, spelling, scripts, workflows: the checks in .pre-commit-config.yaml
+	@.venv/bin/pre-commit run --all-files
+
+hooks: setup ## run those checks on what each commit changes, before it
+	@.venv/bin/pre-commit install
 
 format: setup ## rewrite the code in the project's style, with the mends that ruff knows
 	@$(PY) -m ruff check --fix-only -q . && $(PY) -m ruff format .
