@@ -10,7 +10,7 @@ export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
 .PHONY: help setup preview test verify lint hooks format check clean bench mutants schema \
-	live-preview up destroy refresh recover forward
+	live-preview up destroy refresh recover forward doctor
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -92,3 +92,6 @@ recover: setup ## after a killed run: forget its pending creations, adopt what e
 
 forward: setup ## hold the forwards to Vault and PostgreSQL open, for a plain `pulumi refresh` or psql
 	@$(PY) -m offline.forward $(STACK)
+
+doctor: setup ## find what is wrong with STACK, its cause and its remedy; JSON=1 for scripts
+	@$(PY) -m operate doctor $(STACK) $(if $(JSON),--json)

@@ -1,0 +1,92 @@
+"""`python -m operate doctor|smoke STACK`: see `make doctor` and `make smoke`."""
+
+import argparse
+import asyncio
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+
+import pulumi
+from rich.console import Console
+
+from components.cluster import access
+from offline import stacks
+
+from .declared import Declared, declared
+from .doctor import BLIND, Report, examine
+from .report import show
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command; returns its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        environment = _declared(options.stack, options.kubeconfig)
+    except (stacks.StackError, pulumi.RunError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return BLIND
+    return options.run(environment, options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m operate", description="Look after a stack.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("stack", help="the XXX of Pulumi.XXX.yaml")
+    common.add_argument("--json", action="store_true", help="print one JSON object")
+    common.add_argument(
+        "--kubeconfig", help="use this file; needed where the stack's own is encrypted"
+    )
+    doctor = commands.add_parser(
+        "doctor",
+        parents=[common],
+        help="find what is wrong, its cause and its remedy",
+        description="Exit code: 0 nothing to mend, 1 something to mend, 2 it could not look.",
+    )
+    doctor.set_defaults(run=_doctor)
+    return parser
+
+
+def _declared(stack: str, kubeconfig: str | None) -> Declared:
+    """What the stack declares. Raises StackError and SettingsError."""
+    environment = declared(stack)
+    cluster = environment.cluster
+    if kubeconfig:
+        cluster = cluster.model_copy(update={"kubeconfig": kubeconfig})
+    elif cluster.kubeconfig == stacks.PLACEHOLDER:
+        raise stacks.StackError(
+            f"kubernetes:kubeconfig of stack {stack} is encrypted, and this command asks for no "
+            f"passphrase: name a file, as in --kubeconfig ~/.kube/config"
+        )
+    return dataclasses.replace(environment, cluster=cluster)
+
+
+def _doctor(environment: Declared, options: argparse.Namespace) -> int:
+    report = asyncio.run(examine(environment, access(environment.cluster), progress=_Progress()))
+    _print(report, as_json=options.json)
+    return report.exit_code
+
+
+def _print(report: Report, *, as_json: bool) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps(report.as_json(), indent=2) + "\n")
+        return
+    width = None if sys.stdout.isatty() else 160
+    show(report, Console(width=width, highlight=False))
+
+
+class _Progress:
+    """One line of a terminal that tells what is going on; nothing where there is no terminal."""
+
+    def __init__(self) -> None:
+        self._shown = sys.stderr.isatty()
+
+    def __call__(self, text: str) -> None:
+        if self._shown:
+            sys.stderr.write(f"\r\x1b[K{text} ...\r")
+            sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,311 @@
+"""The cluster itself, its namespaces and network, and the operators that everything else needs."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from operate.findings import Check, Environment, Problem, Severity
+from operate.pods import GRACE, Workload, problems
+from operate.view import Object, age, at, condition, labels_of, listed, mapped
+
+CLUSTER = ("cluster.reachable", "cluster.namespaces")
+"""What every check of an object in a namespace depends on."""
+_POD_SECURITY = "pod-security.kubernetes.io/enforce"
+
+
+async def _reachable(environment: Environment) -> list[Problem]:
+    reply = await environment.view.reply("/version")
+    if "gitVersion" in reply.fields:
+        return []
+    return [
+        Problem(
+            f"what answers at context {environment.declared.cluster.context} is no API server "
+            f"(status {reply.status})",
+            "cluster-unreachable",
+            f"{environment.kubectl} version",
+        )
+    ]
+
+
+async def _served(environment: Environment) -> list[Problem]:
+    """Every kind that the program declares is served."""
+    found: list[Problem] = []
+    versions = {item["apiVersion"] for item in environment.declared.manifests}
+    for version in sorted(versions):
+        if version == "v1":
+            continue
+        reply = await environment.view.reply(f"/apis/{version}")
+        known = {str(resource["kind"]) for resource in listed(reply.fields, "resources")}
+        wanted = {
+            str(item["kind"])
+            for item in environment.declared.manifests
+            if item["apiVersion"] == version
+        }
+        if wanted - known:
+            kinds = ", ".join(sorted(wanted - known))
+            found.append(
+                Problem(
+                    f"the cluster does not know {kinds} of {version}: "
+                    "the CustomResourceDefinition is missing",
+                    "custom-resource-missing",
+                    environment.make("refresh"),
+                )
+            )
+    return found
+
+
+async def _nodes(environment: Environment) -> list[Problem]:
+    """Nodes that run pods of this environment are Ready."""
+    view = environment.view
+    used: set[str] = set()
+    for namespace in environment.declared.namespaces:
+        for pod in await view.objects("v1/pods", namespace):
+            used.add(str(pod.get("spec", {}).get("nodeName", "")))
+    found: list[Problem] = []
+    for node in await view.objects("v1/nodes"):
+        name, ready = node["metadata"]["name"], condition(node, "Ready")
+        if name not in used or (ready is not None and ready["status"] == "True"):
+            continue
+        reason = ready.get("reason", "") if ready else "no status"
+        found.append(
+            Problem(
+                f"node {name}, which runs pods of this environment, is not Ready ({reason})",
+                "node-not-ready",
+                f"{environment.kubectl} describe node {name}",
+            )
+        )
+    return found
+
+
+async def _namespaces(environment: Environment) -> list[Problem]:
+    declared = environment.declared
+    there: dict[str, Object] = {}
+    for namespace in await environment.view.objects("v1/namespaces"):
+        there[namespace["metadata"]["name"]] = namespace
+    found: list[Problem] = []
+    missing = [name for name in declared.namespaces if name not in there]
+    if missing:
+        command = "up" if len(missing) == len(declared.namespaces) else "refresh"
+        found.append(
+            Problem(
+                f"missing namespaces: {', '.join(missing)}",
+                "namespace-missing",
+                environment.make(command),
+            )
+        )
+    for manifest in declared.of_kind("Namespace"):
+        name = manifest["metadata"]["name"]
+        if name not in there:
+            continue
+        if at(there[name], "status", "phase") == "Terminating":
+            found.append(
+                Problem(
+                    f"namespace {name} is being deleted",
+                    "namespace-terminating",
+                    f"{environment.kubectl} describe namespace {name}",
+                )
+            )
+        wanted = labels_of(manifest).get(_POD_SECURITY)
+        actual = labels_of(there[name]).get(_POD_SECURITY)
+        if wanted != actual:
+            found.append(
+                Problem(
+                    f"namespace {name} enforces Pod Security {actual or 'privileged'}, "
+                    f"not {wanted}",
+                    "pod-security-changed",
+                    environment.make("refresh"),
+                    severity=Severity.WARNING,
+                )
+            )
+    return found
+
+
+async def _policies(environment: Environment) -> list[Problem]:
+    missing: list[str] = []
+    changed: list[str] = []
+    for policy in environment.declared.of_kind("NetworkPolicy"):
+        namespace, name = policy["metadata"]["namespace"], policy["metadata"]["name"]
+        actual = await environment.view.named(
+            "networking.k8s.io/v1/networkpolicies", namespace, name
+        )
+        if actual is None:
+            missing.append(f"{namespace}/{name}")
+        elif not _contains(actual["spec"], policy["spec"]):
+            changed.append(f"{namespace}/{name}")
+    found: list[Problem] = []
+    if missing:
+        text = f"missing NetworkPolicies: {', '.join(missing)}"
+        found.append(Problem(text, "network-policy-missing", environment.make("refresh")))
+    if changed:
+        text = f"NetworkPolicies that differ from what is declared: {', '.join(changed)}"
+        found.append(Problem(text, "network-policy-changed", environment.make("refresh")))
+    return found
+
+
+async def _volumes(environment: Environment) -> list[Problem]:
+    """Every claim has its volume, or waits for its first pod."""
+    view = environment.view
+    found: list[Problem] = []
+    for namespace in environment.declared.namespaces:
+        events = await view.objects("v1/events", namespace)
+        for claim in await view.objects("v1/persistentvolumeclaims", namespace):
+            name, phase = claim["metadata"]["name"], at(claim, "status", "phase")
+            if phase == "Bound" or "deletionTimestamp" in claim["metadata"]:
+                continue
+            reason = _volume_reason(events, name)
+            if reason is None:
+                continue
+            young = age(view, claim["metadata"]["creationTimestamp"]) < GRACE / 3
+            found.append(
+                Problem(
+                    f"volume claim {namespace}/{name} is {phase or 'Pending'}: {reason}",
+                    "volume-not-bound",
+                    environment.kubectl_in(namespace, f"describe pvc {name}"),
+                    severity=Severity.PROGRESS if young and phase != "Lost" else Severity.ERROR,
+                )
+            )
+    return found
+
+
+def _volume_reason(events: Sequence[Object], claim: str) -> str | None:
+    """Why a claim is not bound; None while it only waits for the pod that will use it."""
+    for event in reversed(list(events)):
+        about = mapped(event, "involvedObject")
+        if about.get("kind") != "PersistentVolumeClaim" or about.get("name") != claim:
+            continue
+        if event.get("reason") in ("WaitForFirstConsumer", "WaitForPodScheduled"):
+            return None
+        return str(event.get("message", "")).splitlines()[0][:240]
+    return "nothing is known of why"
+
+
+async def _operators(environment: Environment) -> list[Problem]:
+    """The operators that the program installs are available."""
+    found: list[Problem] = []
+    for operator in environment.declared.operators:
+        found += await _operator(environment, operator.name, operator.namespace)
+    return found
+
+
+async def _operator(environment: Environment, release: str, namespace: str) -> list[Problem]:
+    deployments: list[Object] = []
+    for item in await environment.view.objects("apps/v1/deployments", namespace):
+        annotations = mapped(item, "metadata", "annotations")
+        if annotations.get("meta.helm.sh/release-name") == release:
+            deployments.append(item)
+    if not deployments:
+        text = f"operator {release}: its Deployment does not exist in namespace {namespace}"
+        return [Problem(text, "operator-down", environment.make("refresh"), causes=CLUSTER)]
+    found: list[Problem] = []
+    for deployment in deployments:
+        found += await deployment_problems(
+            environment,
+            deployment,
+            title=f"operator {release}",
+            memory_setting=f"shlink:operators.{_setting(release)}.resources.memoryLimit",
+        )
+    return found
+
+
+def _setting(release: str) -> str:
+    first, *others = release.split("-")
+    return first + "".join(part.capitalize() for part in others)
+
+
+async def deployment_problems(
+    environment: Environment, deployment: Object, *, title: str, memory_setting: str
+) -> list[Problem]:
+    """What is wrong with a Deployment of an operator: its pods, or that it has none."""
+    name = deployment["metadata"]["name"]
+    namespace = deployment["metadata"]["namespace"]
+    replicas = int(deployment["spec"].get("replicas", 1))
+    if replicas == 0:
+        return [
+            Problem(
+                f"{title}: Deployment {name} is scaled to 0",
+                "operator-down",
+                environment.kubectl_in(namespace, f"scale deployment {name} --replicas=1"),
+                causes=CLUSTER,
+            )
+        ]
+    workload = Workload(
+        title=title,
+        namespace=namespace,
+        labels=deployment["spec"]["selector"]["matchLabels"],
+        owners=(name,),
+        replicas=replicas,
+        memory_setting=memory_setting,
+    )
+    found = await problems(environment, workload)
+    available = int(at(deployment, "status", "availableReplicas") or 0)
+    if available == 0 and not found:
+        found.append(
+            Problem(
+                f"{title}: none of its {replicas} pods is available",
+                "operator-down",
+                environment.kubectl_in(namespace, f"describe deployment {name}"),
+                causes=CLUSTER,
+            )
+        )
+    return found
+
+
+async def _accounts(environment: Environment) -> list[Problem]:
+    """Services and ServiceAccounts that the program declares exist."""
+    missing: list[str] = []
+    for kind, resource in (
+        ("ServiceAccount", "v1/serviceaccounts"),
+        ("Service", "v1/services"),
+        ("PodDisruptionBudget", "policy/v1/poddisruptionbudgets"),
+    ):
+        for item in environment.declared.of_kind(kind):
+            namespace, name = item["metadata"]["namespace"], item["metadata"]["name"]
+            if await environment.view.named(resource, namespace, name) is None:
+                missing.append(f"{kind} {namespace}/{name}")
+    if not missing:
+        return []
+    text = f"declared, but not there: {', '.join(missing)}"
+    return [Problem(text, "object-missing", environment.make("refresh"))]
+
+
+def _contains(actual: Any, declared: Any) -> bool:
+    """Whether an object has everything that is declared; the API server adds defaults."""
+    if isinstance(declared, Mapping):
+        if not isinstance(actual, Mapping):
+            return not declared
+        wanted = cast("Mapping[str, Any]", declared)
+        there = cast("Mapping[str, Any]", actual)
+        return all(_contains(there.get(key), value) for key, value in wanted.items())
+    if isinstance(declared, list):
+        items = cast("list[Any]", declared)
+        others = cast("list[Any]", actual or [])
+        if len(items) != len(others):
+            return False
+        return all(_contains(left, right) for left, right in zip(others, items, strict=True))
+    return declared is None or actual == declared
+
+
+CHECKS = (
+    Check("cluster.reachable", "the API server answers", (), _reachable),
+    Check(
+        "cluster.namespaces",
+        "the namespaces exist, with their Pod Security level",
+        ("cluster.reachable",),
+        _namespaces,
+    ),
+    Check("cluster.nodes", "the nodes in use are Ready", CLUSTER, _nodes),
+    Check(
+        "cluster.kinds",
+        "the cluster serves every kind that is declared",
+        ("cluster.reachable",),
+        _served,
+    ),
+    Check("cluster.objects", "Services and accounts are as declared", CLUSTER, _accounts),
+    Check("cluster.policies", "NetworkPolicies are as declared", CLUSTER, _policies),
+    Check("cluster.volumes", "every volume claim is bound", (*CLUSTER, "cluster.nodes"), _volumes),
+    Check(
+        "operators.available",
+        "the operators run",
+        (*CLUSTER, "cluster.nodes", "cluster.objects", "cluster.policies"),
+        _operators,
+    ),
+)

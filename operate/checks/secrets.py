@@ -1,0 +1,123 @@
+"""External Secrets: the stores can log in to Vault, and every Secret is as new as it should be."""
+
+from components.waits import synced
+from operate.findings import Check, Environment, Problem, Severity
+from operate.pods import GRACE
+from operate.view import Object, age, at, condition
+
+from .cluster import CLUSTER
+
+_STORES = "external-secrets.io/v1/secretstores"
+_EXTERNAL = "external-secrets.io/v1/externalsecrets"
+_MISSED_REFRESHES = 3
+"""Refresh intervals without a refresh that mean that nobody refreshes."""
+_UNITS = {"s": 1, "m": 60, "h": 3600}
+
+
+async def _stores(environment: Environment) -> list[Problem]:
+    found: list[Problem] = []
+    for manifest in environment.declared.of_kind("SecretStore"):
+        namespace, name = manifest["metadata"]["namespace"], manifest["metadata"]["name"]
+        store = await environment.view.named(_STORES, namespace, name)
+        if store is None:
+            text = f"SecretStore {namespace}/{name} does not exist"
+            found.append(Problem(text, "object-missing", environment.make("refresh")))
+            continue
+        ready = condition(store, "Ready")
+        if ready is not None and ready["status"] == "True":
+            continue
+        young = age(environment.view, store["metadata"]["creationTimestamp"]) < GRACE / 3
+        reason = _reason(ready)
+        found.append(
+            Problem(
+                f"SecretStore {namespace}/{name} can't log in to Vault: {reason}",
+                "secret-store-not-ready",
+                environment.make("refresh"),
+                severity=Severity.PROGRESS if young and ready is None else Severity.ERROR,
+            )
+        )
+    return found
+
+
+async def _synced(environment: Environment) -> list[Problem]:
+    found: list[Problem] = []
+    for manifest in environment.declared.of_kind("ExternalSecret"):
+        namespace, name = manifest["metadata"]["namespace"], manifest["metadata"]["name"]
+        external = await environment.view.named(_EXTERNAL, namespace, name)
+        if external is None:
+            text = f"ExternalSecret {namespace}/{name} does not exist"
+            found.append(Problem(text, "object-missing", environment.make("refresh")))
+            continue
+        found += _of_external(environment, external)
+    return found
+
+
+def _of_external(environment: Environment, external: Object) -> list[Problem]:
+    namespace, name = external["metadata"]["namespace"], external["metadata"]["name"]
+    secret = external["spec"].get("target", {}).get("name", name)
+    ready = condition(external, "Ready")
+    reason = synced(external)
+    if ready is not None and ready["status"] != "True":
+        reason = _reason(ready)
+    if reason is not None:
+        young = age(environment.view, external["metadata"]["creationTimestamp"]) < GRACE / 3
+        return [
+            Problem(
+                f"Secret {namespace}/{secret} is not delivered (ExternalSecret {name}): {reason}",
+                "secret-not-synced",
+                environment.make("refresh"),
+                severity=Severity.PROGRESS if young and ready is None else Severity.ERROR,
+            )
+        ]
+    interval = _seconds(str(external["spec"].get("refreshInterval", "1h")))
+    refreshed = age(environment.view, at(external, "status", "refreshTime"))
+    if interval and refreshed > _MISSED_REFRESHES * interval:
+        return [
+            Problem(
+                f"ExternalSecret {namespace}/{name} was last refreshed {refreshed / 3600:.0f} h ago, "
+                "so nothing follows a change in Vault",
+                "secret-not-refreshed",
+                environment.kubectl_in(
+                    namespace, f"annotate externalsecret {name} --overwrite force-sync=now"
+                ),
+            )
+        ]
+    return []
+
+
+def _seconds(duration: str) -> float:
+    """A duration of one unit, as the program writes it: `1h`. Zero: never refreshed."""
+    number, unit = duration[:-1], duration[-1:]
+    if unit not in _UNITS or not number.isdigit():
+        return 0
+    return int(number) * _UNITS[unit]
+
+
+def _reason(ready: Object | None) -> str:
+    if ready is None:
+        return "the controller has not looked at it yet"
+    message = str(ready.get("message", "")).splitlines()
+    return f"{ready.get('reason', '')}: {message[0][:240] if message else 'no message'}"
+
+
+CHECKS = (
+    Check(
+        "secrets.store",
+        "the SecretStores can log in to Vault",
+        (
+            *CLUSTER,
+            "cluster.kinds",
+            "cluster.objects",
+            "cluster.policies",
+            "operators.available",
+            "vault.leader",
+        ),
+        _stores,
+    ),
+    Check(
+        "secrets.synced",
+        "every Secret is delivered, in the version that its pods are made for",
+        ("secrets.store",),
+        _synced,
+    ),
+)

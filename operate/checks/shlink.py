@@ -1,0 +1,314 @@
+"""Shlink: the migration, its pods and what they wait for, how it reaches Redis, its addresses."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from operate.findings import Check, Environment, Problem, Severity
+from operate.pods import GRACE, Workload, problems
+from operate.view import LookError, Object, age, at, condition, labels_of, listed, mapped
+
+from .cluster import CLUSTER
+
+_STARTUP = 330.0
+"""Seconds of the startup probe, 60 times 5, and some more."""
+_SERVERS = ("secrets.synced", "postgres.primary", "redis.master", "redis.names", "cluster.policies")
+"""What a start of Shlink needs."""
+
+# What Shlink's log says, and what that means. Only our own sentence is ever printed.
+_CAUSES: tuple[tuple[str, str, str], ...] = (
+    (
+        r"permission denied for schema",
+        "its user may not create tables in schema public: the grant is missing",
+        "postgres-grant-missing",
+    ),
+    (
+        r"password authentication failed",
+        "PostgreSQL refuses its password",
+        "postgres-password-refused",
+    ),
+    (r"WRONGPASS|NOAUTH", "Redis refuses its password", "redis-password-refused"),
+    (
+        r"Error as array|Response\\\\?Error",
+        "it speaks to a Sentinel as if that were Redis",
+        "shlink-redis-mode",
+    ),
+    (
+        r"No sentinel server available|SENTINEL",
+        "no Sentinel tells it the master",
+        "redis-no-master",
+    ),
+    (
+        r"could not translate host name|getaddrinfo|Name does not resolve",
+        "a server's name does not resolve",
+        "name-does-not-resolve",
+    ),
+    (
+        r"certificate verify failed|SSL error|no pg_hba.conf entry",
+        "PostgreSQL's certificate or encryption is refused",
+        "postgres-certificate-refused",
+    ),
+    (
+        r"[Cc]onnection refused|timed out|timeout expired",
+        "a server can't be reached",
+        "network-policy-missing",
+    ),
+)
+
+
+def _deployment(environment: Environment) -> Object:
+    return environment.declared.of_kind("Deployment")[0]
+
+
+def _migration(environment: Environment) -> Object | None:
+    namespace = _deployment(environment)["metadata"]["namespace"]
+    for job in environment.declared.of_kind("Job"):
+        if job["metadata"]["namespace"] == namespace:
+            return job
+    return None
+
+
+async def _migrated(environment: Environment) -> list[Problem]:
+    manifest = _migration(environment)
+    if manifest is None:
+        return []
+    view = environment.view
+    namespace, name = manifest["metadata"]["namespace"], manifest["metadata"]["name"]
+    job = await view.named("batch/v1/jobs", namespace, name)
+    complete = condition(job, "Complete") if job else None
+    if job is None or (complete is not None and complete["status"] == "True"):
+        return []
+    failed = condition(job, "Failed")
+    if failed is not None and failed["status"] == "True":
+        return [await _failure(environment, job, str(failed.get("reason", "")))]
+    workload = Workload(
+        title="Shlink's migration",
+        namespace=namespace,
+        labels=manifest["spec"]["template"]["metadata"]["labels"],
+        owners=(name,),
+        replicas=0,
+        memory_setting="shlink:app.resources.memoryLimit",
+        secrets=("secrets.synced",),
+    )
+    found = await problems(environment, workload)
+    if found:
+        return [problem for problem in found if problem.anchor != "pod-evicted"] or [
+            await _failure(environment, job, "a pod failed, the next one is tried")
+        ]
+    if age(view, job["metadata"]["creationTimestamp"]) > 2 * GRACE:
+        text = f"Shlink's migration has not finished after {2 * GRACE:.0f} s"
+        remedy = environment.kubectl_in(namespace, f"logs job/{name} --tail=30")
+        return [Problem(text, "shlink-migration-failed", remedy)]
+    text = "Shlink's migration is running"
+    remedy = environment.kubectl_in(namespace, f"logs job/{name} --follow")
+    return [Problem(text, "shlink-migration-failed", remedy, severity=Severity.PROGRESS)]
+
+
+async def _failure(environment: Environment, job: Object, reason: str) -> Problem:
+    namespace, name = job["metadata"]["namespace"], job["metadata"]["name"]
+    labels = {"job-name": name}
+    cause = await _told_by_log(environment, namespace, labels)
+    if cause:
+        text, anchor = cause
+        return Problem(f"Shlink's migration failed: {text}", anchor, environment.make("refresh"))
+    remedy = environment.kubectl_in(namespace, f"logs job/{name} --tail=50")
+    return Problem(f"Shlink's migration failed ({reason})", "shlink-migration-failed", remedy)
+
+
+async def _told_by_log(
+    environment: Environment, namespace: str, labels: Mapping[str, str]
+) -> tuple[str, str] | None:
+    """The cause that the newest pod's log names, in our words; its text may hold what is secret."""
+    view = environment.view
+    pods: list[Object] = []
+    for pod in await view.objects("v1/pods", namespace):
+        own = labels_of(pod)
+        if all(own.get(key) == value for key, value in labels.items()):
+            pods.append(pod)
+    pods.sort(key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")), reverse=True)
+    for pod in pods[:2]:
+        for status in listed(pod, "status", "containerStatuses"):
+            waiting = "waiting" in mapped(status, "state")
+            query = f"container={status['name']}&tailLines=200&previous={str(waiting).lower()}"
+            try:
+                reply = await view.reply(
+                    f"v1/pods/{pod['metadata']['name']}/log?{query}", namespace
+                )
+            except LookError:
+                continue
+            cause = _cause(str(reply.body))
+            if cause:
+                return cause
+    return None
+
+
+def _cause(log: str) -> tuple[str, str] | None:
+    for pattern, text, anchor in _CAUSES:
+        if re.search(pattern, log):
+            return text, anchor
+    return None
+
+
+async def _running(environment: Environment) -> list[Problem]:
+    manifest = _deployment(environment)
+    namespace, name = manifest["metadata"]["namespace"], manifest["metadata"]["name"]
+    deployment = await environment.view.named("apps/v1/deployments", namespace, name)
+    if deployment is None:
+        text = f"Shlink: Deployment {namespace}/{name} does not exist"
+        return [Problem(text, "object-missing", environment.make("up"))]
+    replicas = int(deployment["spec"].get("replicas", 1))
+    declared = int(manifest["spec"].get("replicas") or 1)
+    if replicas == 0 and declared > 0:
+        command = f"scale deployment {name} --replicas={declared}"
+        remedy = environment.kubectl_in(namespace, command)
+        return [Problem("Shlink is scaled to 0", "shlink-scaled-to-0", remedy, causes=CLUSTER)]
+    workload = Workload(
+        title="Shlink",
+        namespace=namespace,
+        labels=manifest["spec"]["selector"]["matchLabels"],
+        owners=(name,),
+        replicas=replicas,
+        memory_setting="shlink:app.resources.memoryLimit",
+        secrets=("secrets.synced",),
+        grace=_STARTUP,
+    )
+    found = await problems(environment, workload)
+    explained: list[Problem] = []
+    for problem in found:
+        if problem.anchor in ("container-crashes", "pod-not-ready"):
+            cause = await _told_by_log(environment, namespace, workload.labels)
+            if cause and problem.severity is Severity.ERROR:
+                text, anchor = cause
+                explained.append(
+                    Problem(f"Shlink does not start: {text}", anchor, environment.make("refresh"))
+                )
+                continue
+        explained.append(problem)
+    available = int(at(deployment, "status", "availableReplicas") or 0)
+    if available == 0 and not explained:
+        text = f"Shlink: none of its {replicas} pods is available"
+        remedy = environment.kubectl_in(namespace, f"describe deployment {name}")
+        explained.append(Problem(text, "pod-not-ready", remedy))
+    return explained
+
+
+async def _redis_mode(environment: Environment) -> list[Problem]:
+    """Shlink reaches Redis in the mode that works: with Sentinel it needs two entries.
+
+    With a single entry Shlink ignores the Sentinel setting (shlink-common, RedisFactory).
+    """
+    manifest = _deployment(environment)
+    namespace, name = manifest["metadata"]["namespace"], manifest["metadata"]["name"]
+    deployment = await environment.view.named("apps/v1/deployments", namespace, name)
+    if deployment is None:
+        return []
+    container = deployment["spec"]["template"]["spec"]["containers"][0]
+    variables: dict[str, Any] = {}
+    for variable in listed(container, "env"):
+        variables[variable["name"]] = variable.get("value")
+    if "REDIS_SENTINEL_SERVICE" not in variables:
+        return []
+    servers = str(variables.get("REDIS_SERVERS") or "").split(",")
+    if len(servers) > 1:
+        return []
+    text = (
+        "Shlink is told one Sentinel in REDIS_SERVERS; with fewer than two it takes the "
+        "Sentinel for Redis itself"
+    )
+    return [Problem(text, "shlink-redis-mode", environment.make("refresh"))]
+
+
+async def _reached(environment: Environment) -> list[Problem]:
+    """The Service has a pod behind it, and what leads to it from outside is accepted."""
+    view = environment.view
+    manifest = _deployment(environment)
+    namespace = manifest["metadata"]["namespace"]
+    found: list[Problem] = []
+    for service in environment.declared.of_kind("Service"):
+        name = service["metadata"]["name"]
+        if service["metadata"]["namespace"] != namespace:
+            continue
+        if not await _endpoints(environment, namespace, name):
+            text = f"no Ready pod stands behind Service {namespace}/{name}"
+            remedy = environment.kubectl_in(namespace, f"describe service {name}")
+            found.append(Problem(text, "shlink-no-endpoints", remedy))
+    for kind, resource in (
+        ("Ingress", "networking.k8s.io/v1/ingresses"),
+        ("HTTPRoute", "gateway.networking.k8s.io/v1/httproutes"),
+    ):
+        for route in environment.declared.of_kind(kind):
+            name = route["metadata"]["name"]
+            actual = await view.named(resource, namespace, name)
+            found += _route(environment, kind, name, actual)
+    return found
+
+
+async def _endpoints(environment: Environment, namespace: str, service: str) -> bool:
+    slices = await environment.view.objects("discovery.k8s.io/v1/endpointslices", namespace)
+    for piece in slices:
+        labels = labels_of(piece)
+        if labels.get("kubernetes.io/service-name") != service:
+            continue
+        for endpoint in listed(piece, "endpoints"):
+            if mapped(endpoint, "conditions").get("ready", True):
+                return True
+    return False
+
+
+def _route(environment: Environment, kind: str, name: str, actual: Object | None) -> list[Problem]:
+    if actual is None:
+        text = f"{kind} {name} does not exist"
+        return [Problem(text, "object-missing", environment.make("refresh"), causes=CLUSTER)]
+    namespace = actual["metadata"]["namespace"]
+    described = environment.kubectl_in(namespace, f"describe {kind.lower()} {name}")
+    young = age(environment.view, actual["metadata"]["creationTimestamp"]) < GRACE
+    if kind == "Ingress":
+        published = actual.get("status", {}).get("loadBalancer", {}).get("ingress")
+        if published or young:
+            return []
+        text = f"Ingress {name} has no address: no controller has taken it up"
+        level = Severity.WARNING
+    else:
+        parents = listed(actual, "status", "parents")
+        accepted = any(condition({"status": parent}, "Accepted") for parent in parents)
+        refused = [
+            entry
+            for parent in parents
+            for entry in listed(parent, "conditions")
+            if entry["type"] in ("Accepted", "ResolvedRefs") and entry["status"] != "True"
+        ]
+        if accepted and not refused:
+            return []
+        reason = refused[0].get("reason", "") if refused else "no gateway has looked at it"
+        text = f"HTTPRoute {name} is not accepted: {reason}"
+        level = Severity.PROGRESS if young else Severity.ERROR
+    causes = (*CLUSTER, "cluster.kinds")
+    return [Problem(text, "shlink-route", described, severity=level, causes=causes)]
+
+
+CHECKS = (
+    Check(
+        "shlink.redis-mode",
+        "Shlink is told how Redis runs",
+        (*CLUSTER,),
+        _redis_mode,
+    ),
+    Check(
+        "shlink.migrated",
+        "the migration of the database succeeded",
+        (*CLUSTER, "cluster.nodes", "shlink.redis-mode", *_SERVERS),
+        _migrated,
+    ),
+    Check(
+        "shlink.running",
+        "Shlink's pods are Ready",
+        ("shlink.migrated", "cluster.objects"),
+        _running,
+    ),
+    Check(
+        "shlink.reached",
+        "Shlink's Service and route lead to it",
+        ("shlink.running", "cluster.objects"),
+        _reached,
+    ),
+)

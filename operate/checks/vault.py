@@ -1,0 +1,197 @@
+"""Vault: its pods, whether it is initialised and unsealed, and who leads."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from operate.findings import Check, Environment, Problem, Severity
+from operate.pods import GRACE, Workload, pods_of, problems, ready
+from operate.view import LookError, Object, age, at, condition, labels_of
+
+from .cluster import CLUSTER
+
+_LABELS = {"app.kubernetes.io/name": "vault", "component": "server"}
+_SEALED = "statuscode: 503"
+_NOT_INITIALISED = "statuscode: 501"
+"""What a failed readiness probe says: https://developer.hashicorp.com/vault/api-docs/system/health"""
+
+
+async def _workload(environment: Environment) -> Workload:
+    install, settings = environment.declared.vault, environment.declared.settings.vault
+    return Workload(
+        title="Vault",
+        namespace=install.namespace,
+        labels=_LABELS,
+        owners=(install.name,),
+        replicas=settings.replicas if settings.mode == "ha" else 1,
+        memory_setting="shlink:vault.resources.memoryLimit",
+        secrets=("cluster.objects",),
+    )
+
+
+async def _running(environment: Environment) -> list[Problem]:
+    """Vault's pods run; whether they are Ready is the next check's, which knows why not."""
+    workload = await _workload(environment)
+    found = await problems(environment, workload)
+    pods = await pods_of(environment.view, workload)
+    if not pods and not found:
+        namespace = workload.namespace
+        stateful_set = await environment.view.named(
+            "apps/v1/statefulsets", namespace, environment.declared.vault.name
+        )
+        if stateful_set is None:
+            text = "Vault: its StatefulSet does not exist"
+            return [Problem(text, "vault-not-running", environment.make("refresh"))]
+        if stateful_set["spec"].get("replicas") == 0:
+            name = stateful_set["metadata"]["name"]
+            command = f"scale statefulset {name} --replicas={workload.replicas}"
+            text = "Vault: its StatefulSet is scaled to 0"
+            remedy = environment.kubectl_in(namespace, command)
+            return [Problem(text, "vault-not-running", remedy)]
+        text = "Vault: no pod exists"
+        remedy = environment.kubectl_in(namespace, "describe statefulset")
+        return [Problem(text, "vault-not-running", remedy)]
+    return [problem for problem in found if problem.anchor != "pod-not-ready"]
+
+
+async def _unsealed(environment: Environment) -> list[Problem]:
+    workload = await _workload(environment)
+    pods = await pods_of(environment.view, workload)
+    told: list[tuple[Object, Mapping[str, Any]]] = []
+    for pod in pods:
+        health = await _health(environment, pod) or await _health_by_probe(environment, pod)
+        if health is not None:
+            told.append((pod, health))
+    serving = any(not health["sealed"] for _, health in told)
+    found: list[Problem] = []
+    for pod, health in told:
+        found += _judge(environment, pod, health, serving=serving)
+    if not found:
+        waiting = await problems(environment, workload)
+        found = [problem for problem in waiting if problem.anchor == "pod-not-ready"]
+    return found[:1]
+
+
+def _judge(
+    environment: Environment, pod: Object, health: Mapping[str, Any], *, serving: bool
+) -> Sequence[Problem]:
+    """`serving`: another server answers, so this one is missed and no more."""
+    if health["initialized"] and not health["sealed"]:
+        return ()
+    name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
+    young = age(environment.view, pod["metadata"].get("creationTimestamp")) < GRACE
+    severity = Severity.WARNING if serving else Severity.ERROR
+    if not health["initialized"]:
+        return (
+            Problem(
+                f"Vault is not initialised (pod {name})",
+                "vault-not-initialised",
+                environment.kubectl_in(namespace, "logs job/vault-init --tail=20"),
+                severity=Severity.PROGRESS if young else severity,
+            ),
+        )
+    container = "vault" if environment.declared.settings.vault.seal else "unseal"
+    return (
+        Problem(
+            f"Vault is sealed (pod {name}): nothing can be read from it",
+            "vault-sealed",
+            environment.kubectl_in(namespace, f"logs {name} -c {container} --tail=20"),
+            severity=Severity.PROGRESS if young else severity,
+        ),
+    )
+
+
+async def _health(environment: Environment, pod: Object) -> Mapping[str, Any] | None:
+    """What Vault says of itself, through the API server's proxy; None where nothing comes back."""
+    address = urlsplit(environment.declared.outputs.vault_address)
+    scheme = "https:" if address.scheme == "https" else ""
+    place = f"v1/pods/{scheme}{pod['metadata']['name']}:{address.port or 8200}/proxy/v1/sys/health"
+    try:
+        reply = await environment.view.reply(place, pod["metadata"]["namespace"])
+    except LookError:
+        # A network that fences out the control plane, or no right to the proxy: the probe tells.
+        return None
+    return reply.fields if "sealed" in reply.fields else None
+
+
+async def _health_by_probe(environment: Environment, pod: Object) -> Mapping[str, Any] | None:
+    """The same from labels and the readiness probe's last failure."""
+    if ready(pod):
+        return {"initialized": True, "sealed": False}
+    labels = labels_of(pod)
+    if "vault-sealed" in labels:
+        return {
+            "initialized": labels.get("vault-initialized") == "true",
+            "sealed": labels["vault-sealed"] == "true",
+        }
+    namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
+    for event in reversed(await environment.view.objects("v1/events", namespace)):
+        if at(event, "involvedObject", "name") != name:
+            continue
+        message = str(event.get("message", ""))
+        if "Readiness" in message and _SEALED in message:
+            return {"initialized": True, "sealed": True}
+        if "Readiness" in message and _NOT_INITIALISED in message:
+            return {"initialized": False, "sealed": True}
+    return None
+
+
+async def _initialised(environment: Environment) -> list[Problem]:
+    """The Job that initialises Vault has not failed."""
+    job = environment.declared.named("Job", "vault-init")
+    if job is None:
+        return []
+    namespace = job["metadata"]["namespace"]
+    actual = await environment.view.named("batch/v1/jobs", namespace, "vault-init")
+    if actual is None:
+        return []
+    failed = condition(actual, "Failed")
+    if failed is None or failed["status"] != "True":
+        return []
+    return [
+        Problem(
+            f"Vault: the Job that initialises it has failed ({failed.get('reason', '')})",
+            "vault-init-failed",
+            environment.make("up"),
+        )
+    ]
+
+
+async def _leader(environment: Environment) -> list[Problem]:
+    """A raft cluster has one active server."""
+    if environment.declared.settings.vault.mode != "ha":
+        return []
+    pods = await pods_of(environment.view, await _workload(environment))
+    active = [pod for pod in pods if labels_of(pod).get("vault-active") == "true" and ready(pod)]
+    if len(active) == 1 or not pods:
+        return []
+    young = any(age(environment.view, pod["metadata"]["creationTimestamp"]) < GRACE for pod in pods)
+    text = f"Vault: {len(active)} of {len(pods)} servers are active, there must be one"
+    remedy = environment.kubectl_in(environment.declared.vault.namespace, "get pods --show-labels")
+    severity = Severity.PROGRESS if young else Severity.ERROR
+    return [Problem(text, "vault-no-leader", remedy, severity=severity)]
+
+
+CHECKS = (
+    Check(
+        "vault.running",
+        "Vault's pods run",
+        (*CLUSTER, "cluster.nodes", "cluster.objects", "cluster.volumes"),
+        _running,
+    ),
+    Check(
+        "vault.initialised",
+        "the Job that initialises Vault succeeded",
+        ("vault.running", "cluster.policies"),
+        _initialised,
+    ),
+    Check(
+        "vault.unsealed",
+        "Vault is initialised and unsealed",
+        ("vault.running", "vault.initialised"),
+        _unsealed,
+    ),
+    Check(
+        "vault.leader", "one Vault server leads", ("vault.unsealed", "cluster.policies"), _leader
+    ),
+)

@@ -1,0 +1,101 @@
+"""What a stack declares, read from its file without a cluster: the program itself is run offline.
+
+Doctor compares a cluster with this, so no name and no number of the program is repeated here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from components.outputs import Outputs
+from components.outputs import parse as parse_outputs
+from components.settings import Cluster, Settings
+from components.settings import parse as parse_settings
+from offline import stacks
+from offline.record import ROOT, Recording, Secret, record
+
+from .view import Object
+
+
+@dataclass(frozen=True)
+class HelmInstall:
+    """A chart that the program installs."""
+
+    name: str
+    """Of the Helm release."""
+    namespace: str
+
+
+@dataclass(frozen=True)
+class Declared:
+    """One environment as its stack's file describes it."""
+
+    stack: str
+    cluster: Cluster
+    settings: Settings
+    outputs: Outputs
+    manifests: tuple[Object, ...]
+    """Every Kubernetes object of the program but Secrets; values that are secret are None."""
+    operators: tuple[HelmInstall, ...]
+    vault: HelmInstall
+
+    def of_kind(self, kind: str) -> list[Object]:
+        """The objects of a kind, in a stable order."""
+        found = [item for item in self.manifests if item["kind"] == kind]
+        return sorted(found, key=lambda item: (_namespace(item), item["metadata"]["name"]))
+
+    def named(self, kind: str, name: str) -> Object | None:
+        """The object of this kind and name."""
+        for item in self.of_kind(kind):
+            if item["metadata"]["name"] == name:
+                return item
+        return None
+
+    @property
+    def namespaces(self) -> list[str]:
+        """The environment's own namespaces."""
+        return [item["metadata"]["name"] for item in self.of_kind("Namespace")]
+
+
+def declared(stack: str, root: Path = ROOT) -> Declared:
+    """What a stack declares. Raises StackError and SettingsError: its file can't be used."""
+    configuration, encrypted = stacks.configuration(root, stack)
+    cluster, settings = parse_settings(configuration, encrypted)
+    return of_recording(record(stack, configuration, encrypted), cluster, settings)
+
+
+def of_recording(recording: Recording, cluster: Cluster, settings: Settings) -> Declared:
+    """What a recorded run of the program declares."""
+    objects = [item for item in recording.resources.values() if item.is_kubernetes_object]
+    manifests = [_public(item.inputs) for item in objects if item.kind != "Secret"]
+    operators = tuple(_install(item.inputs) for item in recording.of_kind("Release"))
+    return Declared(
+        stack=recording.stack,
+        cluster=cluster,
+        settings=settings,
+        outputs=parse_outputs(cast("Mapping[str, Any]", _public(recording.outputs))),
+        manifests=tuple(manifests),
+        operators=operators,
+        vault=_install(recording.of_kind("Chart")[0].inputs),
+    )
+
+
+def _install(inputs: Mapping[str, Any]) -> HelmInstall:
+    return HelmInstall(name=str(inputs["name"]), namespace=str(inputs["namespace"]))
+
+
+def _namespace(item: Object) -> str:
+    return str(item["metadata"].get("namespace", ""))
+
+
+def _public(value: Any) -> Any:
+    """A recorded value without what is secret in it."""
+    if isinstance(value, Secret):
+        return None
+    if isinstance(value, Mapping):
+        items = cast("Mapping[str, Any]", value).items()
+        return {key: _public(item) for key, item in items}
+    if isinstance(value, list):
+        return [_public(item) for item in cast("list[Any]", value)]
+    return value

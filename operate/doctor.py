@@ -1,0 +1,216 @@
+"""`make doctor`: finds the cause of what is wrong with an environment, and the command that mends it.
+
+Read-only. It needs the rights of deploy/rbac/doctor.yaml and nothing else, and never reads a Secret.
+"""
+
+import asyncio
+import dataclasses
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from components.cluster import ClusterAccess, ClusterError, disconnect
+
+from .checks import CHECKS
+from .declared import Declared
+from .findings import Check, Environment, Finding, Problem, Severity, fold
+from .view import ForbiddenError, LookError, NotServedError, View
+
+HEALTHY, ILL, BLIND = 0, 1, 2
+"""Exit codes: nothing to mend; something to mend; it could not look."""
+CONFIRM_SECONDS = 3.0
+"""Seconds after which an error is looked at again, so that a passing state is no finding."""
+LAYER_PATIENCE = 5.0
+"""Seconds that a layer may take to answer."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one run of doctor knows."""
+
+    stack: str
+    context: str
+    findings: Sequence[Finding]
+    passed: Sequence[str]
+    """Names of the checks that found nothing."""
+    seconds: float
+    version: str = ""
+    """Of the API server."""
+    checks: Sequence[Check] = field(default=CHECKS, repr=False)
+
+    @property
+    def exit_code(self) -> int:
+        """0: nothing to mend. 1: something to mend. 2: it could not look."""
+        severities = {finding.severity for finding in self.findings}
+        if any(finding.check == "cluster.reachable" for finding in self.findings):
+            return BLIND
+        if Severity.ERROR in severities:
+            return ILL
+        return BLIND if Severity.UNKNOWN in severities else HEALTHY
+
+    def as_json(self) -> dict[str, Any]:
+        """For scripts; the keys are a promise."""
+        return {
+            "stack": self.stack,
+            "context": self.context,
+            "kubernetes": self.version,
+            "exitCode": self.exit_code,
+            "seconds": round(self.seconds, 1),
+            "findings": [_plain(finding) for finding in self.findings],
+            "passed": list(self.passed),
+        }
+
+
+def _plain(finding: Finding) -> dict[str, Any]:
+    fields = dataclasses.asdict(finding)
+    fields["consequences"] = [_plain(item) for item in finding.consequences]
+    return fields
+
+
+Connect = Callable[[], Awaitable[Any]]
+
+
+async def examine(
+    declared: Declared,
+    access: ClusterAccess,
+    *,
+    confirm: float = CONFIRM_SECONDS,
+    checks: Sequence[Check] = CHECKS,
+    progress: Callable[[str], object] = lambda _: None,
+) -> Report:
+    """Look at an environment, and a second time where the first look finds an error."""
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    progress(f"connecting to {declared.cluster.context}")
+    api: Any = None
+    try:
+        async with asyncio.timeout(LAYER_PATIENCE):
+            api = await access.client()
+    # A kubeconfig, a credential plugin or an API server can fail in any way.
+    except Exception as error:  # noqa: BLE001
+        return _unreachable(declared, access, error, loop.time() - started)
+    try:
+        progress("looking")
+        view, problems = await _look(declared, access, api, checks)
+        if confirm and _errors(problems):
+            progress("looking again, so that a passing state is no finding")
+            await asyncio.sleep(confirm)
+            view, later = await _look(declared, access, api, checks)
+            problems = _confirmed(problems, later)
+        version = await _version(view)
+    finally:
+        await disconnect(api)
+    return Report(
+        stack=declared.stack,
+        context=declared.cluster.context,
+        findings=fold(checks, problems),
+        passed=[check.name for check in checks if not problems[check.name]],
+        seconds=loop.time() - started,
+        version=version,
+        checks=checks,
+    )
+
+
+async def _look(
+    declared: Declared, access: ClusterAccess, api: Any, checks: Sequence[Check]
+) -> tuple[View, dict[str, Sequence[Problem]]]:
+    view = View(api)
+    environment = Environment(declared, view, access.kubectl)
+    results = await asyncio.gather(*(_run(check, environment) for check in checks))
+    problems = dict(zip((check.name for check in checks), results, strict=True))
+    return view, problems
+
+
+async def _run(check: Check, environment: Environment) -> Sequence[Problem]:
+    try:
+        async with asyncio.timeout(LAYER_PATIENCE):
+            return await check.look(environment)
+    except (LookError, TimeoutError) as error:
+        return [_blind(check, environment, error)]
+
+
+def _blind(check: Check, environment: Environment, error: Exception) -> Problem:
+    """Why a check could not look."""
+    if isinstance(error, NotServedError):
+        return Problem(
+            f"{check.description}: {error}",
+            "custom-resource-missing",
+            environment.make("refresh"),
+            causes=("cluster.kinds", "cluster.reachable"),
+        )
+    if isinstance(error, ForbiddenError):
+        return Problem(
+            f"{check.description}: {error}",
+            "rights-missing",
+            "kubectl apply -f deploy/rbac/doctor.yaml",
+            severity=Severity.UNKNOWN,
+            causes=("cluster.reachable",),
+        )
+    reason = str(error) or f"no answer within {LAYER_PATIENCE:g} s"
+    is_first = check.name == "cluster.reachable"
+    return Problem(
+        f"{check.description}: {reason}",
+        "cluster-unreachable",
+        f"{environment.kubectl} version",
+        severity=Severity.ERROR if is_first else Severity.UNKNOWN,
+        causes=() if is_first else ("cluster.reachable",),
+    )
+
+
+def _errors(problems: Mapping[str, Sequence[Problem]]) -> set[tuple[str, str]]:
+    found: set[tuple[str, str]] = set()
+    for name, items in problems.items():
+        for problem in items:
+            if problem.severity is Severity.ERROR:
+                found.add((name, problem.anchor))
+    return found
+
+
+def _confirmed(
+    first: Mapping[str, Sequence[Problem]], later: Mapping[str, Sequence[Problem]]
+) -> dict[str, Sequence[Problem]]:
+    """The later look, its errors only where a check had an error before."""
+    before = {name for name, _ in _errors(first)}
+    confirmed: dict[str, Sequence[Problem]] = {}
+    for name, items in later.items():
+        kept: list[Problem] = []
+        for problem in items:
+            passing = problem.severity is Severity.ERROR and name not in before
+            severity = Severity.PROGRESS if passing else problem.severity
+            kept.append(dataclasses.replace(problem, severity=severity))
+        confirmed[name] = kept
+    return confirmed
+
+
+async def _version(view: View) -> str:
+    try:
+        reply = await view.reply("/version")
+    except LookError:
+        return ""
+    return str(reply.fields.get("gitVersion", ""))
+
+
+def _unreachable(
+    declared: Declared, access: ClusterAccess, error: Exception, seconds: float
+) -> Report:
+    reason = f"no answer within {LAYER_PATIENCE:g} s"
+    if isinstance(error, ClusterError):
+        reason = str(error)
+    elif not isinstance(error, TimeoutError):
+        # Not the error's own text: a credential plugin may have printed a token.
+        reason = type(error).__name__
+    finding = Finding(
+        check="cluster.reachable",
+        layer="cluster",
+        severity=Severity.ERROR,
+        message=f"the cluster of context {declared.cluster.context} can't be reached: {reason}",
+        runbook="docs/runbook.md#cluster-unreachable",
+        remedy=f"{access.kubectl} version",
+    )
+    return Report(
+        stack=declared.stack,
+        context=declared.cluster.context,
+        findings=[finding],
+        passed=[],
+        seconds=seconds,
+    )

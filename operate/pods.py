@@ -1,0 +1,325 @@
+"""Why the pods of a workload are not Ready, read from their statuses and events.
+
+Where several things are wrong with one pod, the one that comes first on a pod's way to Ready counts:
+refused, not scheduled, no image, a Secret is missing, an init container waits, a crash, a probe.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from .findings import Environment, Problem, Severity
+from .view import Object, View, age, at, condition, labelled, listed, mapped
+
+GRACE = 180.0
+"""Seconds in which a pod may start, or stop, before that is a finding."""
+_PENDING_GRACE = 60.0
+"""Seconds in which the scheduler and the autoscaler may find a node."""
+_RECENT = 3600.0
+"""Seconds for which an event or a past crash still says something."""
+_WAIT_GRACE = 45.0
+"""Seconds that an init container may wait for a server."""
+
+_IMAGE_REASONS = {
+    "ErrImagePull",
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "ErrImageNeverPull",
+    "RegistryUnavailable",
+    "ImageInspectError",
+    "SignatureValidationFailed",
+}
+_REFUSALS = {"FailedCreate", "ReplicaSetCreateError"}
+_FROM_THE_CLUSTER = ("cluster.reachable", "cluster.namespaces", "cluster.nodes")
+"""What explains a fault that no server of the environment can cause."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Some pods that belong together, and what is said of them in a remedy."""
+
+    title: str
+    """`PostgreSQL`, at the start of a message."""
+    namespace: str
+    labels: Mapping[str, str]
+    """Of the pods."""
+    owners: tuple[str, ...]
+    """Names with which the controllers of these pods begin, for the events of refused pods."""
+    replicas: int
+    """Pods that should be Ready."""
+    memory_setting: str = ""
+    """The setting of the memory limit: `shlink:app.resources.memoryLimit`."""
+    secrets: tuple[str, ...] = ()
+    """Checks whose failure explains a missing Secret."""
+    grace: float = GRACE
+    """Seconds in which one of these pods may become Ready."""
+
+
+async def problems(environment: Environment, workload: Workload) -> list[Problem]:
+    """What is wrong with the pods of a workload."""
+    view = environment.view
+    pods = await pods_of(view, workload)
+    events = await view.objects("v1/events", workload.namespace)
+    found: list[Problem] = []
+    for pod in pods:
+        found += _of_pod(environment, workload, pod, events)
+    missing = workload.replicas - len([pod for pod in pods if not _stopping(pod)])
+    if missing > 0:
+        found += _refused(environment, workload, missing, events)
+    return _distinct(found)
+
+
+async def pods_of(view: View, workload: Workload) -> list[Object]:
+    """The pods of a workload; Jobs' pods that have ended are not among them."""
+    pods = await view.objects("v1/pods", workload.namespace)
+    own = [pod for pod in pods if labelled(pod, workload.labels)]
+    return [pod for pod in own if _phase(pod) != "Succeeded"]
+
+
+def ready(pod: Object) -> bool:
+    """Whether a pod is Ready and stays."""
+    status = condition(pod, "Ready")
+    return status is not None and status["status"] == "True" and not _stopping(pod)
+
+
+def _of_pod(
+    environment: Environment, workload: Workload, pod: Object, events: Sequence[Object]
+) -> Iterator[Problem]:
+    view, name = environment.view, pod["metadata"]["name"]
+    describe = environment.kubectl_in(workload.namespace, f"describe pod {name}")
+    if _stopping(pod):
+        if age(view, pod["metadata"]["deletionTimestamp"]) > GRACE:
+            yield Problem(
+                f"{workload.title}: pod {name} should have stopped and has not; its node may be lost",
+                "pod-does-not-stop",
+                describe,
+                causes=_FROM_THE_CLUSTER,
+            )
+        return
+    if _phase(pod) == "Failed":
+        reason = pod["status"].get("reason") or "failed"
+        yield Problem(
+            f"{workload.title}: pod {name} has ended ({reason})",
+            "pod-evicted",
+            environment.kubectl_in(workload.namespace, f"delete pod {name}"),
+            severity=Severity.WARNING,
+            causes=_FROM_THE_CLUSTER,
+        )
+        return
+    killed = list(_out_of_memory(environment, workload, pod))
+    yield from killed
+    if killed or ready(pod):
+        return
+    for cause in (_unscheduled, _unstarted, _crashed):
+        problem = cause(environment, workload, pod, events)
+        if problem:
+            yield problem
+            return
+    yield _not_ready(environment, workload, pod, events)
+
+
+def _unscheduled(
+    environment: Environment, workload: Workload, pod: Object, _: Sequence[Object]
+) -> Problem | None:
+    scheduled = condition(pod, "PodScheduled")
+    if scheduled is None or scheduled["status"] != "False":
+        return None
+    name, message = pod["metadata"]["name"], str(scheduled.get("message", ""))
+    causes = _FROM_THE_CLUSTER
+    if "PersistentVolumeClaim" in message or "persistentvolumeclaim" in message:
+        causes = (*_FROM_THE_CLUSTER, "cluster.volumes")
+    waiting = age(environment.view, pod["metadata"]["creationTimestamp"])
+    return Problem(
+        f"{workload.title}: no node takes pod {name}: {_line(message)}",
+        "pod-pending",
+        environment.kubectl_in(workload.namespace, f"describe pod {name}"),
+        severity=Severity.ERROR if waiting > _PENDING_GRACE else Severity.PROGRESS,
+        causes=causes,
+    )
+
+
+def _unstarted(
+    environment: Environment, workload: Workload, pod: Object, events: Sequence[Object]
+) -> Problem | None:
+    """A container that the kubelet can't start: its image, its variables, its volumes."""
+    name = pod["metadata"]["name"]
+    for status in _containers(pod):
+        waiting = mapped(status, "state", "waiting")
+        reason, message = waiting.get("reason", ""), str(waiting.get("message", ""))
+        if reason in _IMAGE_REASONS:
+            return Problem(
+                f"{workload.title}: the image {status.get('image', '')} of pod {name} "
+                f"can't be pulled ({reason})",
+                "image-not-pulled",
+                environment.make("up"),
+                causes=_FROM_THE_CLUSTER,
+            )
+        if reason == "CreateContainerConfigError":
+            return Problem(
+                f"{workload.title}: pod {name} can't start: {_line(message)}",
+                "secret-not-found",
+                environment.make("refresh"),
+                causes=(*_FROM_THE_CLUSTER, *workload.secrets),
+            )
+    for event in _of(events, "Pod", (name,)):
+        if _recent(environment.view, event) and event.get("reason") == "FailedMount":
+            message = str(event.get("message", ""))
+            if "not found" in message:
+                return Problem(
+                    f"{workload.title}: pod {name} can't start: {_line(message)}",
+                    "secret-not-found",
+                    environment.make("refresh"),
+                    causes=(*_FROM_THE_CLUSTER, *workload.secrets),
+                )
+    return None
+
+
+def _crashed(
+    environment: Environment, workload: Workload, pod: Object, _: Sequence[Object]
+) -> Problem | None:
+    name = pod["metadata"]["name"]
+    for status in _containers(pod):
+        waiting = mapped(status, "state", "waiting")
+        if waiting.get("reason") not in ("CrashLoopBackOff", "RunContainerError"):
+            continue
+        ended = mapped(status, "lastState", "terminated")
+        if ended.get("reason") == "OOMKilled":
+            return None
+        logs = f"logs {name} -c {status['name']} --previous --tail=30"
+        return Problem(
+            f"{workload.title}: container {status['name']} of pod {name} stops again and again "
+            f"(exit code {ended.get('exitCode', 'unknown')}, {status.get('restartCount', 0)} restarts)",
+            "container-crashes",
+            environment.kubectl_in(workload.namespace, logs),
+        )
+    return None
+
+
+def _out_of_memory(environment: Environment, workload: Workload, pod: Object) -> Iterator[Problem]:
+    """A container that the kernel killed within the last hour: an error while its pod is not Ready."""
+    for status in _containers(pod):
+        for state in ("state", "lastState"):
+            ended = mapped(status, state, "terminated")
+            if ended.get("reason") != "OOMKilled":
+                continue
+            if age(environment.view, ended.get("finishedAt")) > _RECENT:
+                continue
+            setting = workload.memory_setting
+            remedy = environment.kubectl_in(
+                workload.namespace, f"describe pod {pod['metadata']['name']}"
+            )
+            if setting:
+                stack = environment.declared.stack
+                remedy = f"pulumi config set --stack {stack} --path {setting} 1Gi"
+            yield Problem(
+                f"{workload.title}: container {status['name']} of pod {pod['metadata']['name']} "
+                "was killed because it reached its memory limit",
+                "out-of-memory",
+                remedy,
+                severity=Severity.WARNING if ready(pod) else Severity.ERROR,
+                causes=_FROM_THE_CLUSTER,
+            )
+            return
+
+
+def _not_ready(
+    environment: Environment, workload: Workload, pod: Object, events: Sequence[Object]
+) -> Problem:
+    view, name = environment.view, pod["metadata"]["name"]
+    describe = environment.kubectl_in(workload.namespace, f"describe pod {name}")
+    for status in listed(pod, "status", "initContainerStatuses"):
+        running = mapped(status, "state", "running")
+        # A sidecar is an init container that goes on running; it counts as started.
+        if running and not status.get("started"):
+            waited = age(view, running.get("startedAt"))
+            return Problem(
+                f"{workload.title}: pod {name} waits in its init container {status['name']} "
+                f"({waited:.0f} s)",
+                "init-container-waits",
+                environment.kubectl_in(
+                    workload.namespace, f"logs {name} -c {status['name']} --tail=20"
+                ),
+                severity=Severity.ERROR if waited > _WAIT_GRACE else Severity.PROGRESS,
+            )
+    since = condition(pod, "Ready")
+    started = pod["status"].get("startTime") or pod["metadata"].get("creationTimestamp")
+    changed = since.get("lastTransitionTime") if since else None
+    waited = age(view, changed or started)
+    probe = _last_probe(view, events, name)
+    return Problem(
+        f"{workload.title}: pod {name} is not Ready ({waited:.0f} s){probe}",
+        "pod-not-ready",
+        describe,
+        severity=Severity.ERROR if waited > workload.grace else Severity.PROGRESS,
+    )
+
+
+def _last_probe(view: View, events: Sequence[Object], pod: str) -> str:
+    """What the last failed probe said: a status code or a refused connection, never a body."""
+    for event in reversed(list(_of(events, "Pod", (pod,)))):
+        if event.get("reason") == "Unhealthy" and _recent(view, event):
+            return f": {_line(str(event.get('message', '')))}"
+    return ""
+
+
+def _refused(
+    environment: Environment, workload: Workload, missing: int, events: Sequence[Object]
+) -> Iterator[Problem]:
+    """Pods that the API server does not let a controller create."""
+    view = environment.view
+    for event in reversed(list(events)):
+        owner = str(at(event, "involvedObject", "name"))
+        if event.get("reason") not in _REFUSALS or not owner.startswith(workload.owners):
+            continue
+        if _recent(view, event):
+            yield Problem(
+                f"{workload.title}: {missing} of {workload.replicas} pods are refused: "
+                f"{_line(str(event.get('message', '')))}",
+                "pod-refused",
+                environment.kubectl_in(
+                    workload.namespace, "get events --field-selector reason=FailedCreate"
+                ),
+                causes=_FROM_THE_CLUSTER,
+            )
+            return
+
+
+def _of(events: Sequence[Object], kind: str, names: Sequence[str]) -> Iterator[Object]:
+    for event in events:
+        about = mapped(event, "involvedObject")
+        if about.get("kind") == kind and about.get("name") in names:
+            yield event
+
+
+def _recent(view: View, event: Object) -> bool:
+    series = mapped(event, "series")
+    moment = series.get("lastObservedTime") or event.get("lastTimestamp") or event.get("eventTime")
+    return age(view, moment or event["metadata"].get("creationTimestamp")) < _RECENT
+
+
+def _containers(pod: Object) -> list[Object]:
+    return [
+        *listed(pod, "status", "initContainerStatuses"),
+        *listed(pod, "status", "containerStatuses"),
+    ]
+
+
+def _stopping(pod: Object) -> bool:
+    return "deletionTimestamp" in pod["metadata"]
+
+
+def _phase(pod: Object) -> str:
+    return str(at(pod, "status", "phase") or "Pending")
+
+
+def _line(text: str) -> str:
+    """The first line of a message, short enough for a report."""
+    lines = text.strip().splitlines()
+    return lines[0][:240] if lines else "no reason is told"
+
+
+def _distinct(found: Sequence[Problem]) -> list[Problem]:
+    """One problem per kind and severity: three pods with one fault are one finding."""
+    kept: dict[tuple[str, str], Problem] = {}
+    for problem in found:
+        kept.setdefault((problem.anchor, problem.severity), problem)
+    return list(kept.values())

@@ -1,0 +1,196 @@
+"""What doctor reads of a cluster: each list once, each answer within a few seconds, nothing secret.
+
+No Secret is ever asked for. Whatever prevents a look is one of the exceptions here, so a check never
+mistakes "I could not look" for "it is not there".
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Any, TypeAlias, cast
+
+Object: TypeAlias = Mapping[str, Any]
+"""A Kubernetes object, as the API server returns it."""
+
+PATIENCE = 5.0
+"""Seconds that one answer may take."""
+
+
+class LookError(Exception):
+    """Something could not be read; the message says what, and why."""
+
+
+class NoAnswerError(LookError):
+    """The API server, or what is behind it, did not answer in time."""
+
+
+class ForbiddenError(LookError):
+    """The right to read this is missing."""
+
+
+class NotServedError(LookError):
+    """The API server does not know this kind of object."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer of the API server."""
+
+    status: int
+    body: Any
+    """Parsed JSON; text where it was none."""
+
+    @property
+    def fields(self) -> Mapping[str, Any]:
+        """The body, where it is an object; empty otherwise."""
+        body = self.body
+        return cast("Mapping[str, Any]", body) if isinstance(body, dict) else {}
+
+
+def _now() -> datetime:
+    return datetime.now(tz=UTC)
+
+
+@dataclass
+class View:
+    """One look at a cluster. Every list is read once, however many checks ask for it."""
+
+    api: Any
+    """A kr8s client, as `ClusterAccess.client` returns it."""
+    patience: float = PATIENCE
+    """Seconds that one answer may take."""
+    now: datetime = field(default_factory=_now)
+    """When the look began; every age is measured from it."""
+    _reads: dict[tuple[str, str], "asyncio.Task[Reply]"] = field(
+        default_factory=dict["tuple[str, str]", "asyncio.Task[Reply]"], repr=False
+    )
+
+    async def objects(self, resource: str, namespace: str = "") -> list[Object]:
+        """All objects of a kind, such as `apps/v1/deployments`; no namespace: the whole cluster.
+
+        Raises LookError.
+        """
+        reply = await self.reply(resource, namespace)
+        where = f"in namespace {namespace}" if namespace else "of the cluster"
+        if reply.status == HTTPStatus.NOT_FOUND:
+            raise NotServedError(f"the API server does not serve {resource}")
+        if reply.status >= HTTPStatus.BAD_REQUEST:
+            raise NoAnswerError(f"the API server answers {reply.status} to list {resource} {where}")
+        return cast("list[Object]", reply.body.get("items") or [])
+
+    async def named(self, resource: str, namespace: str, name: str) -> Object | None:
+        """The object of this name, or None. Raises LookError."""
+        for item in await self.objects(resource, namespace):
+            if item["metadata"]["name"] == name:
+                return item
+        return None
+
+    async def reply(self, resource: str, namespace: str = "") -> Reply:
+        """The answer to a GET, such as `v1/pods` or `v1/pods/vault-0:8200/proxy/v1/sys/health`.
+
+        Raises NoAnswerError or ForbiddenError; other refusals are the caller's to read.
+        """
+        key = (resource, namespace)
+        if key not in self._reads:
+            self._reads[key] = asyncio.ensure_future(self._get(resource, namespace))
+        return await self._reads[key]
+
+    async def post(self, resource: str, body: Object) -> Reply:
+        """The answer to a question that is asked by POST, as SelfSubjectAccessReviews are."""
+        return await self._call("POST", resource, "", json=body)
+
+    async def _get(self, resource: str, namespace: str) -> Reply:
+        return await self._call("GET", resource, namespace)
+
+    async def _call(self, method: str, resource: str, namespace: str, **more: Any) -> Reply:
+        base, version, url = _place(resource)
+        where = f"in namespace {namespace}" if namespace else "in the cluster"
+        try:
+            async with (
+                asyncio.timeout(self.patience),
+                self.api.call_api(
+                    method,
+                    version=version,
+                    base=base,
+                    namespace=namespace or None,
+                    url=url,
+                    raise_for_status=False,
+                    **more,
+                ) as response,
+            ):
+                reply = Reply(response.status_code, _parsed(response))
+        except TimeoutError:
+            raise NoAnswerError(f"no answer within {self.patience:g} s to {resource}") from None
+        # A server, a proxy or a credential plugin can fail in any way.
+        except Exception as error:  # noqa: BLE001
+            raise NoAnswerError(
+                f"no answer to {resource}: {str(error)[:200] or type(error).__name__}"
+            ) from None
+        if reply.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+            raise ForbiddenError(f"no right to read {resource} {where} ({reply.status})")
+        return reply
+
+
+def _place(resource: str) -> tuple[str, str, str]:
+    """Base, version and the rest of the path: `apps/v1/deployments`, `v1/pods`, `/version`."""
+    if resource.startswith("/"):
+        return resource, "", ""
+    parts = resource.split("/")
+    if parts[0] == "v1":
+        return "/api", "v1", "/".join(parts[1:])
+    return "/apis", "/".join(parts[:2]), "/".join(parts[2:])
+
+
+def _parsed(response: Any) -> Any:
+    try:
+        return response.json()
+    except ValueError:
+        return str(response.text)
+
+
+def at(item: Object, *path: str) -> Any:
+    """The value at a path of keys, such as `"status", "phase"`; None where a key is missing."""
+    value: Any = item
+    for key in path:
+        if not isinstance(value, Mapping):
+            return None
+        value = cast("Object", value).get(key)
+    return value
+
+
+def mapped(item: Object, *path: str) -> Mapping[str, Any]:
+    """The map at a path of keys; empty where there is none."""
+    return cast("Mapping[str, Any]", at(item, *path) or {})
+
+
+def listed(item: Object, *path: str) -> list[Object]:
+    """The list of objects at a path of keys; empty where there is none."""
+    return cast("list[Object]", at(item, *path) or [])
+
+
+def labels_of(item: Object) -> Mapping[str, str]:
+    """An object's labels."""
+    return mapped(item, "metadata", "labels")
+
+
+def age(view: View, moment: str | None) -> float:
+    """Seconds since a moment in Kubernetes' notation; 0 without one."""
+    if not moment:
+        return 0
+    return (view.now - datetime.fromisoformat(moment)).total_seconds()
+
+
+def condition(item: Object, kind: str) -> Object | None:
+    """A condition of an object's status."""
+    for entry in listed(item, "status", "conditions"):
+        if entry.get("type") == kind:
+            return entry
+    return None
+
+
+def labelled(item: Object, labels: Mapping[str, str]) -> bool:
+    """Whether an object has all of these labels."""
+    own = labels_of(item)
+    return all(own.get(key) == value for key, value in labels.items())

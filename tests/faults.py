@@ -1,0 +1,504 @@
+"""Faults of an environment, each with the finding that doctor must name first.
+
+The cause comes with its consequences, as a cluster shows them: a sealed Vault has a store that can't
+log in, Secrets that are not synced and pods that wait.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tests.world import PGO, World, ago
+
+SHLINK, VAULT, POSTGRES, REDIS = "shlink", "vault", "postgres", "redis"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that is broken, and what doctor must say first."""
+
+    name: str
+    make: Callable[[World], object]
+    check: str
+    anchor: str
+    stack: str = "dev"
+
+
+FAULTS: list[Fault] = []
+
+
+Make = Callable[[World], object]
+
+
+def fault(check: str, anchor: str, stack: str = "dev") -> Callable[[Make], Make]:
+    """Add a function that breaks a healthy world to the table."""
+
+    def add(make: Make) -> Make:
+        name = make.__name__.strip("_").replace("_", " ")
+        FAULTS.append(Fault(name=name, make=make, check=check, anchor=anchor, stack=stack))
+        return make
+
+    return add
+
+
+def unsynced(world: World, message: str) -> None:
+    """No ExternalSecret can be refreshed."""
+    for item in world.of("ExternalSecret"):
+        name = item["metadata"]["name"]
+        world.condition("ExternalSecret", name, "False", "SecretSyncedError", message)
+
+
+def store_down(world: World, message: str) -> None:
+    """The SecretStore can't log in, and what follows from that."""
+    world.condition("SecretStore", "vault-backend", "False", "InvalidProviderConfig", message)
+    unsynced(world, "store is not ready")
+
+
+def shlink_down(world: World) -> None:
+    """Shlink's pods have been running and are not Ready."""
+    world.not_ready("shlink-7f8b")
+    for pod in world.pods("shlink-7f8b"):
+        name = pod["metadata"]["name"]
+        message = "Readiness probe failed: HTTP probe failed with statuscode: 503"
+        world.event("Pod", name, SHLINK, "Unhealthy", message)
+
+
+def migration(world: World, log: str) -> None:
+    """The migration Job has failed with this log, and Shlink was never deployed."""
+    job = world.find("Job", "shlink-migration")
+    failed = {"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"}
+    job["status"] = {"conditions": [failed]}
+    pod = world.pods("shlink-7f8b-0")[0]
+    world.remove("Pod", "shlink-7f8b")
+    world.remove("Deployment", "shlink")
+    pod["metadata"] |= {
+        "name": "shlink-migration-x1",
+        "labels": {"job-name": "shlink-migration"},
+    }
+    pod["status"] |= {"phase": "Failed"}
+    pod["status"]["containerStatuses"][0] |= {"name": "migration", "state": {"terminated": {}}}
+    world.objects.append(pod)
+    world.logs["shlink-migration-x1"] = log
+
+
+# The cluster
+
+
+@fault("cluster.reachable", "cluster-unreachable")
+def the_api_server_is_silent(world: World) -> None:
+    world.silent = True
+
+
+@fault("cluster.namespaces", "namespace-missing")
+def nothing_is_deployed(world: World) -> None:
+    world.objects = [item for item in world.objects if item["kind"] == "Node"]
+
+
+@fault("cluster.namespaces", "namespace-terminating")
+def a_namespace_hangs_in_deletion(world: World) -> None:
+    world.find("Namespace", REDIS)["status"]["phase"] = "Terminating"
+    world.remove("Pod", "rfr-")
+    world.remove("Pod", "rfs-")
+    shlink_down(world)
+
+
+@fault("cluster.nodes", "node-not-ready")
+def a_node_is_lost(world: World) -> None:
+    world.find("Node", "node-1")["status"]["conditions"][0]["status"] = "Unknown"
+    for prefix in ("vault-0", "shlink-db", "rfr-", "shlink-7f8b"):
+        world.not_ready(prefix)
+
+
+@fault("cluster.kinds", "custom-resource-missing")
+def the_definitions_of_external_secrets_are_missing(world: World) -> None:
+    world.unserved |= {"ExternalSecret", "SecretStore"}
+    world.waiting("shlink-7f8b", "CreateContainerConfigError", 'secret "shlink-api-key" not found')
+
+
+@fault("cluster.kinds", "custom-resource-missing")
+def the_definition_of_redisfailover_is_missing(world: World) -> None:
+    world.unserved |= {"RedisFailover"}
+    world.remove("Pod", "rfr-")
+    world.remove("Pod", "rfs-")
+    shlink_down(world)
+
+
+@fault("cluster.policies", "network-policy-missing")
+def the_network_policy_of_shlink_is_missing(world: World) -> None:
+    world.objects = [
+        item
+        for item in world.objects
+        if item["kind"] != "NetworkPolicy"
+        or (item["metadata"]["namespace"], item["metadata"]["name"]) != (SHLINK, SHLINK)
+    ]
+    world.waits("shlink-7f8b", "wait-for-postgres")
+
+
+@fault("cluster.policies", "network-policy-changed")
+def a_network_policy_was_edited(world: World) -> None:
+    policies = [
+        item
+        for item in world.of("NetworkPolicy")
+        if (item["metadata"]["namespace"], item["metadata"]["name"]) == (SHLINK, SHLINK)
+    ]
+    policies[0]["spec"]["egress"] = policies[0]["spec"]["egress"][:1]
+    world.waits("shlink-7f8b", "wait-for-redis")
+
+
+@fault("cluster.volumes", "volume-not-bound")
+def the_volume_of_vault_is_never_bound(world: World) -> None:
+    claim = world.find("PersistentVolumeClaim", "data-vault-0")
+    claim["status"]["phase"] = "Pending"
+    message = 'storageclass.storage.k8s.io "fast" not found'
+    world.event("PersistentVolumeClaim", "data-vault-0", VAULT, "ProvisioningFailed", message)
+    world.unscheduled("vault-0", "pod has unbound immediate PersistentVolumeClaims")
+    store_down(world, "dial tcp 10.96.3.4:8200: connect: connection refused")
+
+
+@fault("cluster.objects", "object-missing")
+def the_service_account_of_the_store_is_missing(world: World) -> None:
+    world.remove("ServiceAccount", "external-secrets-sa")
+    store_down(world, 'ServiceAccount "external-secrets-sa" not found')
+
+
+# The operators
+
+
+@fault("operators.available", "operator-down")
+def pgo_is_scaled_to_0(world: World) -> None:
+    world.find("Deployment", "pgo")["spec"]["replicas"] = 0
+    world.remove("Pod", "pgo-")
+    world.find("PostgresCluster", "shlink-db")["metadata"]["generation"] = 2
+
+
+@fault("operators.available", "operator-down")
+def external_secrets_is_gone(world: World) -> None:
+    world.remove("Deployment", "external-secrets")
+    world.remove("Pod", "external-secrets-")
+    for item in world.of("ExternalSecret"):
+        item["status"]["refreshTime"] = ago(86400)
+
+
+@fault("operators.available", "image-not-pulled")
+def the_image_of_redis_operator_is_not_pulled(world: World) -> None:
+    world.waiting("redis-operator-", "ImagePullBackOff")
+    for kind in ("Pod", "Service", "StatefulSet"):
+        world.remove(kind, "rfr-")
+    shlink_down(world)
+
+
+@fault("operators.available", "container-crashes")
+def pgo_crashes(world: World) -> None:
+    world.crashed("pgo-")
+    world.find("PostgresCluster", "shlink-db")["status"] = {}
+    world.remove("Pod", "shlink-db-")
+    shlink_down(world)
+
+
+# Vault
+
+
+@fault("vault.unsealed", "vault-sealed")
+def vault_is_sealed(world: World) -> None:
+    world.health["vault-0"] = {"initialized": True, "sealed": True}
+    world.not_ready("vault-0")
+    store_down(world, "Code: 503. Errors: * Vault is sealed")
+    world.waiting("shlink-7f8b", "CreateContainerConfigError", 'secret "shlink-redis" not found')
+
+
+@fault("vault.unsealed", "vault-sealed")
+def vault_is_sealed_and_the_proxy_is_fenced_out(world: World) -> None:
+    world.health["vault-0"] = None
+    world.not_ready("vault-0")
+    message = "Readiness probe failed: HTTP probe failed with statuscode: 503"
+    world.event("Pod", "vault-0", VAULT, "Unhealthy", message)
+    store_down(world, "Code: 503. Errors: * Vault is sealed")
+
+
+@fault("vault.unsealed", "vault-not-initialised")
+def vault_is_not_initialised(world: World) -> None:
+    world.health["vault-0"] = {"initialized": False, "sealed": True}
+    world.not_ready("vault-0")
+    store_down(world, "Code: 503")
+
+
+@fault("vault.initialised", "vault-init-failed")
+def the_init_job_of_vault_failed(world: World) -> None:
+    failed = {"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"}
+    world.find("Job", "vault-init")["status"] = {"conditions": [failed]}
+    world.health["vault-0"] = {"initialized": False, "sealed": True}
+    world.not_ready("vault-0")
+
+
+@fault("vault.running", "out-of-memory")
+def vault_runs_out_of_memory(world: World) -> None:
+    world.crashed("vault-0", "OOMKilled", 137)
+    world.health["vault-0"] = None
+    store_down(world, "connection refused")
+
+
+@fault("vault.running", "vault-not-running")
+def vault_is_scaled_to_0(world: World) -> None:
+    world.find("StatefulSet", VAULT)["spec"]["replicas"] = 0
+    world.remove("Pod", "vault-0")
+    store_down(world, "connection refused")
+
+
+@fault("vault.running", "pod-pending")
+def no_node_takes_vault(world: World) -> None:
+    world.unscheduled("vault-0", "0/3 nodes are available: 3 Insufficient memory.")
+    store_down(world, "connection refused")
+
+
+@fault("vault.leader", "vault-no-leader", stack="prod")
+def vault_has_no_leader(world: World) -> None:
+    world.pods("vault-0")[0]["metadata"]["labels"]["vault-active"] = "false"
+    store_down(world, "local node not active but active cluster node not found")
+
+
+@fault("vault.unsealed", "vault-sealed", stack="prod")
+def all_servers_of_vault_are_sealed(world: World) -> None:
+    for name in world.health:
+        world.health[name] = {"initialized": True, "sealed": True}
+    world.not_ready("vault-")
+    store_down(world, "Vault is sealed")
+
+
+# Secrets
+
+
+@fault("secrets.store", "secret-store-not-ready")
+def the_role_in_vault_is_wrong(world: World) -> None:
+    store_down(world, 'unable to log in with Kubernetes auth: Code: 400. invalid role name "shlnk"')
+
+
+@fault("secrets.store", "secret-store-not-ready")
+def the_audience_is_wrong(world: World) -> None:
+    store_down(world, "Code: 403. invalid audience (aud) claim: audience claim does not match")
+
+
+@fault("secrets.synced", "secret-not-synced")
+def a_path_in_vault_is_missing(world: World) -> None:
+    unsynced(world, "error processing spec.data[0]: Secret does not exist")
+    world.waiting("shlink-7f8b", "CreateContainerConfigError", 'secret "shlink-api-key" not found')
+
+
+@fault("secrets.synced", "secret-not-synced")
+def a_changed_secret_is_not_synced(world: World) -> None:
+    world.find("ExternalSecret", "redis-credentials")["metadata"]["generation"] = 2
+
+
+@fault("secrets.synced", "secret-not-refreshed")
+def nobody_refreshes(world: World) -> None:
+    world.find("ExternalSecret", "redis-credentials")["status"]["refreshTime"] = ago(86400)
+
+
+@fault("secrets.synced", "object-missing")
+def an_external_secret_was_deleted(world: World) -> None:
+    world.remove("ExternalSecret", "shlink-api-key")
+
+
+# PostgreSQL
+
+
+@fault("postgres.created", "postgres-not-created")
+def pgo_makes_an_invalid_stateful_set(world: World) -> None:
+    world.find("PostgresCluster", "shlink-db")["status"] = {"observedGeneration": 1}
+    world.remove("Pod", "shlink-db-instance1")
+    world.waits("shlink-7f8b", "wait-for-postgres")
+
+
+@fault("postgres.created", "postgres-stopped")
+def the_database_is_shut_down(world: World) -> None:
+    world.find("PostgresCluster", "shlink-db")["spec"]["shutdown"] = True
+    world.remove("Pod", "shlink-db-instance1")
+    shlink_down(world)
+
+
+@fault("postgres.running", "image-not-pulled")
+def the_image_of_postgres_is_not_pulled(world: World) -> None:
+    world.waiting("shlink-db-instance1", "ErrImagePull")
+    world.waits("shlink-7f8b", "wait-for-postgres")
+
+
+@fault("postgres.running", "out-of-memory")
+def postgres_runs_out_of_memory(world: World) -> None:
+    world.crashed("shlink-db-instance1", "OOMKilled", 137)
+    shlink_down(world)
+
+
+@fault("postgres.running", "pod-refused")
+def pod_security_refuses_postgres(world: World) -> None:
+    world.remove("Pod", "shlink-db-instance1")
+    message = (
+        'pods "x" is forbidden: violates PodSecurity "restricted:latest": runAsNonRoot != true'
+    )
+    owner = "shlink-db-instance1-abcd"
+    world.event("StatefulSet", owner, POSTGRES, "FailedCreate", message)
+    shlink_down(world)
+
+
+@fault("postgres.primary", "postgres-no-primary", stack="prod")
+def there_is_no_primary(world: World) -> None:
+    for pod in world.pods("shlink-db-instance1"):
+        pod["metadata"]["labels"][f"{PGO}/role"] = "replica"
+    shlink_down(world)
+
+
+@fault("postgres.repository", "postgres-no-repository")
+def the_key_of_the_bucket_is_wrong(world: World) -> None:
+    status = world.find("PostgresCluster", "shlink-db")["status"]
+    status["pgbackrest"]["repos"][0]["stanzaCreated"] = False
+    message = "unable to create stanza: 403 Forbidden"
+    world.event("PostgresCluster", "shlink-db", POSTGRES, "UnableToCreateStanzas", message)
+
+
+@fault("postgres.backups", "postgres-backup-old")
+def backups_fail(world: World) -> None:
+    status = world.find("CronJob", "shlink-db-repo1-diff")["status"]
+    status |= {"lastScheduleTime": ago(50_000), "lastSuccessfulTime": ago(400_000)}
+
+
+@fault("postgres.backups", "postgres-backup-old")
+def backups_are_suspended(world: World) -> None:
+    world.find("CronJob", "shlink-db-repo1-full")["spec"]["suspend"] = True
+
+
+# Redis
+
+
+@fault("redis.created", "redis-not-created")
+def redis_operator_does_nothing(world: World) -> None:
+    for prefix in ("rfr-", "rfs-"):
+        world.remove("Pod", prefix)
+    world.remove("StatefulSet", "rfr-")
+    world.remove("Deployment", "rfs-")
+    world.waits("shlink-7f8b", "wait-for-redis")
+
+
+@fault("redis.running", "pod-not-ready")
+def redis_is_not_ready(world: World) -> None:
+    world.not_ready("rfr-")
+    shlink_down(world)
+
+
+@fault("redis.running", "pod-refused")
+def a_quota_refuses_redis(world: World) -> None:
+    world.remove("Pod", "rfr-shlink-redis-2")
+    message = 'pods "rfr-shlink-redis-2" is forbidden: exceeded quota: compute'
+    world.event("StatefulSet", "rfr-shlink-redis", REDIS, "FailedCreate", message)
+
+
+@fault("redis.running", "secret-not-found")
+def the_password_of_redis_is_missing(world: World) -> None:
+    message = 'secret "shlink-redis-auth" not found'
+    world.waiting("rfr-", "CreateContainerConfigError", message)
+    shlink_down(world)
+
+
+@fault("redis.master", "redis-no-master")
+def redis_has_no_master(world: World) -> None:
+    for pod in world.pods("rfr-"):
+        pod["metadata"]["labels"]["redisfailovers-role"] = "slave"
+    shlink_down(world)
+
+
+@fault("redis.names", "redis-no-names")
+def the_headless_service_of_redis_is_missing(world: World) -> None:
+    world.remove("Service", "rfr-")
+    shlink_down(world)
+
+
+# Shlink
+
+
+@fault("shlink.redis-mode", "shlink-redis-mode")
+def shlink_is_told_one_sentinel(world: World) -> None:
+    for variable in world.find("Deployment", SHLINK)["spec"]["template"]["spec"]["containers"][0][
+        "env"
+    ]:
+        if variable["name"] == "REDIS_SERVERS":
+            variable["value"] = variable["value"].partition(",")[0]
+    shlink_down(world)
+    for pod in world.pods("shlink-7f8b"):
+        world.logs[pod["metadata"]["name"]] = "Cannot use object of type Response as array"
+
+
+@fault("shlink.migrated", "postgres-grant-missing")
+def the_grant_is_missing(world: World) -> None:
+    migration(world, "SQLSTATE[42501]: ERROR:  permission denied for schema public")
+
+
+@fault("shlink.migrated", "postgres-password-refused")
+def the_password_of_postgres_is_wrong(world: World) -> None:
+    migration(world, 'FATAL:  password authentication failed for user "shlink" pw=hunter2')
+
+
+@fault("shlink.migrated", "redis-password-refused")
+def the_password_of_redis_is_wrong(world: World) -> None:
+    migration(world, "WRONGPASS invalid username-password pair or user is disabled.")
+
+
+@fault("shlink.migrated", "name-does-not-resolve")
+def a_name_does_not_resolve(world: World) -> None:
+    migration(world, 'could not translate host name "shlink-db-primary.postgres.svc" to address')
+
+
+@fault("shlink.migrated", "postgres-certificate-refused")
+def the_certificate_of_postgres_is_refused(world: World) -> None:
+    migration(world, "SSL error: certificate verify failed")
+
+
+@fault("shlink.migrated", "shlink-migration-failed")
+def the_migration_fails_for_another_reason(world: World) -> None:
+    migration(world, "Something else")
+
+
+@fault("shlink.running", "image-not-pulled")
+def the_image_of_shlink_is_not_pulled(world: World) -> None:
+    world.waiting("shlink-7f8b-0", "ImagePullBackOff")
+
+
+@fault("shlink.running", "secret-not-found")
+def a_secret_of_shlink_is_missing(world: World) -> None:
+    message = "couldn't find key api-key in Secret shlink/shlink-api-key"
+    world.waiting("shlink-7f8b-0", "CreateContainerConfigError", message)
+
+
+@fault("shlink.running", "out-of-memory")
+def shlink_runs_out_of_memory(world: World) -> None:
+    world.crashed("shlink-7f8b-0", "OOMKilled", 137)
+
+
+@fault("shlink.running", "pod-not-ready")
+def the_probe_of_shlink_fails(world: World) -> None:
+    shlink_down(world)
+
+
+@fault("shlink.running", "container-crashes")
+def shlink_crashes(world: World) -> None:
+    world.crashed("shlink-7f8b")
+
+
+@fault("shlink.running", "pod-does-not-stop")
+def a_pod_of_shlink_does_not_stop(world: World) -> None:
+    world.pods("shlink-7f8b-0")[0]["metadata"]["deletionTimestamp"] = ago(1000)
+
+
+@fault("shlink.running", "shlink-scaled-to-0")
+def shlink_is_scaled_to_0(world: World) -> None:
+    world.find("Deployment", SHLINK)["spec"]["replicas"] = 0
+    world.remove("Pod", "shlink-7f8b")
+
+
+@fault("shlink.reached", "object-missing", stack="prod")
+def the_ingress_is_missing(world: World) -> None:
+    world.remove("Ingress", SHLINK)
+
+
+def replica_behind(world: World) -> None:
+    """A replica of PostgreSQL lags; a warning, so it is not in the table."""
+    pod = world.pods("shlink-db-instance1")[1]
+    state = json.loads(pod["metadata"]["annotations"]["status"])
+    primary = world.pods("shlink-db-instance1")[0]["metadata"]["annotations"]
+    primary["status"] = json.dumps({**state, "role": "master", "xlog_location": 10**10})

@@ -1,0 +1,441 @@
+"""Doctor names the cause first, says nothing of a healthy environment, and tells no secret."""
+
+import ast
+import asyncio
+import dataclasses
+import io
+import json
+import re
+import shlex
+from functools import cache
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from components.cluster import ClusterAccess
+from offline.record import ROOT
+from operate import __main__ as command
+from operate.checks import CHECKS, shlink
+from operate.declared import Declared, declared
+from operate.doctor import BLIND, HEALTHY, ILL, Report, examine
+from operate.findings import Check, Environment, Problem, Severity, fold
+from operate.report import show
+from tests import faults
+from tests.faults import FAULTS, Fault
+from tests.world import Api, World, ago, broken, healthy
+
+
+@cache
+def stack(name: str) -> Declared:
+    return declared(name)
+
+
+class Access(ClusterAccess):
+    """The way to a world in memory."""
+
+    world: World
+
+    async def client(self) -> Any:
+        return Api(type(self).world)
+
+
+def access(world: World) -> ClusterAccess:
+    return type("AccessOfOneWorld", (Access,), {"world": world})("lab")
+
+
+def report(world: World, confirm: float = 0) -> Report:
+    return asyncio.run(examine(world.declared, access(world), confirm=confirm))
+
+
+def printed(result: Report) -> str:
+    text = io.StringIO()
+    show(result, Console(file=text, width=160))
+    return text.getvalue()
+
+
+# Causes
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_the_first_finding_is_the_cause(fault: Fault) -> None:
+    result = report(broken(stack(fault.stack), [fault.make]))
+    first = result.findings[0]
+    assert (first.check, first.runbook) == (fault.check, f"docs/runbook.md#{fault.anchor}")
+    assert first.severity is Severity.ERROR
+    roots = [item.message for item in result.findings if item.severity is Severity.ERROR]
+    assert len(roots) == 1, roots
+
+
+def test_there_are_enough_faults() -> None:
+    """The acceptance asks for thirty, the guide's cases among them."""
+    assert len(FAULTS) >= 30
+    assert {fault.check for fault in FAULTS} >= {
+        check.name for check in CHECKS if check.name != "postgres.replicas"
+    }
+
+
+def test_a_sealed_vault_is_one_finding() -> None:
+    result = report(broken(stack("dev"), [faults.vault_is_sealed]))
+    assert [finding.check for finding in result.findings] == ["vault.unsealed"]
+    beneath = {finding.check for finding in result.findings[0].consequences}
+    assert beneath == {"secrets.store", "secrets.synced", "shlink.running", "shlink.reached"}
+    assert result.exit_code == ILL
+
+
+def test_two_independent_faults_are_two_findings() -> None:
+    """An image that can't be pulled has nothing to do with a sealed Vault."""
+
+    def image(world: World) -> None:
+        world.waiting("shlink-7f8b-0", "ImagePullBackOff")
+
+    def sealed(world: World) -> None:
+        world.health["vault-0"] = {"initialized": True, "sealed": True}
+
+    result = report(broken(stack("dev"), [image, sealed]))
+    assert [finding.runbook.partition("#")[2] for finding in result.findings] == [
+        "vault-sealed",
+        "image-not-pulled",
+    ]
+
+
+# No false findings
+
+
+@pytest.mark.parametrize("name", ["dev", "prod"])
+def test_a_healthy_environment_has_no_finding(name: str) -> None:
+    result = report(healthy(stack(name)))
+    assert list(result.findings) == []
+    assert len(result.passed) == len(CHECKS)
+    assert result.exit_code == HEALTHY
+
+
+def rollout(world: World) -> None:
+    """A new pod of Shlink waits for PostgreSQL while the others serve."""
+    world.waits("shlink-7f8b-0", "wait-for-postgres", seconds=4)
+
+
+def starting(world: World) -> None:
+    world.not_ready("shlink-7f8b-0", seconds=40)
+
+
+def creating(world: World) -> None:
+    world.waiting("shlink-7f8b-0", "ContainerCreating", seconds=20)
+
+
+def stopping(world: World) -> None:
+    world.pods("rfr-shlink-redis-0")[0]["metadata"]["deletionTimestamp"] = ago(-30)
+
+
+def redis_restarts(world: World) -> None:
+    """As in a rotation: the master has stopped, its label moves a moment later."""
+    world.not_ready("rfr-shlink-redis-0", seconds=10)
+    world.pods("rfr-shlink-redis-0")[0]["metadata"]["labels"].pop("redisfailovers-role")
+
+
+def migrating(world: World) -> None:
+    job = world.find("Job", "shlink-migration")
+    job["status"] = {"active": 1}
+    job["metadata"]["creationTimestamp"] = ago(30)
+
+
+def scaled(world: World) -> None:
+    """One more replica than a moment ago, not created yet."""
+    world.find("Deployment", "shlink")["spec"]["replicas"] += 1
+
+
+def vault_starts(world: World) -> None:
+    world.health["vault-0"] = {"initialized": True, "sealed": True}
+    world.not_ready("vault-0", seconds=5)
+    world.pods("vault-0")[0]["metadata"]["creationTimestamp"] = ago(10)
+
+
+def scheduling(world: World) -> None:
+    world.unscheduled("shlink-7f8b-0", "0/1 nodes are available", seconds=10)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        rollout,
+        starting,
+        creating,
+        stopping,
+        redis_restarts,
+        migrating,
+        scaled,
+        vault_starts,
+        scheduling,
+    ],
+    ids=lambda change: change.__name__,
+)
+def test_an_environment_that_changes_has_nothing_to_mend(change: Any) -> None:
+    result = report(broken(stack("dev"), [change]))
+    assert {item.severity for item in result.findings} <= {Severity.PROGRESS}
+    assert result.exit_code == HEALTHY
+
+
+def test_an_error_must_be_there_at_the_second_look() -> None:
+    """A list that was read in the middle of a change is no finding."""
+    world = broken(stack("dev"), [faults.redis_has_no_master])
+    good = healthy(stack("dev"))
+
+    class Healing(Access):
+        """The first client sees the fault, the second look does not."""
+
+        async def client(self) -> Any:
+            return _Switching(world, good)
+
+    result = asyncio.run(examine(world.declared, Healing("lab"), confirm=0.01))
+    assert result.exit_code == HEALTHY
+
+
+class _Switching(Api):
+    """An API server whose state changes after the first look."""
+
+    def __init__(self, first: World, second: World) -> None:
+        super().__init__(first)
+        self._second = second
+
+    def answer(self, method: str, path: str, body: Any = None) -> Any:
+        if path == "/version" and f"GET {path}" in self.world.asked[:-1]:
+            self.world = self._second
+        return super().answer(method, path, body)
+
+
+def test_a_replica_that_lags_is_a_warning() -> None:
+    result = report(broken(stack("prod"), [faults.replica_behind]))
+    assert [(item.check, item.severity) for item in result.findings] == [
+        ("postgres.replicas", Severity.WARNING)
+    ]
+    assert result.exit_code == HEALTHY
+
+
+# What it can't see
+
+
+def test_a_missing_right_is_told_and_is_no_health() -> None:
+    world = healthy(stack("dev"))
+    world.forbidden = {"postgresclusters"}
+    result = report(world)
+    assert {item.severity for item in result.findings} == {Severity.UNKNOWN}
+    assert result.findings[0].remedy == "kubectl apply -f deploy/rbac/doctor.yaml"
+    assert "postgresclusters" in result.findings[0].message
+    assert result.exit_code == BLIND
+
+
+def test_without_the_proxy_a_ready_vault_counts_as_unsealed() -> None:
+    world = healthy(stack("dev"))
+    world.health["vault-0"] = None
+    assert report(world).exit_code == HEALTHY
+
+
+def test_an_unreachable_cluster_is_told_without_what_a_plugin_printed() -> None:
+    class Broken(ClusterAccess):
+        async def client(self) -> Any:
+            raise RuntimeError("Process exited 1: token=hunter2")
+
+    result = asyncio.run(examine(stack("dev"), Broken("lab")))
+    assert result.exit_code == BLIND
+    assert "hunter2" not in json.dumps(result.as_json())
+    assert result.findings[0].remedy == "kubectl --context lab version"
+
+
+def test_a_silent_layer_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check that never ends does not keep the others from telling."""
+
+    async def never(_: Environment) -> list[Problem]:
+        await asyncio.Event().wait()
+        return []
+
+    async def fine(_: Environment) -> list[Problem]:
+        return []
+
+    monkeypatch.setattr("operate.doctor.LAYER_PATIENCE", 0.05)
+    checks = (
+        Check("cluster.reachable", "the API server answers", (), fine),
+        Check("vault.unsealed", "Vault is unsealed", (), never),
+    )
+    world = healthy(stack("dev"))
+    result = asyncio.run(examine(world.declared, access(world), confirm=0, checks=checks))
+    assert [item.check for item in result.findings] == ["vault.unsealed"]
+    assert result.exit_code == BLIND
+
+
+# What it tells
+
+
+def test_no_text_of_a_log_is_ever_told() -> None:
+    """A log may quote a password; only its meaning is told."""
+    result = report(broken(stack("dev"), [faults.the_password_of_postgres_is_wrong]))
+    assert "hunter2" not in json.dumps(result.as_json())
+    assert "hunter2" not in printed(result)
+
+
+def test_a_person_reads_cause_command_page_and_consequences() -> None:
+    result = report(broken(stack("dev"), [faults.vault_is_sealed]))
+    text = printed(result)
+    assert "FAIL Vault is sealed (pod vault-0)" in text
+    assert "-n vault logs vault-0 -c unseal --tail=20" in text
+    assert "docs/runbook.md#vault-sealed" in text
+    assert f"{len(result.findings[0].consequences)} more:" in text
+    assert "\x1b[" not in text
+
+
+def test_json_keeps_its_promise() -> None:
+    found = report(broken(stack("dev"), [faults.vault_is_sealed])).as_json()
+    assert {*found} == {
+        "stack",
+        "context",
+        "kubernetes",
+        "exitCode",
+        "seconds",
+        "findings",
+        "passed",
+    }
+    assert {*found["findings"][0]} == {
+        "check",
+        "layer",
+        "severity",
+        "message",
+        "runbook",
+        "remedy",
+        "consequences",
+    }
+    assert json.loads(json.dumps(found))["findings"][0]["severity"] == "error"
+
+
+def test_doctor_reads_each_list_once() -> None:
+    world = healthy(stack("prod"))
+    report(world)
+    assert len(world.asked) == len(set(world.asked))
+
+
+def test_an_encrypted_kubeconfig_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environment = stack("dev")
+    cluster = environment.cluster.model_copy(update={"kubeconfig": "encrypted"})
+    changed = dataclasses.replace(environment, cluster=cluster)
+
+    def unchanged(_: str) -> Declared:
+        return changed
+
+    monkeypatch.setattr(command, "declared", unchanged)
+    assert command.main(["doctor", "dev"]) == BLIND
+    assert "--kubeconfig ~/.kube/config" in capsys.readouterr().err
+
+
+def test_an_unknown_stack_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["doctor", "nope"]) == BLIND
+    assert capsys.readouterr().err.startswith("error: there is no stack 'nope'")
+
+
+# The table
+
+
+def test_dependencies_come_earlier_in_the_table() -> None:
+    seen: set[str] = set()
+    for check in CHECKS:
+        assert set(check.depends_on) <= seen, check.name
+        assert check.name not in seen
+        seen.add(check.name)
+
+
+def test_a_warning_explains_nothing() -> None:
+    async def nothing(_: Environment) -> list[Problem]:
+        return []
+
+    checks = [
+        Check("a.first", "first", (), nothing),
+        Check("b.second", "second", ("a.first",), nothing),
+    ]
+    warning = Problem("w", "x", "true", severity=Severity.WARNING)
+    error = Problem("e", "y", "true")
+    found = fold(checks, {"a.first": [warning], "b.second": [error]})
+    assert [finding.message for finding in found] == ["e", "w"]
+
+
+# The runbook
+
+
+def _headings() -> set[str]:
+    text = (ROOT / "docs/runbook.md").read_text()
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {heading.lower().replace(" ", "-") for heading in headings}
+
+
+def _anchors_in_the_code() -> set[str]:
+    """The second value of every Problem, and the third of each known cause in a log."""
+    found: set[str] = set()
+    for path in (ROOT / "operate").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Problem":
+                anchor = node.args[1]
+                if isinstance(anchor, ast.Constant):
+                    found.add(str(anchor.value))
+    causes = vars(shlink)["_CAUSES"]
+    return found | {anchor for _, _, anchor in causes}
+
+
+def test_every_finding_has_its_page() -> None:
+    anchors = _anchors_in_the_code()
+    assert len(anchors) > 35
+    assert anchors <= _headings()
+
+
+def test_every_page_says_what_to_do_and_how_to_know_that_it_worked() -> None:
+    text = (ROOT / "docs/runbook.md").read_text()
+    pages = re.split(r"^### ", text, flags=re.MULTILINE)[1:]
+    incomplete = [
+        page.splitlines()[0]
+        for page in pages
+        if not ("\nMeans: " in page and "\nDo: " in page and "\nWorked when " in page)
+    ]
+    assert incomplete == []
+
+
+KUBECTL = {
+    "annotate",
+    "apply",
+    "config",
+    "delete",
+    "describe",
+    "drain",
+    "edit",
+    "get",
+    "logs",
+    "rollout",
+    "scale",
+    "version",
+}
+
+
+def _verb(command: str) -> str:
+    """The verb of a kubectl command; ValueError: the line does not parse."""
+    words = shlex.split(command)
+    position = 1
+    while words[position].startswith("-"):
+        position += 2
+    return words[position]
+
+
+def test_every_command_in_the_runbook_parses() -> None:
+    text = (ROOT / "docs/runbook.md").read_text().replace("\n", " ")
+    commands = [
+        command for command in re.findall(r"`([^`]+)`", text) if command.startswith("kubectl ")
+    ]
+    assert len(commands) > 30
+    assert {_verb(command) for command in commands} <= KUBECTL
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_every_remedy_is_a_command(fault: Fault) -> None:
+    """It parses, and what it calls exists."""
+    for finding in report(broken(stack(fault.stack), [fault.make])).findings:
+        program, *words = shlex.split(finding.remedy)
+        assert program in {"make", "kubectl", "pulumi"}
+        if program == "make":
+            assert re.search(rf"^{words[0]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        if program == "kubectl":
+            assert _verb(finding.remedy) in KUBECTL

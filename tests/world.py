@@ -1,0 +1,553 @@
+"""An environment that exists only in memory: what a healthy cluster would hold, and how it is broken.
+
+Built from what the program declares, and from what each operator makes of it. `Api` answers like a
+kr8s client, so doctor reads it by the same code as a real cluster.
+"""
+
+import contextlib
+import copy
+import json
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from operate.declared import Declared
+
+PGO = "postgres-operator.crunchydata.com"
+PLURALS = {
+    "Namespace": "namespaces",
+    "NetworkPolicy": "networkpolicies",
+    "ServiceAccount": "serviceaccounts",
+    "Service": "services",
+    "PodDisruptionBudget": "poddisruptionbudgets",
+    "Job": "jobs",
+    "Deployment": "deployments",
+    "StatefulSet": "statefulsets",
+    "Ingress": "ingresses",
+    "HTTPRoute": "httproutes",
+    "SecretStore": "secretstores",
+    "ExternalSecret": "externalsecrets",
+    "PostgresCluster": "postgresclusters",
+    "RedisFailover": "redisfailovers",
+    "Pod": "pods",
+    "Node": "nodes",
+    "Event": "events",
+    "CronJob": "cronjobs",
+    "EndpointSlice": "endpointslices",
+    "PersistentVolumeClaim": "persistentvolumeclaims",
+}
+
+
+def ago(seconds: float) -> str:
+    """A moment in Kubernetes' notation."""
+    moment = datetime.now(tz=UTC) - timedelta(seconds=seconds)
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@dataclass
+class World:
+    """Everything that the API server would tell, and what stands behind its proxy."""
+
+    declared: Declared
+    objects: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    health: dict[str, dict[str, Any] | None] = field(
+        default_factory=dict[str, "dict[str, Any] | None"]
+    )
+    """What Vault answers at sys/health, by pod; None: the proxy gets no answer."""
+    logs: dict[str, str] = field(default_factory=dict[str, str])
+    """By pod."""
+    unserved: set[str] = field(default_factory=set[str])
+    """Kinds whose CustomResourceDefinition is missing."""
+    forbidden: set[str] = field(default_factory=set[str])
+    """Plural names that may not be read."""
+    silent: bool = False
+    """Whether the API server never answers."""
+    asked: list[str] = field(default_factory=list[str])
+    """Every path that was asked for."""
+
+    def find(self, kind: str, name: str) -> dict[str, Any]:
+        """The object whose name is this or begins so."""
+        for item in self.of(kind):
+            if item["metadata"]["name"] == name:
+                return item
+        for item in self.of(kind):
+            if item["metadata"]["name"].startswith(name):
+                return item
+        raise LookupError(f"no {kind} {name}")
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        return [item for item in self.objects if item["kind"] == kind]
+
+    def remove(self, kind: str, prefix: str) -> None:
+        """Delete the objects of a kind whose names begin so."""
+        kept = [
+            item
+            for item in self.objects
+            if item["kind"] != kind or not item["metadata"]["name"].startswith(prefix)
+        ]
+        assert len(kept) < len(self.objects), f"no {kind} {prefix}"
+        self.objects = kept
+
+    def event(self, kind: str, name: str, namespace: str, reason: str, message: str) -> None:
+        """Something that a controller told a minute ago."""
+        self.objects.append(
+            {
+                "apiVersion": "v1",
+                "kind": "Event",
+                "metadata": {
+                    "name": f"{name}.{len(self.objects)}",
+                    "namespace": namespace,
+                    "creationTimestamp": ago(60),
+                },
+                "involvedObject": {"kind": kind, "name": name},
+                "type": "Warning",
+                "reason": reason,
+                "message": message,
+                "lastTimestamp": ago(60),
+            }
+        )
+
+    def pods(self, prefix: str) -> list[dict[str, Any]]:
+        return [item for item in self.of("Pod") if item["metadata"]["name"].startswith(prefix)]
+
+    def not_ready(self, prefix: str, seconds: float = 3600) -> None:
+        """The pods run and are not Ready."""
+        for pod in self.pods(prefix):
+            pod["status"]["conditions"] = [
+                {"type": "PodScheduled", "status": "True"},
+                {"type": "Ready", "status": "False", "lastTransitionTime": ago(seconds)},
+            ]
+            for status in pod["status"]["containerStatuses"]:
+                status["ready"] = False
+        self.count()
+
+    def waiting(self, prefix: str, reason: str, message: str = "", seconds: float = 3600) -> None:
+        """The pods' first container waits for this reason."""
+        self.not_ready(prefix, seconds)
+        for pod in self.pods(prefix):
+            pod["status"]["phase"] = "Pending"
+            status = pod["status"]["containerStatuses"][0]
+            status["state"] = {"waiting": {"reason": reason, "message": message}}
+
+    def crashed(self, prefix: str, reason: str = "Error", code: int = 1) -> None:
+        """The pods' first container ends again and again."""
+        self.waiting(prefix, "CrashLoopBackOff")
+        for pod in self.pods(prefix):
+            status = pod["status"]["containerStatuses"][0]
+            ended = {"reason": reason, "exitCode": code, "finishedAt": ago(120)}
+            status |= {"restartCount": 7, "lastState": {"terminated": ended}}
+
+    def unscheduled(self, prefix: str, message: str, seconds: float = 3600) -> None:
+        """No node takes the pods."""
+        self.not_ready(prefix, seconds)
+        for pod in self.pods(prefix):
+            pod["metadata"]["creationTimestamp"] = ago(seconds)
+            pod["spec"].pop("nodeName", None)
+            pod["status"] = {
+                "phase": "Pending",
+                "conditions": [
+                    {
+                        "type": "PodScheduled",
+                        "status": "False",
+                        "reason": "Unschedulable",
+                        "message": message,
+                    }
+                ],
+            }
+
+    def waits(self, prefix: str, container: str, seconds: float = 3600) -> None:
+        """The pods stand in an init container."""
+        self.not_ready(prefix, seconds)
+        for pod in self.pods(prefix):
+            pod["status"]["phase"] = "Pending"
+            running = {"running": {"startedAt": ago(seconds)}}
+            pod["status"]["initContainerStatuses"] = [
+                {"name": container, "started": True, "state": running, "ready": False}
+            ]
+
+    def condition(self, kind: str, name: str, status: str, reason: str, message: str) -> None:
+        """The Ready condition of a custom resource."""
+        entry = {"type": "Ready", "status": status, "reason": reason, "message": message}
+        entry["lastTransitionTime"] = ago(3600)
+        self.find(kind, name)["status"]["conditions"] = [entry]
+
+    def count(self) -> None:
+        """Controllers count the pods that are Ready, and endpoints follow."""
+        for item in [*self.of("Deployment"), *self.of("StatefulSet")]:
+            labels = item["spec"]["selector"]["matchLabels"]
+            pods = [
+                pod
+                for pod in self.of("Pod")
+                if pod["metadata"]["namespace"] == item["metadata"]["namespace"]
+                and labels.items() <= pod["metadata"]["labels"].items()
+            ]
+            number = len([pod for pod in pods if _is_ready(pod)])
+            item["status"] = {
+                "observedGeneration": 1,
+                "replicas": len(pods),
+                "readyReplicas": number,
+                "availableReplicas": number,
+            }
+        for item in self.of("EndpointSlice"):
+            ready = [
+                _is_ready(pod)
+                for pod in self.of("Pod")
+                if pod["metadata"]["name"].startswith("shlink-7")
+            ]
+            item["endpoints"] = [{"conditions": {"ready": state}} for state in ready]
+
+
+def _is_ready(pod: Mapping[str, Any]) -> bool:
+    for entry in pod["status"].get("conditions", []):
+        if entry["type"] == "Ready":
+            return entry["status"] == "True"
+    return False
+
+
+def healthy(declared: Declared) -> World:
+    """A cluster in which everything that is declared has been running for a day."""
+    world = World(declared)
+    for manifest in declared.manifests:
+        item = copy.deepcopy(dict(manifest))
+        item["metadata"] = {**item["metadata"], "creationTimestamp": ago(86400), "generation": 1}
+        item["metadata"].setdefault("labels", {})
+        world.objects.append(item)
+    _nodes(world)
+    for release in declared.operators:
+        _operator(world, release.name, release.namespace)
+    _vault(world)
+    _secrets(world)
+    _postgres(world)
+    _redis(world)
+    _shlink(world)
+    world.count()
+    return world
+
+
+def _nodes(world: World) -> None:
+    for item in world.of("Namespace"):
+        item["status"] = {"phase": "Active"}
+    conditions = [{"type": "Ready", "status": "True", "reason": "KubeletReady"}]
+    world.objects.append(
+        {
+            "apiVersion": "v1",
+            "kind": "Node",
+            "metadata": {"name": "node-1"},
+            "status": {"conditions": conditions},
+        }
+    )
+
+
+def pod(
+    world: World, namespace: str, name: str, labels: Mapping[str, str], *containers: str
+) -> dict[str, Any]:
+    """A pod that has been Ready for a day."""
+    item: dict[str, Any] = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": name,
+            "namespace": namespace,
+            "labels": dict(labels),
+            "annotations": {},
+            "creationTimestamp": ago(86400),
+        },
+        "spec": {"nodeName": "node-1"},
+        "status": {
+            "phase": "Running",
+            "startTime": ago(86400),
+            "conditions": [
+                {"type": "PodScheduled", "status": "True"},
+                {"type": "Ready", "status": "True", "lastTransitionTime": ago(86000)},
+            ],
+            "containerStatuses": [_container(container) for container in containers],
+        },
+    }
+    world.objects.append(item)
+    return item
+
+
+def _container(name: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "image": f"registry.example/{name}:1.0",
+        "ready": True,
+        "started": True,
+        "restartCount": 0,
+        "state": {"running": {"startedAt": ago(86000)}},
+        "lastState": {},
+    }
+
+
+def _controller(
+    world: World,
+    kind: str,
+    namespace: str,
+    name: str,
+    *,
+    labels: Mapping[str, str],
+    replicas: int,
+) -> dict[str, Any]:
+    item: dict[str, Any] = {
+        "apiVersion": "apps/v1",
+        "kind": kind,
+        "metadata": {
+            "name": name,
+            "namespace": namespace,
+            "labels": {},
+            "annotations": {},
+            "generation": 1,
+            "creationTimestamp": ago(86400),
+        },
+        "spec": {"replicas": replicas, "selector": {"matchLabels": dict(labels)}},
+    }
+    world.objects.append(item)
+    return item
+
+
+def _operator(world: World, release: str, namespace: str) -> None:
+    labels = {"app.kubernetes.io/name": release, "app.kubernetes.io/instance": release}
+    item = _controller(world, "Deployment", namespace, release, labels=labels, replicas=1)
+    item["metadata"]["annotations"]["meta.helm.sh/release-name"] = release
+    pod(world, namespace, f"{release}-5d9c7b6f4-x2x2x", labels, release)
+
+
+def _vault(world: World) -> None:
+    install, settings = world.declared.vault, world.declared.settings.vault
+    labels = {"app.kubernetes.io/name": "vault", "component": "server"}
+    replicas = settings.replicas if settings.mode == "ha" else 1
+    _controller(world, "StatefulSet", install.namespace, "vault", labels=labels, replicas=replicas)
+    for number in range(replicas):
+        name = f"vault-{number}"
+        active = {"vault-active": "true" if number == 0 else "false"}
+        own = {**labels, **active} if settings.mode == "ha" else labels
+        pod(world, install.namespace, name, own, "vault", "unseal")
+        world.health[name] = {"initialized": True, "sealed": False, "standby": number > 0}
+        _claim(world, install.namespace, f"data-{name}")
+    for job in world.of("Job"):
+        job["status"] = {"conditions": [{"type": "Complete", "status": "True"}]}
+
+
+def _claim(world: World, namespace: str, name: str) -> None:
+    world.objects.append(
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {"name": name, "namespace": namespace, "creationTimestamp": ago(86400)},
+            "spec": {},
+            "status": {"phase": "Bound"},
+        }
+    )
+
+
+def _secrets(world: World) -> None:
+    for kind in ("SecretStore", "ExternalSecret"):
+        for item in world.of(kind):
+            item["status"] = {
+                "refreshTime": ago(600),
+                "syncedResourceVersion": "1-29fa",
+                "conditions": [{"type": "Ready", "status": "True", "reason": "Valid"}],
+            }
+
+
+def _postgres(world: World) -> None:
+    for cluster in world.of("PostgresCluster"):
+        namespace, name = cluster["metadata"]["namespace"], cluster["metadata"]["name"]
+        replicas = cluster["spec"]["instances"][0]["replicas"]
+        labels = {f"{PGO}/cluster": name, f"{PGO}/data": "postgres"}
+        for number in range(replicas):
+            role = "master" if number == 0 else "replica"
+            instance = f"{name}-instance1-{'abcd'[number]}xyz-0"
+            own = {**labels, f"{PGO}/role": role}
+            item = pod(world, namespace, instance, own, "database", "replication-cert-copy")
+            state = {"role": role, "state": "running", "timeline": 1, "xlog_location": 100_000_000}
+            item["metadata"]["annotations"]["status"] = json.dumps(state)
+            _claim(world, namespace, f"{instance[:-2]}-pgdata")
+        _claim(world, namespace, f"{name}-repo1")
+        pod(world, namespace, f"{name}-repo-host-0", {f"{PGO}/cluster": name}, "pgbackrest")
+        condition = {"status": "True", "lastTransitionTime": ago(86000)}
+        cluster["status"] = {
+            "observedGeneration": 1,
+            "usersRevision": "7c",
+            "instances": [{"name": "instance1", "replicas": replicas, "readyReplicas": replicas}],
+            "pgbackrest": {"repos": [{"name": "repo1", "stanzaCreated": True, "bound": True}]},
+            "conditions": [
+                {"type": kind, **condition}
+                for kind in ("PGBackRestRepoHostReady", "PGBackRestReplicaCreate")
+            ],
+        }
+        _schedules(world, namespace, name)
+
+
+def _schedules(world: World, namespace: str, name: str) -> None:
+    for kind in ("full", "diff"):
+        world.objects.append(
+            {
+                "apiVersion": "batch/v1",
+                "kind": "CronJob",
+                "metadata": {
+                    "name": f"{name}-repo1-{kind}",
+                    "namespace": namespace,
+                    "labels": {f"{PGO}/cluster": name},
+                    "creationTimestamp": ago(86400 * 9),
+                },
+                "spec": {"suspend": False},
+                "status": {"lastScheduleTime": ago(40_000), "lastSuccessfulTime": ago(39_900)},
+            }
+        )
+
+
+def _redis(world: World) -> None:
+    for failover in world.of("RedisFailover"):
+        namespace, name = failover["metadata"]["namespace"], failover["metadata"]["name"]
+        spec = failover["spec"]
+        base = {"app.kubernetes.io/name": name}
+        servers = {**base, "app.kubernetes.io/component": "redis"}
+        sentinels = {**base, "app.kubernetes.io/component": "sentinel"}
+        replicas = spec["redis"]["replicas"]
+        _controller(
+            world, "StatefulSet", namespace, f"rfr-{name}", labels=servers, replicas=replicas
+        )
+        for number in range(replicas):
+            role = {"redisfailovers-role": "master" if number == 0 else "slave"}
+            pod(world, namespace, f"rfr-{name}-{number}", servers | role, "redis", "redis-exporter")
+            _claim(world, namespace, f"data-rfr-{name}-{number}")
+        number = spec["sentinel"]["replicas"]
+        _controller(
+            world, "Deployment", namespace, f"rfs-{name}", labels=sentinels, replicas=number
+        )
+        for letter in "abcdefghi"[:number]:
+            pod(world, namespace, f"rfs-{name}-6f{letter}", sentinels, "sentinel")
+        for service in (f"rfs-{name}", f"rfr-{name}"):
+            world.objects.append(
+                {
+                    "apiVersion": "v1",
+                    "kind": "Service",
+                    "metadata": {"name": service, "namespace": namespace},
+                    "spec": {},
+                }
+            )
+
+
+def _shlink(world: World) -> None:
+    for deployment in [
+        item for item in world.of("Deployment") if item["metadata"]["name"] == "shlink"
+    ]:
+        namespace = deployment["metadata"]["namespace"]
+        labels = deployment["spec"]["selector"]["matchLabels"]
+        for number in range(deployment["spec"]["replicas"]):
+            pod(world, namespace, f"shlink-7f8b-{number}", labels, "shlink")
+        world.objects.append(
+            {
+                "apiVersion": "discovery.k8s.io/v1",
+                "kind": "EndpointSlice",
+                "metadata": {
+                    "name": "shlink-abc",
+                    "namespace": namespace,
+                    "labels": {"kubernetes.io/service-name": "shlink"},
+                },
+                "endpoints": [],
+            }
+        )
+    for ingress in world.of("Ingress"):
+        ingress["status"] = {"loadBalancer": {"ingress": [{"ip": "192.0.2.7"}]}}
+    for route in world.of("HTTPRoute"):
+        conditions = [
+            {"type": "Accepted", "status": "True"},
+            {"type": "ResolvedRefs", "status": "True"},
+        ]
+        route["status"] = {"parents": [{"conditions": conditions}]}
+
+
+class Api:
+    """A kr8s client whose API server is a World. Its paths are those of Kubernetes."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self._session = None
+
+    @contextlib.asynccontextmanager
+    async def call_api(
+        self,
+        method: str,
+        *,
+        version: str,
+        base: str,
+        namespace: str | None,
+        url: str,
+        raise_for_status: bool,
+        **more: Any,
+    ) -> AsyncGenerator[httpx.Response]:
+        assert not raise_for_status
+        scope = f"namespaces/{namespace}/" if namespace else ""
+        path = "/".join(part for part in (base, version, scope + url) if part)
+        self.world.asked.append(f"{method} {path}")
+        if self.world.silent:
+            raise httpx.ConnectTimeout("")
+        yield self.answer(method, path, more.get("json"))
+
+    def answer(self, method: str, path: str, body: Any = None) -> httpx.Response:
+        """What the API server answers."""
+        assert (method, body) == ("GET", None), "doctor only reads"
+        parts = [part for part in urlsplit(path).path.split("/") if part]
+        assert "secrets" not in parts, "doctor reads no Secret"
+        if parts == ["version"]:
+            return httpx.Response(200, json={"gitVersion": "v1.36.3"})
+        rest = parts[2:] if parts[0] == "api" else parts[3:]
+        version = parts[1] if parts[0] == "api" else "/".join(parts[1:3])
+        namespace = ""
+        if len(rest) > 2 and rest[0] == "namespaces":
+            namespace, rest = rest[1], rest[2:]
+        if not rest:
+            return self._served(version)
+        if rest[0] in self.world.forbidden:
+            return httpx.Response(403, json={"kind": "Status"})
+        if len(rest) > 2:
+            return self._behind(rest)
+        return self._listed(version, rest[0], namespace)
+
+    def _served(self, version: str) -> httpx.Response:
+        kinds = {
+            item["kind"] for item in self.world.declared.manifests if item["apiVersion"] == version
+        }
+        known = sorted(kinds - self.world.unserved)
+        if not known:
+            return httpx.Response(404, json={"kind": "Status"})
+        return httpx.Response(200, json={"resources": [{"kind": kind} for kind in known]})
+
+    def _behind(self, rest: list[str]) -> httpx.Response:
+        """A pod's log, or what answers behind the API server's proxy."""
+        name = rest[1].removeprefix("https:").partition(":")[0]
+        if rest[2] == "log":
+            return httpx.Response(200, text=self.world.logs.get(name, ""))
+        health = self.world.health.get(name)
+        if health is None:
+            return httpx.Response(503, json={"kind": "Status", "code": 503})
+        return httpx.Response(503 if health["sealed"] else 200, json=health)
+
+    def _listed(self, version: str, plural: str, namespace: str) -> httpx.Response:
+        kinds = [kind for kind, name in PLURALS.items() if name == plural]
+        if not kinds or kinds[0] in self.world.unserved:
+            return httpx.Response(404, json={"kind": "Status"})
+        items: list[dict[str, Any]] = []
+        for item in self.world.of(kinds[0]):
+            assert item["apiVersion"] == version, f"{plural} are asked for at {version}"
+            if item["metadata"].get("namespace", "") == namespace or not namespace:
+                items.append(item)
+        return httpx.Response(200, json={"items": items})
+
+
+Fault = Callable[[World], object]
+
+
+def broken(declared: Declared, faults: Iterable[Fault]) -> World:
+    """A healthy environment in which something was broken."""
+    world = healthy(declared)
+    for fault in faults:
+        fault(world)
+    world.count()
+    return world
