@@ -4,7 +4,7 @@ import pulumi
 
 from components import cluster, outputs, reach
 from components.external_secrets import SecretDelivery, SecretDeliveryArgs
-from components.network import EXTERNAL_SECRETS, POSTGRES, REDIS, SHLINK, VAULT, namespaces
+from components.network import POSTGRES, REDIS, SHLINK, VAULT, namespaces
 from components.operators import operators
 from components.postgres import Postgres, PostgresArgs
 from components.redis import Redis, RedisArgs, external
@@ -72,8 +72,7 @@ delivery = SecretDelivery(
     "vault-backend",
     SecretDeliveryArgs(
         namespace=spaces[SHLINK].name,
-        operator=installed.external_secrets,
-        controller_namespace=settings.operators.external_secrets.namespace or EXTERNAL_SECRETS,
+        controller=installed.external_secrets[SHLINK],
         vault=vault,
         access=access,
         deliveries=deliveries,

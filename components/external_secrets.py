@@ -14,12 +14,12 @@ from pulumi_kubernetes import core, meta, rbac
 from .cluster import ClusterAccess
 from .crds import ExternalSecret, SecretStore
 from .delivery import Delivery, SecretRef
+from .operators import SecretsController
 from .vault import Vault
 from .waits import WaitTarget, synced, wait_hook
 
 ACCOUNT = "external-secrets-sa"
 STORE = "vault-backend"
-CONTROLLER_ACCOUNT = "external-secrets"
 AUDIENCE = "vault"
 """Asked for in the token and demanded by the role: a token of this account that leaks elsewhere opens nothing in Vault."""
 
@@ -28,9 +28,8 @@ AUDIENCE = "vault"
 class SecretDeliveryArgs:
     namespace: pulumi.Input[str]
     """The consumer's; policy and role in Vault are called after it."""
-    operator: Sequence[pulumi.Resource]
-    """External Secrets, when this program installs it: it must outlive what it looks after."""
-    controller_namespace: str
+    controller: SecretsController
+    """The controller of External Secrets that looks after this namespace."""
     vault: Vault
     access: ClusterAccess
     deliveries: Sequence[Delivery]
@@ -77,8 +76,8 @@ class SecretDelivery(pulumi.ComponentResource):
             subjects=[
                 rbac.v1.SubjectArgs(
                     kind="ServiceAccount",
-                    name=CONTROLLER_ACCOUNT,
-                    namespace=args.controller_namespace,
+                    name=args.controller.account,
+                    namespace=args.controller.namespace,
                 )
             ],
             opts=child,
@@ -125,7 +124,9 @@ class SecretDelivery(pulumi.ComponentResource):
                     }
                 }
             },
-            opts=pulumi.ResourceOptions(parent=self, depends_on=[binding, role, *args.operator]),
+            opts=pulumi.ResourceOptions(
+                parent=self, depends_on=[binding, role, *args.controller.resources]
+            ),
         )
         self.secrets = {
             one.name: self._deliver(f"{name}-{one.name}", one, args, store)

@@ -1,7 +1,7 @@
-"""The three operators: pinned, kept to this environment's namespaces, each with no more rights than it needs there.
+"""The three operators, each pinned, kept to its own namespaces and given no right that it lacks a use for.
 
-`helm.v3.Release`, so that Helm itself waits for the Deployments and the CRDs stay out of the state (docs/decisions.md). Helm never
-upgrades a chart's crds/ folder: docs/upgrades.md.
+They are `helm.v3.Release`s: Helm itself waits for the Deployments, and the CRDs stay out of the
+state. Helm never upgrades a chart's crds/ folder: docs/upgrades.md.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,94 +9,141 @@ from dataclasses import dataclass
 from typing import Any
 
 import pulumi
-from pulumi_kubernetes import core, helm, meta, rbac
+from pulumi_kubernetes import core, helm, meta
 
+from .charts import ChartSource
+from .images import ImageReference
 from .network import EXTERNAL_SECRETS, POSTGRES, REDIS, SHLINK, Namespace
 from .pods import CONTAINER_SECURITY, requirements
-from .redis import AUTH_SECRET
-from .settings import Chart, Charts, Images, Resources, Settings
+from .redis import FAILOVER as REDIS_FAILOVER
+from .redis import auth_secret_name
+from .rights import account_subject, bound_cluster_role, bound_role, rule
+from .settings import Chart, Resources, Settings
 
-Installed = Sequence[pulumi.Resource]
-"""What the custom resources of an operator depend on, so that it outlives them; empty where it is not ours to install."""
+OperatorResources = Sequence[pulumi.Resource]
+"""Custom resources depend on these, so that the operator is deleted last. Empty if it is pre-installed."""
+
+_ACCOUNT_OF_EXTERNAL_SECRETS = "external-secrets"
+"""The ServiceAccount of a pre-installed External Secrets: its chart's default."""
 
 
 @dataclass(frozen=True)
 class OperatorArgs:
+    """What every operator is installed with."""
+
     namespace: pulumi.Input[str]
-    chart: Chart
-    images: Images
+    """Namespace of the operator's own pods."""
+    chart: ChartSource
+    """Where its chart comes from, and which version; a mirror or a folder for an air gap."""
+    image: ImageReference | None
+    """The operator's image; None leaves the chart's own."""
     resources: Resources
+    """Requests and the memory limit of the operator's container."""
+
+
+@dataclass(frozen=True)
+class SecretsController:
+    """The External Secrets controller that serves one consumer's namespace."""
+
+    account: str
+    """Its ServiceAccount: a consumer lets this one ask for the token that opens Vault."""
+    namespace: pulumi.Input[str]
+    """Namespace of that ServiceAccount."""
+    resources: OperatorResources
+    """What a SecretStore and an ExternalSecret depend on."""
+
+
+@dataclass(frozen=True)
+class ExternalSecretsArgs(OperatorArgs):
+    """What a controller of External Secrets is installed with."""
+
+    consumer: pulumi.Input[str]
+    """The one namespace whose ExternalSecrets it looks after; its Role is there and nowhere else."""
+    release: str = "external-secrets"
+    """Helm's name for it, and with it the name of its ServiceAccount, Roles and lease. Must contain
+    `external-secrets`, or the chart puts that behind it. Another one for a second consumer."""
+    crds: OperatorResources = ()
+    """The release that owns the CRDs; empty: this one does. One release of a cluster may own them;
+    when it is removed, the CRDs and every ExternalSecret of the cluster go with it."""
 
 
 class ExternalSecretsOperator(pulumi.ComponentResource):
-    """External Secrets, looking after namespace `shlink` alone."""
+    """A controller of External Secrets for one consumer's namespace.
+
+    A controller watches one namespace or all of them (`--namespace`, external-secrets 2.9.0), and all
+    of them means the right to read every Secret of the cluster. So each consumer has its own.
+    """
+
+    account: str
+    """The controller's ServiceAccount."""
 
     def __init__(
         self,
         name: str,
-        args: OperatorArgs,
-        consumer: pulumi.Input[str],
+        args: ExternalSecretsArgs,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
         super().__init__("shlink:operators:ExternalSecretsOperator", name, None, opts)
-        repository, _, tag = args.images.external_secrets.rpartition(":")
-        values = {
-            "installCRDs": True,
-            "image": {"repository": repository, "tag": tag},
-            # One namespace, by a Role there: the chart's own default reads every Secret of the cluster.
-            "scopedNamespace": consumer,
-            "scopedRBAC": True,
-            # The default may ask for a token of any ServiceAccount; external_secrets.py grants that for one.
-            "rbac": {
-                "serviceAccountTokenCreate": False,
-                "servicebindings": {"create": False},
-                "aggregateToView": False,
-                "aggregateToEdit": False,
-                "aggregateToAdmin": False,
-            },
-            "systemAuthDelegator": False,
-            **{
-                f"process{kind}": False
-                for kind in (
-                    "ClusterStore",
-                    "ClusterExternalSecret",
-                    "ClusterPushSecret",
-                    "PushSecret",
-                    "ClusterGenerator",
-                )
-            },
-            "crds": {
-                **{
-                    f"create{kind}": False
-                    for kind in (
-                        "ClusterExternalSecret",
-                        "ClusterSecretStore",
-                        "ClusterGenerator",
-                        "ClusterPushSecret",
-                        "PushSecret",
-                    )
-                },
-                "conversion": {"enabled": False},
-            },
-            # The webhook only repeats what the CRDs' schemas and the controller's own conditions say, and its cert controller
-            # reads every Secret of the cluster for it (docs/decisions.md).
-            "webhook": {"create": False},
-            "certController": {"create": False},
-            "leaderElect": True,
-            "resources": requirements(args.resources),
-            "readinessProbe": {"enabled": True},
-            "livenessProbe": {"enabled": True},
-        }
+        self.account = args.release
+        # A controller does not start without the CRDs, and must end before they go.
         release = _release(
-            self,
-            name,
-            namespace=args.namespace,
-            chart_name="external-secrets",
-            chart=args.chart,
-            values=values,
-            depends_on=[],
+            self, name, args, args.release, _external_secrets_values(args), args.crds
         )
-        self.register_outputs({"version": release.version})
+        self.register_outputs({"version": release.version, "account": self.account})
+
+
+_CLUSTER_WIDE_KINDS = (
+    "ClusterStore",
+    "ClusterExternalSecret",
+    "ClusterPushSecret",
+    "PushSecret",
+    "ClusterGenerator",
+)
+_UNUSED_CRDS = (
+    "ClusterExternalSecret",
+    "ClusterSecretStore",
+    "ClusterGenerator",
+    "ClusterPushSecret",
+    "PushSecret",
+)
+
+
+def _external_secrets_values(args: ExternalSecretsArgs) -> dict[str, Any]:
+    """The chart's values: external-secrets 2.9.0, values.yaml."""
+    values: dict[str, Any] = {
+        "installCRDs": not args.crds,
+        "serviceAccount": {"name": args.release},
+        # One namespace, by a Role there: the chart's own default reads every Secret of the cluster.
+        "scopedNamespace": args.consumer,
+        "scopedRBAC": True,
+        # The default may ask for a token of any ServiceAccount; external_secrets.py grants it for one.
+        "rbac": {
+            "serviceAccountTokenCreate": False,
+            "servicebindings": {"create": False},
+            "aggregateToView": False,
+            "aggregateToEdit": False,
+            "aggregateToAdmin": False,
+        },
+        "systemAuthDelegator": False,
+        **{f"process{kind}": False for kind in _CLUSTER_WIDE_KINDS},
+        "crds": {
+            **{f"create{kind}": False for kind in _UNUSED_CRDS},
+            "conversion": {"enabled": False},
+        },
+        # The webhook only repeats what the CRDs' schemas and the controller's own conditions say, and
+        # its cert controller reads every Secret of the cluster for it (docs/decisions.md).
+        "webhook": {"create": False},
+        "certController": {"create": False},
+        "leaderElect": True,
+        # Two controllers of one namespace with one lease: the second would wait for ever.
+        "leaderElectionID": f"{args.release}-controller",
+        "resources": requirements(args.resources),
+        "readinessProbe": {"enabled": True},
+        "livenessProbe": {"enabled": True},
+    }
+    if args.image:
+        values["image"] = args.image.helm_values()
+    return values
 
 
 class PostgresOperator(pulumi.ComponentResource):
@@ -107,176 +154,203 @@ class PostgresOperator(pulumi.ComponentResource):
     ) -> None:
         super().__init__("shlink:operators:PostgresOperator", name, None, opts)
         values: dict[str, Any] = {
-            "singleNamespace": True,  # a Role in `postgres` instead of a ClusterRole
+            "singleNamespace": True,  # a Role in its namespace instead of a ClusterRole
             "debug": False,
             "resources": {"controller": requirements(args.resources)},
         }
-        if args.images.pgo:
-            values["controllerImages"] = {"cluster": args.images.pgo}
-        release = _release(
-            self,
-            name,
-            namespace=args.namespace,
-            chart_name="pgo",
-            chart=args.chart,
-            values=values,
-            depends_on=[],
-        )
-        self.register_outputs({"version": release.version})
-
-
-class RedisOperator(pulumi.ComponentResource):
-    """redis-operator. It can't be told to watch one namespace, so its rights are what keeps it to `redis`."""
-
-    def __init__(
-        self, name: str, args: OperatorArgs, opts: pulumi.ResourceOptions | None = None
-    ) -> None:
-        super().__init__("shlink:operators:RedisOperator", name, None, opts)
-        child = pulumi.ResourceOptions(parent=self)
-        metadata = meta.v1.ObjectMetaArgs(name="redis-operator", namespace=args.namespace)
-        account = core.v1.ServiceAccount(f"{name}-account", metadata=metadata, opts=child)
-        subjects = [
-            rbac.v1.SubjectArgs(
-                kind="ServiceAccount", name="redis-operator", namespace=args.namespace
-            )
-        ]
-        # The chart's ClusterRole reads every Secret of the cluster. v1.2.4 lists RedisFailovers everywhere, and needs no more than
-        # that outside its namespace.
-        everywhere = rbac.v1.ClusterRole(
-            f"{name}-watch",
-            metadata=meta.v1.ObjectMetaArgs(name="shlink-redis-operator"),
-            rules=[_rule("databases.spotahome.com", "redisfailovers", "list watch")],
-            opts=child,
-        )
-        here = rbac.v1.Role(
-            f"{name}-manage",
-            metadata=metadata,
-            rules=[
-                _rule("databases.spotahome.com", "redisfailovers/finalizers", "update"),
-                _rule("", "services", "get create update delete"),
-                _rule("", "configmaps", "get create update"),  # its lock is a ConfigMap and a Lease
-                _rule("coordination.k8s.io", "leases", "get create update"),
-                _rule("", "pods", "get list patch delete"),
-                _rule("", "persistentvolumeclaims", "list update"),
-                _rule("", "secrets", "get", [AUTH_SECRET]),
-                _rule("apps", "statefulsets deployments", "get create update"),
-                _rule("policy", "poddisruptionbudgets", "get create update"),
-            ],
-            opts=child,
-        )
-        bindings = [
-            rbac.v1.ClusterRoleBinding(
-                f"{name}-watch",
-                metadata=meta.v1.ObjectMetaArgs(name="shlink-redis-operator"),
-                role_ref=rbac.v1.RoleRefArgs(
-                    api_group="rbac.authorization.k8s.io",
-                    kind="ClusterRole",
-                    name=everywhere.metadata.name,
-                ),
-                subjects=subjects,
-                opts=child,
-            ),
-            rbac.v1.RoleBinding(
-                f"{name}-manage",
-                metadata=metadata,
-                role_ref=rbac.v1.RoleRefArgs(
-                    api_group="rbac.authorization.k8s.io", kind="Role", name=here.metadata.name
-                ),
-                subjects=subjects,
-                opts=child,
-            ),
-        ]
-        repository, _, tag = args.images.redis_operator.rpartition(":")
-        values = {
-            "image": {"repository": repository, "tag": tag},
-            # Off, the chart makes no ServiceAccount, ClusterRole or binding of its own and uses the account named here.
-            "serviceAccount": {"create": False, "name": "redis-operator"},
-            # The chart's default is refused by Pod Security `restricted`.
-            "securityContext": {**CONTAINER_SECURITY, "runAsUser": 1000, "runAsGroup": 1000},
-            "resources": requirements(args.resources),
-        }
-        release = _release(
-            self,
-            name,
-            namespace=args.namespace,
-            chart_name="redis-operator",
-            chart=args.chart,
-            values=values,
-            depends_on=[account, *bindings],
-        )
+        if args.image:
+            values["controllerImages"] = {"cluster": str(args.image)}
+        release = _release(self, name, args, "pgo", values)
         self.register_outputs({"version": release.version})
 
 
 @dataclass(frozen=True)
-class Operators:
-    """What each layer's custom resources depend on."""
+class RedisOperatorArgs(OperatorArgs):
+    """What redis-operator is installed with."""
 
-    external_secrets: Installed
-    pgo: Installed
-    redis_operator: Installed
+    auth_secrets: Sequence[str]
+    """Names of the Secrets in its namespace that hold a Redis' password; it reads no other Secret."""
+
+
+class RedisOperator(pulumi.ComponentResource):
+    """redis-operator. It cannot be told to watch one namespace, so its rights keep it to its own."""
+
+    def __init__(
+        self, name: str, args: RedisOperatorArgs, opts: pulumi.ResourceOptions | None = None
+    ) -> None:
+        super().__init__("shlink:operators:RedisOperator", name, None, opts)
+        child = pulumi.ResourceOptions(parent=self)
+        account = core.v1.ServiceAccount(
+            f"{name}-account",
+            metadata=meta.v1.ObjectMetaArgs(name=name, namespace=args.namespace),
+            opts=child,
+        )
+        rights = _redis_operator_rights(name, args, child)
+        values: dict[str, Any] = {
+            # Off, the chart makes no ServiceAccount, ClusterRole or binding of its own and uses the
+            # account named here.
+            "serviceAccount": {"create": False, "name": name},
+            # The chart's default is refused by Pod Security `restricted`.
+            "securityContext": {**CONTAINER_SECURITY, "runAsUser": 1000, "runAsGroup": 1000},
+            "resources": requirements(args.resources),
+        }
+        if args.image:
+            values["image"] = args.image.helm_values()
+        release = _release(self, name, args, "redis-operator", values, [account, *rights])
+        self.register_outputs({"version": release.version})
+
+
+def _redis_operator_rights(
+    name: str, args: RedisOperatorArgs, opts: pulumi.ResourceOptions
+) -> list[pulumi.Resource]:
+    """The chart's ClusterRole reads every Secret of the cluster.
+
+    v1.2.4 lists RedisFailovers everywhere, and needs no more than that outside its own namespace.
+    """
+    subject = account_subject(name, args.namespace)
+    redis_failovers = "databases.spotahome.com"
+    return [
+        bound_cluster_role(
+            f"{name}-watch",
+            name=f"shlink-{name}",
+            rules=[rule(redis_failovers, "redisfailovers", "list watch")],
+            subject=subject,
+            opts=opts,
+        ),
+        bound_role(
+            f"{name}-manage",
+            name=name,
+            namespace=args.namespace,
+            rules=[
+                rule(redis_failovers, "redisfailovers/finalizers", "update"),
+                rule("", "services", "get create update delete"),
+                rule("", "configmaps", "get create update"),  # its lock is a ConfigMap and a Lease
+                rule("coordination.k8s.io", "leases", "get create update"),
+                rule("", "pods", "get list patch delete"),
+                rule("", "persistentvolumeclaims", "list update"),
+                rule("", "secrets", "get", args.auth_secrets),
+                rule("apps", "statefulsets deployments", "get create update"),
+                rule("policy", "poddisruptionbudgets", "get create update"),
+            ],
+            subject=subject,
+            opts=opts,
+        ),
+    ]
+
+
+@dataclass(frozen=True)
+class Operators:
+    """What each layer's custom resources need of their operator."""
+
+    external_secrets: Mapping[str, SecretsController]
+    """By the consumer's namespace."""
+    pgo: OperatorResources
+    redis_operator: OperatorResources
 
 
 def operators(
-    settings: Settings, namespaces: Mapping[str, Namespace], opts: pulumi.ResourceOptions
+    settings: Settings,
+    namespaces: Mapping[str, Namespace],
+    opts: pulumi.ResourceOptions,
+    consumers: Sequence[str] = (SHLINK,),
 ) -> Operators:
-    """Installs the operators that the environment wants installed; they don't wait for one another."""
-    charts: Charts = settings.charts
-    wanted = settings.operators
+    """Install the operators that the environment asks for; they do not wait for one another.
 
-    def args(namespace: str, chart: Chart, resources: Resources) -> OperatorArgs:
-        return OperatorArgs(namespaces[namespace].name, chart, settings.images, resources)
-
-    external_secrets, pgo, redis = wanted.external_secrets, wanted.pgo, wanted.redis_operator
+    `consumers` are the namespaces that get Secrets from Vault. The first one's controller owns
+    External Secrets' CRDs, so keep its place.
+    """
+    pgo, redis = settings.operators.pgo, settings.operators.redis_operator
+    pgo_resources: list[pulumi.Resource] = []
+    if pgo.install:
+        arguments = OperatorArgs(
+            namespace=namespaces[POSTGRES].name,
+            chart=_source("pgo", settings.charts.pgo),
+            image=_image(settings.images.pgo),
+            resources=pgo.resources,
+        )
+        pgo_resources.append(PostgresOperator("pgo", arguments, opts))
+    redis_resources: list[pulumi.Resource] = []
+    if redis.install and settings.redis.mode == "failover":
+        redis_arguments = RedisOperatorArgs(
+            namespace=namespaces[REDIS].name,
+            chart=_source("redis-operator", settings.charts.redis_operator),
+            image=_image(settings.images.redis_operator),
+            resources=redis.resources,
+            auth_secrets=[auth_secret_name(REDIS_FAILOVER)],
+        )
+        redis_resources.append(RedisOperator("redis-operator", redis_arguments, opts))
     return Operators(
-        external_secrets=[
-            ExternalSecretsOperator(
-                "external-secrets-operator",
-                args(EXTERNAL_SECRETS, charts.external_secrets, external_secrets.resources),
-                namespaces[SHLINK].name,
-                opts,
-            )
-        ]
-        if external_secrets.install
-        else [],
-        pgo=[PostgresOperator("pgo", args(POSTGRES, charts.pgo, pgo.resources), opts)]
-        if pgo.install
-        else [],
-        redis_operator=[
-            RedisOperator(
-                "redis-operator", args(REDIS, charts.redis_operator, redis.resources), opts
-            )
-        ]
-        if redis.install and settings.redis.mode == "failover"
-        else [],
+        external_secrets=_secrets_controllers(settings, namespaces, opts, consumers),
+        pgo=pgo_resources,
+        redis_operator=redis_resources,
     )
 
 
-def _rule(
-    group: str, resources: str, verbs: str, names: Sequence[str] | None = None
-) -> rbac.v1.PolicyRuleArgs:
-    return rbac.v1.PolicyRuleArgs(
-        api_groups=[group], resources=resources.split(), verbs=verbs.split(), resource_names=names
-    )
+def _secrets_controllers(
+    settings: Settings,
+    namespaces: Mapping[str, Namespace],
+    opts: pulumi.ResourceOptions,
+    consumers: Sequence[str],
+) -> dict[str, SecretsController]:
+    chosen = settings.operators.external_secrets
+    if not chosen.install:
+        existing = SecretsController(
+            account=_ACCOUNT_OF_EXTERNAL_SECRETS,
+            namespace=chosen.namespace or EXTERNAL_SECRETS,
+            resources=[],
+        )
+        return dict.fromkeys(consumers, existing)
+    controllers: dict[str, SecretsController] = {}
+    crds: list[pulumi.Resource] = []
+    for consumer in consumers:
+        suffix = f"-{consumer}" if crds else ""
+        operator = ExternalSecretsOperator(
+            f"external-secrets-operator{suffix}",
+            ExternalSecretsArgs(
+                namespace=namespaces[EXTERNAL_SECRETS].name,
+                chart=_source("external-secrets", settings.charts.external_secrets),
+                image=_image(settings.images.external_secrets),
+                resources=chosen.resources,
+                consumer=namespaces[consumer].name,
+                release=f"external-secrets{suffix}",
+                crds=crds,
+            ),
+            opts,
+        )
+        controllers[consumer] = SecretsController(
+            account=operator.account,
+            namespace=namespaces[EXTERNAL_SECRETS].name,
+            resources=[operator],
+        )
+        crds = crds or [operator]
+    return controllers
 
 
-def _release(
+def _source(name: str, chart: Chart) -> ChartSource:
+    return ChartSource(name=name, repository=chart.repository, version=chart.version)
+
+
+def _image(text: str | None) -> ImageReference | None:
+    return ImageReference.parse(text) if text else None
+
+
+def _release(  # noqa: PLR0917 -- private; the last one is rarely given
     parent: pulumi.Resource,
     name: str,
-    *,
-    namespace: pulumi.Input[str],
-    chart_name: str,
-    chart: Chart,
+    args: OperatorArgs,
+    release: str,
     values: Mapping[str, Any],
-    depends_on: Sequence[pulumi.Resource],
+    depends_on: Sequence[pulumi.Resource] = (),
 ) -> helm.v3.Release:
-    oci = chart.repository.startswith("oci://")
+    repository = args.chart.repository_url
     return helm.v3.Release(
         name,
-        name=chart_name,
-        namespace=namespace,
-        chart=chart.repository if oci else chart_name,
-        repository_opts=None if oci else helm.v3.RepositoryOptsArgs(repo=chart.repository),
-        version=chart.version,
+        # Named, so that what selects the operator's pods does not depend on a random suffix.
+        name=release,
+        namespace=args.namespace,
+        chart=args.chart.chart,
+        repository_opts=helm.v3.RepositoryOptsArgs(repo=repository) if repository else None,
+        version=args.chart.version,
         values=dict(values),
         # A failed first install is taken back, so that the next `up` starts clean.
         atomic=True,

@@ -26,12 +26,16 @@ from .settings import ExternalRedis, FailoverRedis, Images, Resources
 from .waits import WaitTarget, replicas_ready, wait_hook
 
 FAILOVER = "shlink-redis"
-AUTH_SECRET = "shlink-redis-auth"  # noqa: S105 -- a name
 MASTER = "mymaster"
 """What redis-operator calls the monitored master."""
 
 _USER = 1000
 _SENTINEL = f"rfs-{FAILOVER}.{REDIS}.svc.cluster.local"
+
+
+def auth_secret_name(failover: str) -> str:
+    """Name of the Secret in which redis-operator finds the password of this RedisFailover."""
+    return f"{failover}-auth"
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,9 @@ class Redis(pulumi.ComponentResource):
         )
         secret = core.v1.Secret(
             f"{name}-auth",
-            metadata=meta.v1.ObjectMetaArgs(name=AUTH_SECRET, namespace=args.namespace),
+            metadata=meta.v1.ObjectMetaArgs(
+                name=auth_secret_name(FAILOVER), namespace=args.namespace
+            ),
             string_data={"password": current, **({"previous": previous} if previous else {})},
             opts=child,
         )

@@ -212,7 +212,7 @@ MUTANTS = [
         [
             Change(
                 "components/operators.py",
-                '                _rule("policy", "poddisruptionbudgets", "get create update"),\n',
+                '                rule("policy", "poddisruptionbudgets", "get create update"),\n',
                 "",
             )
         ],

@@ -1,16 +1,17 @@
 """The operators: what they may do, where they come from, and that what they look after goes before them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
 from pydantic.alias_generators import to_snake
 
 from components.settings import Charts
-from offline.record import Recording, object_name, plain
+from offline.record import ROOT, Recording, object_name, plain, record
 from tests import configurations
 from tests.conftest import REPRESENTATIVE, Program, before, manifest
 
+_FOLDER = {"repository": "./charts/it", "version": "9.9.9"}
 _MIRROR = {"repository": "oci://registry.example.org/charts/it", "version": "9.9.9"}
 _REPOSITORY = {"repository": "https://charts.example.org", "version": "9.9.9"}
 CHARTS = [
@@ -129,25 +130,29 @@ def test_the_redis_operator_that_cannot_be_installed_is_not_the_default() -> Non
     assert Charts().redis_operator.version != "3.3.0"  # spotahome/redis-operator#679
 
 
-@pytest.mark.parametrize(
-    ("key", "chart"), [(one[0], one[1:]) for one in CHARTS], ids=[one[0] for one in CHARTS]
-)
-def test_a_chart_comes_from_a_registry_or_a_repository(
-    program: Program, dev: Recording, key: str, chart: tuple[str, str, str]
+@pytest.mark.parametrize("source", [_MIRROR, _REPOSITORY, _FOLDER], ids=["oci", "https", "path"])
+@pytest.mark.parametrize(("key", "kind", "name", "released"), CHARTS)
+def test_a_chart_comes_from_a_registry_a_repository_or_a_folder(  # noqa: PLR0917 -- fixtures and cases
+    program: Program, key: str, kind: str, name: str, released: str, source: Mapping[str, str]
 ) -> None:
-    kind, name, released = chart
-    # Each from the other kind of place than by default; PGO's is in a registry.
-    moved = {one[0]: _REPOSITORY if one[0] == "pgo" else _MIRROR for one in CHARTS}
-    for found, source in (
-        (manifest(program(charts=moved), kind, name), moved[key]["repository"]),
-        (manifest(dev, kind, name), getattr(Charts(), to_snake(key)).repository),
-    ):
-        oci = source.startswith("oci://")
-        assert found["chart"] == (source if oci else released)
-        assert found.get("repositoryOpts") == (None if oci else {"repo": source})
-        # Object names, and so the network's selectors, don't depend on where the chart comes from.
-        assert found["name"] == released
-    assert manifest(program(charts=moved), kind, name)["version"] == "9.9.9"
+    recording = program(charts={chart[0]: source for chart in CHARTS})
+    inputs = manifest(recording, kind, name)
+    listed = source["repository"].startswith("https://")
+    assert inputs["chart"] == (released if listed else source["repository"]), key
+    assert inputs.get("repositoryOpts") == ({"repo": source["repository"]} if listed else None)
+    assert inputs["version"] == source["version"]
+    # Object names, and so the network's selectors, don't depend on where the chart comes from.
+    assert inputs["name"] == released
+
+
+@pytest.mark.parametrize(("key", "kind", "name", "released"), CHARTS)
+def test_the_default_source_of_a_chart_is_its_pin(
+    dev: Recording, key: str, kind: str, name: str, released: str
+) -> None:
+    inputs = manifest(dev, kind, name)
+    repository = getattr(Charts(), to_snake(key)).repository
+    assert repository in (inputs["chart"], inputs.get("repositoryOpts", {}).get("repo"))
+    assert inputs["name"] == released
 
 
 def test_images_of_the_charts_are_the_settings(program: Program) -> None:
@@ -226,6 +231,68 @@ def test_operators_that_are_there_are_not_installed_but_still_served() -> None:
     assert [(one["name"], one["namespace"]) for one in subjects] == [
         ("external-secrets", "platform")
     ]
+
+
+@pytest.fixture(scope="module")
+def two_consumers() -> Recording:
+    """A program with two namespaces that get Secrets from Vault."""
+    program = ROOT / "tests" / "programs" / "two_consumers.py"
+    return record("test", configurations.configuration("defaults"), program=program)
+
+
+def test_each_consumer_has_a_controller_of_its_own(two_consumers: Recording) -> None:
+    """A controller watches one namespace or the whole cluster, and never the whole cluster here."""
+    releases = {
+        release.inputs["name"]: plain(release.inputs)
+        for release in two_consumers.of_kind("Release")
+        if release.inputs["name"].startswith("external-secrets")
+    }
+    watched = {name: release["values"]["scopedNamespace"] for name, release in releases.items()}
+    assert watched == {"external-secrets": "shlink", "external-secrets-reports": "reports"}
+    for name, release in releases.items():
+        values = release["values"]
+        assert release["namespace"] == "external-secrets"
+        assert values["scopedRBAC"] is True
+        # With one lease between them the second controller would wait for ever.
+        assert values["leaderElectionID"] == f"{name}-controller"
+        assert values["serviceAccount"]["name"] == name
+
+
+def test_the_crds_have_one_owner_that_is_deleted_last(two_consumers: Recording) -> None:
+    """Helm takes the CRDs, and with them every ExternalSecret, away with the release that owns them."""
+    owners = {
+        release.name: release.inputs["values"]["installCRDs"]
+        for release in two_consumers.of_kind("Release")
+        if "installCRDs" in release.inputs["values"]
+    }
+    assert owners == {
+        "external-secrets-operator": True,
+        "external-secrets-operator-reports": False,
+    }
+    earlier = before(two_consumers, "Release", "external-secrets-operator-reports")
+    assert ("Release", "external-secrets-operator") in earlier
+
+
+@pytest.mark.parametrize(
+    ("consumer", "release"),
+    [
+        ("shlink", "external-secrets-operator"),
+        ("reports", "external-secrets-operator-reports"),
+    ],
+)
+def test_a_store_is_served_by_the_controller_of_its_namespace(
+    two_consumers: Recording, consumer: str, release: str
+) -> None:
+    """Its token may be asked for by that controller alone, which outlives the store."""
+    store = manifest(two_consumers, "SecretStore", f"{consumer}-store")
+    assert store["metadata"]["namespace"] == consumer
+    binding = manifest(two_consumers, "RoleBinding", f"{consumer}-store-token")
+    account = manifest(two_consumers, "Release", release)["values"]["serviceAccount"]["name"]
+    assert binding["metadata"]["namespace"] == consumer
+    assert [(subject["name"], subject["namespace"]) for subject in binding["subjects"]] == [
+        (account, "external-secrets")
+    ]
+    assert ("Release", release) in before(two_consumers, "SecretStore", f"{consumer}-store")
 
 
 @pytest.mark.parametrize("name", ["redis-none", "redis-external"])

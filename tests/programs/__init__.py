@@ -1,0 +1,1 @@
+"""Small Pulumi programs that use the components as another program would; run by the tests."""
