@@ -9,10 +9,10 @@ import pytest
 from components.waits import replicas_ready
 from offline.record import Recording
 from tests import configurations
-from tests.conftest import Later, Program, before, manifest, migration, pod, server, variables
+from tests.conftest import Later, Program, before, manifest, pod, server, variables
 
 SENTINEL = "rfs-shlink-redis.redis.svc.cluster.local"
-CONNECTIONS = [server, migration]
+CONNECTIONS = [server]
 
 
 def failover(recording: Recording) -> Any:
@@ -35,16 +35,15 @@ def redis_variables(found: Mapping[str, Any]) -> dict[str, Any]:
                 "REDIS_SENTINEL_SERVICE": "mymaster",
                 # A password in the URL would go to the sentinels, which have none.
                 "REDIS_SERVERS_PASSWORD": ("shlink-redis", "password"),
-                "REDIS_PUB_SUB_ENABLED": "true",
             },
         ),
         (
             "redis-external",
-            {"REDIS_SERVERS": ("shlink-redis", "servers"), "REDIS_PUB_SUB_ENABLED": "true"},
+            {"REDIS_SERVERS": ("shlink-redis", "servers")},
         ),
         (
             "redis-external-open",
-            {"REDIS_SERVERS": "tcp://10.1.2.3:6379", "REDIS_PUB_SUB_ENABLED": "true"},
+            {"REDIS_SERVERS": "tcp://10.1.2.3:6379"},
         ),
         (
             "redis-cluster",
@@ -52,7 +51,6 @@ def redis_variables(found: Mapping[str, Any]) -> dict[str, Any]:
                 "REDIS_SERVERS": ",".join(
                     f"tcp://redis-{number}.example.org:6379" for number in range(3)
                 ),
-                "REDIS_PUB_SUB_ENABLED": "true",
             },
         ),
         ("redis-none", {}),
@@ -211,7 +209,6 @@ def test_the_rotation_job_exists_only_then_and_shlink_waits_for_it(dev: Recordin
     (name,) = jobs(rotated)
     # After the failover, whose hook has seen the operator act; before anything presents the new password.
     assert ("RedisFailover", "shlink-redis") in before(rotated, "Job", name)
-    assert ("Job", name) in before(rotated, "Job", "shlink-migration")
     assert ("Job", name) in before(rotated, "Deployment", "shlink")
 
 
