@@ -10,7 +10,7 @@ export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
 .PHONY: help setup preview test verify lint hooks format check clean bench mutants schema \
-	live-preview up destroy refresh recover forward doctor
+	live-preview up destroy refresh recover forward doctor smoke
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -95,3 +95,6 @@ forward: setup ## hold the forwards to Vault and PostgreSQL open, for a plain `p
 
 doctor: setup ## find what is wrong with STACK, its cause and its remedy; JSON=1 for scripts
 	@$(PY) -m operate doctor $(STACK) $(if $(JSON),--json)
+
+smoke: setup ## use STACK: create a short URL, follow it, see its visit, delete it; OUTSIDE=1 by the external URL
+	@$(PY) -m operate smoke $(STACK) $(if $(OUTSIDE),--outside) $(if $(JSON),--json)

@@ -14,8 +14,9 @@ from components.cluster import access
 from offline import stacks
 
 from .declared import Declared, declared
-from .doctor import BLIND, Report, examine
+from .doctor import BLIND, HEALTHY, ILL, Report, examine
 from .report import show
+from .smoke import SmokeError, Step, smoke
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -45,6 +46,16 @@ def _parser() -> argparse.ArgumentParser:
         description="Exit code: 0 nothing to mend, 1 something to mend, 2 it could not look.",
     )
     doctor.set_defaults(run=_doctor)
+    smoke_parser = commands.add_parser(
+        "smoke",
+        parents=[common],
+        help="create a short URL, follow it, see its visit, delete it",
+        description="Exit code: 0 it works, 1 it does not, 2 it could not be reached.",
+    )
+    smoke_parser.add_argument(
+        "--outside", action="store_true", help="use the external URL in place of a forward"
+    )
+    smoke_parser.set_defaults(run=_smoke)
     return parser
 
 
@@ -74,6 +85,41 @@ def _print(report: Report, *, as_json: bool) -> None:
         return
     width = None if sys.stdout.isatty() else 160
     show(report, Console(width=width, highlight=False))
+
+
+def _smoke(environment: Declared, options: argparse.Namespace) -> int:
+    tell = _silent if options.json else _tell
+    try:
+        steps = smoke(environment, access(environment.cluster), outside=options.outside, tell=tell)
+    except (SmokeError, pulumi.RunError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return BLIND
+    failed = [step for step in steps if not step.ok]
+    if options.json:
+        told = [dataclasses.asdict(step) for step in steps]
+        document = {"stack": environment.stack, "ok": not failed, "steps": told}
+        sys.stdout.write(json.dumps(document, indent=2) + "\n")
+    elif failed:
+        sys.stdout.write(
+            f"Shlink does not work. Find the cause: make doctor STACK={environment.stack}\n"
+        )
+    else:
+        sys.stdout.write(f"Shlink works: {environment.outputs.external_url}\n")
+    return ILL if failed else HEALTHY
+
+
+def _tell(step: Step) -> None:
+    mark = "ok  " if step.ok else "FAIL"
+    if step.skipped:
+        mark = "skip"
+    detail = step.fault or step.skipped
+    line = f"{mark} {step.name} ({step.seconds:.1f} s)"
+    sys.stdout.write(f"{line}: {detail}\n" if detail else f"{line}\n")
+    sys.stdout.flush()
+
+
+def _silent(_: Step) -> None:
+    """JSON is printed at the end."""
 
 
 class _Progress:
