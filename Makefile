@@ -76,19 +76,16 @@ up: setup ## create or update STACK
 
 destroy: setup ## delete STACK; Vault and PostgreSQL need not answer for it
 	$(need_pulumi)
-	$(PULUMI) destroy --stack $(STACK)
+	@$(PY) -m operate.recover $(STACK) --only destroy
 
 # Without the program there is no forward to Vault and PostgreSQL.
 refresh: setup ## read what is really there into the state, then mend it
 	$(need_pulumi)
 	$(PULUMI) up --refresh --run-program --stack $(STACK)
 
-# A killed run leaves creations of which nobody knows whether they happened. Objects that did are adopted.
-recover: setup ## after a killed run: forget its pending creations, adopt what exists, go on
+recover: setup ## after a killed run: undo what it left half done, adopt what exists, go on
 	$(need_pulumi)
-	$(PULUMI) cancel --yes $(STACK) || true
-	$(PULUMI) refresh --clear-pending-creates --run-program --yes --stack $(STACK)
-	PULUMI_K8S_UPSERT_EXISTING_OBJECTS=true $(PULUMI) up --stack $(STACK)
+	@$(PY) -m operate.recover $(STACK)
 
 forward: setup ## hold the forwards to Vault and PostgreSQL open, for a plain `pulumi refresh` or psql
 	@$(PY) -m offline.forward $(STACK)

@@ -30,11 +30,21 @@ class ClusterError(pulumi.RunError):
 
 
 def provider(cluster: Cluster) -> kubernetes.Provider:
-    """The provider of every Kubernetes resource of this program; the ambient context is never used."""
+    """The provider of every Kubernetes resource of this program; the ambient context is never used.
+
+    Its kubeconfig is a secret of the state, whether the stack's file encrypts it or not.
+    """
+    # `make recover` sets these for the plugin, which reads them too. From the program's own
+    # environment they would become inputs of the provider, and so a change in the next `up`.
+    for variable in ("PULUMI_K8S_UPSERT_EXISTING_OBJECTS", "PULUMI_K8S_ENABLE_PATCH_FORCE"):
+        os.environ.pop(variable, None)
+    kubeconfig = None
+    if cluster.kubeconfig is not None:
+        kubeconfig = pulumi.Output.secret(cluster.kubeconfig)
     return kubernetes.Provider(
         "cluster",
         context=cluster.context,
-        kubeconfig=cluster.kubeconfig,
+        kubeconfig=kubeconfig,
         # Without it, another current context of the kubeconfig would mean another cluster to the
         # provider, which would replace everything.
         cluster_identifier=cluster.identifier,

@@ -1,0 +1,170 @@
+"""Running the `pulumi` command, and getting past the lock that a killed run left behind."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import IO, Any
+
+from rich.prompt import Confirm
+
+_LOCK = re.compile(
+    r"created by (?P<user>\S+)@(?P<host>\S+) \(pid (?P<pid>\d+)\) at (?P<time>\S+)|"
+    r"(?P<service>Another update is currently in progress)"
+)
+"""How the engine names a lock: files of a self-managed back end, or an update of Pulumi Cloud
+(pkg/backend/diy/lock.go and pkg/backend/httpstate, 3.259)."""
+
+
+class PulumiError(Exception):
+    """The pulumi command failed, or can't be run; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Lock:
+    """A lock on a stack."""
+
+    description: str
+    """Who holds it and since when, for a person."""
+    abandoned: bool
+    """Whether its holder is a process of this machine that no longer exists."""
+
+
+def locks(output: str, *, host: str | None = None) -> list[Lock]:
+    """The locks that the engine's error message names."""
+    host = socket.gethostname() if host is None else host
+    named: list[Lock] = []
+    for match in _LOCK.finditer(output):
+        if match["service"]:
+            named.append(Lock("an update of this stack in the back end", abandoned=False))
+            continue
+        abandoned = match["host"] == host and not _runs(int(match["pid"]))
+        description = (
+            f"{match['user']}@{match['host']}, process {match['pid']}, since {match['time']}"
+        )
+        named.append(Lock(description, abandoned=abandoned))
+    return named
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def ask(question: str) -> bool:
+    """Ask on the terminal; no without one."""
+    if not sys.stdin.isatty():
+        return False
+    return Confirm.ask(question, default=False)
+
+
+@dataclass(frozen=True)
+class Pulumi:
+    """The pulumi command for one stack."""
+
+    stack: str
+    yes: bool = False
+    """Answer its questions with yes, for scripts."""
+    confirm: Callable[[str], bool] = ask
+
+    def export(self) -> dict[str, Any]:
+        """The stack's state, its secrets encrypted. Raises PulumiError."""
+        return json.loads(self._output(["stack", "export"]))["deployment"]
+
+    def configuration(self) -> tuple[dict[str, str], frozenset[str]]:
+        """The stack's configuration as the program gets it, decrypted, and its secret keys.
+
+        Raises PulumiError, for example without the passphrase.
+        """
+        entries = json.loads(self._output(["config", "--json", "--show-secrets"]))
+        values = {key: entry["value"] for key, entry in entries.items()}
+        return values, frozenset(key for key, entry in entries.items() if entry["secret"])
+
+    def run(
+        self, command: str, *arguments: str, environment: Mapping[str, str] | None = None
+    ) -> None:
+        """Run a command that takes the stack's lock, with its own display.
+
+        A lock whose holder is known to be dead is removed. Any other is removed only after a
+        person confirmed it. Raises PulumiError.
+        """
+        words = [command, *(["--yes"] if self.yes else []), *arguments]
+        code, errors = self._stream(words, environment)
+        if code and (found := locks(errors)):
+            self.cancel(found)
+            code, _ = self._stream(words, environment)
+        if code:
+            raise PulumiError(f"pulumi {command} failed, see above")
+
+    def cancel(self, held: Sequence[Lock]) -> None:
+        """Remove locks. Raises PulumiError when a holder may be alive and nobody confirms."""
+        doubtful = [lock for lock in held if not lock.abandoned]
+        for lock in doubtful:
+            question = f"The stack is locked by {lock.description}. Is that run dead for sure?"
+            if not self.confirm(question):
+                raise PulumiError(
+                    f"the stack is locked by {lock.description}. If that run is dead: "
+                    f"pulumi cancel --stack {self.stack}, then the same command again"
+                )
+        for lock in held:
+            sys.stderr.write(f"removing the lock of {lock.description}\n")
+        self._output(["cancel", "--yes"], stack_as_argument=True)
+
+    def _stream(
+        self, words: Sequence[str], environment: Mapping[str, str] | None
+    ) -> tuple[int, str]:
+        """Run with the terminal; what it prints as errors is shown and returned too."""
+        lines: list[str] = []
+        with subprocess.Popen(  # noqa: S603 -- the pulumi command with our words
+            [executable(), *words, "--stack", self.stack],
+            env={**os.environ, **(environment or {})},
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stderr is not None  # noqa: S101 -- for the type checker
+            copier = threading.Thread(target=_copy, args=(process.stderr, lines))
+            copier.start()
+            try:
+                code = process.wait()
+            except KeyboardInterrupt:
+                # The engine got it too, and stops in an orderly way.
+                code = process.wait()
+            copier.join()
+        return code, "".join(lines)
+
+    def _output(self, words: Sequence[str], *, stack_as_argument: bool = False) -> str:
+        stack = [self.stack] if stack_as_argument else ["--stack", self.stack]
+        done = subprocess.run(  # noqa: S603 -- the pulumi command with our words
+            [executable(), *words, *stack], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise PulumiError(f"pulumi {' '.join(words)}: {done.stderr.strip()}")
+        return done.stdout
+
+
+def _copy(source: IO[str], lines: list[str]) -> None:
+    for line in source:
+        sys.stderr.write(line)
+        sys.stderr.flush()
+        lines.append(line)
+
+
+def executable() -> str:
+    """The path of the pulumi command. Raises PulumiError when it is not installed."""
+    path = shutil.which("pulumi")
+    if path is None:
+        raise PulumiError(
+            "the pulumi command is not installed; https://www.pulumi.com/docs/install/ says how"
+        )
+    return path

@@ -1,0 +1,234 @@
+"""What a killed run leaves behind, how it is recognised, and what `make recover` does about it."""
+
+import json
+import os
+import stat
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from offline.record import plain, record
+from operate import recover
+from operate.pulumi_cli import Lock, Pulumi, PulumiError, locks
+from operate.recover import HelmRecord, blocking, leftovers
+from tests.conftest import configuration
+
+STACK = "urn:pulumi:dev::shlink::pulumi:pulumi:Stack::shlink-dev"
+RELEASE = "urn:pulumi:dev::shlink::kubernetes:helm.sh/v3:Release::pgo"
+MOUNT = "urn:pulumi:dev::shlink::vault:index/mount:Mount::vault-kv"
+AUDIT = "urn:pulumi:dev::shlink::vault:index/audit:Audit::vault-audit"
+SECRET = "urn:pulumi:dev::shlink::kubernetes:core/v1:Secret::x"
+
+
+def resource(urn: str, **inputs: Any) -> dict[str, Any]:
+    return {"urn": urn, "type": urn.split("::")[2], "inputs": inputs}
+
+
+def creating(urn: str, **inputs: Any) -> dict[str, Any]:
+    return {"type": "creating", "resource": resource(urn, **inputs)}
+
+
+def deleting(urn: str, **fields: Any) -> dict[str, Any]:
+    return {"type": "deleting", "resource": {**resource(urn), **fields}}
+
+
+def deployment(*operations: Any, resources: Sequence[Any] = ()) -> dict[str, Any]:
+    return {"resources": [resource(STACK), *resources], "pending_operations": list(operations)}
+
+
+def test_creations_in_vault_are_read_by_their_path() -> None:
+    """A mount, an auth method and an audit device can't be created twice at one path."""
+    left = leftovers(
+        deployment(
+            creating(MOUNT, path="secret", type="kv"),
+            creating(AUDIT, type="file"),
+            creating(SECRET, metadata={"name": "x"}),
+        )
+    )
+    assert left.vault_paths == {MOUNT: "secret", AUDIT: "file"}
+    assert left.creations == [MOUNT, AUDIT, SECRET]
+
+
+def test_releases_are_told_apart_by_what_the_state_knows() -> None:
+    other = RELEASE.replace("pgo", "redis-operator")
+    left = leftovers(
+        deployment(
+            creating(RELEASE, namespace="postgres", name="pgo"),
+            resources=[resource(other, namespace="redis", name="redis-operator")],
+        )
+    )
+    assert left.started_releases == {("postgres", "pgo")}
+    assert left.releases == {("postgres", "pgo"), ("redis", "redis-operator")}
+
+
+@pytest.mark.parametrize(
+    ("record", "stuck"),
+    [
+        (HelmRecord("postgres", "a", "pgo", "pending-install"), True),
+        # Helm finished, and the run died before it was recorded.
+        (HelmRecord("postgres", "a", "pgo", "deployed"), True),
+        (HelmRecord("redis", "a", "redis-operator", "deployed"), False),
+        (HelmRecord("redis", "b", "redis-operator", "pending-upgrade"), True),
+        (HelmRecord("redis", "b", "redis-operator", "superseded"), False),
+    ],
+)
+def test_which_records_of_helm_are_in_the_way(record: HelmRecord, *, stuck: bool) -> None:
+    left = leftovers(deployment(creating(RELEASE, namespace="postgres", name="pgo")))
+    assert blocking([record], left) == ([record] if stuck else [])
+
+
+@pytest.mark.parametrize("fields", [{"delete": True}, {"pendingReplacement": True}])
+def test_the_deletion_of_a_replaced_resource_is_no_destroy(fields: Mapping[str, Any]) -> None:
+    assert leftovers(deployment(deleting(SECRET, **fields))).deletions == []
+    assert leftovers(deployment(deleting(SECRET))).deletions == [SECRET]
+
+
+def dead_pid() -> int:
+    process = subprocess.Popen(["true"])  # noqa: S607 -- any command that ends
+    process.wait()
+    return process.pid
+
+
+def lock_message(pid: int, host: str = "here") -> str:
+    return (
+        "error: the stack is currently locked by 1 lock(s). Either wait for the other process(es) "
+        "to end or delete the lock file with `pulumi cancel`.\n"
+        f"  file:///locks/1.json: created by root@{host} (pid {pid}) at 2026-11-24T12:00:00Z\n"
+    )
+
+
+def test_only_a_dead_process_of_this_machine_has_abandoned_its_lock() -> None:
+    pid = dead_pid()
+    assert [lock.abandoned for lock in locks(lock_message(pid), host="here")] == [True]
+    assert [lock.abandoned for lock in locks(lock_message(pid), host="there")] == [False]
+    assert [lock.abandoned for lock in locks(lock_message(os.getpid()), host="here")] == [False]
+    busy = "error: [409] Conflict: Another update is currently in progress."
+    assert [lock.abandoned for lock in locks(busy)] == [False]
+    assert locks("error: no stack named 'dev' found") == []
+
+
+Calls = Callable[[], list[str]]
+
+
+@pytest.fixture
+def pulumi_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Calls]:
+    """A stand-in for the pulumi command: it notes how it is called, and answers from files."""
+
+    def install(export: Any, *, lock: str = "") -> Calls:
+        (tmp_path / "export.json").write_text(json.dumps({"deployment": export}))
+        values = {"kubernetes:context": {"value": "lab", "secret": False}}
+        (tmp_path / "config.json").write_text(json.dumps(values))
+        if lock:
+            (tmp_path / "lock").write_text(lock)
+        script = tmp_path / "pulumi"
+        script.write_text(
+            f"""#!/bin/sh
+cd {tmp_path}
+echo "$* ${{PULUMI_K8S_UPSERT_EXISTING_OBJECTS:+adopting}}" >> calls
+case $1 in
+  stack) cat export.json ;;
+  config) cat config.json ;;
+  cancel) rm -f lock ;;
+  *) if [ -f lock ]; then cat lock >&2; exit 255; fi ;;
+esac
+"""
+        )
+        script.chmod(script.stat().st_mode | stat.S_IXUSR)
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+        return lambda: [line.strip() for line in (tmp_path / "calls").read_text().splitlines()]
+
+    return install
+
+
+def test_vaults_paths_are_read_and_everything_else_is_forgotten(
+    pulumi_command: Callable[..., Calls],
+) -> None:
+    calls = pulumi_command(deployment(creating(MOUNT, path="secret"), creating(SECRET)))
+    recover.recover(Pulumi("dev", yes=True))
+    refresh, up = calls()[-2:]
+    assert refresh == (
+        f"refresh --yes --clear-pending-creates --skip-preview "
+        f"--import-pending-creates {MOUNT} --import-pending-creates secret "
+        f"--target {MOUNT} --run-program --stack dev"
+    )
+    assert up == "up --yes --stack dev adopting"
+
+
+def test_without_anything_in_vault_no_server_is_asked(
+    pulumi_command: Callable[..., Calls],
+) -> None:
+    """A killed rotation may have left passwords half changed: a full refresh would fail on them."""
+    calls = pulumi_command(deployment(creating(SECRET)))
+    recover.recover(Pulumi("dev", yes=True))
+    expected = f"refresh --yes --clear-pending-creates --skip-preview --target {STACK} --stack dev"
+    assert calls()[-2] == expected
+
+
+def test_an_abandoned_lock_is_removed_and_the_command_repeated(
+    pulumi_command: Callable[..., Calls], capfd: pytest.CaptureFixture[str]
+) -> None:
+    with mock.patch("socket.gethostname", return_value="here"):
+        calls = pulumi_command(deployment(), lock=lock_message(dead_pid()))
+        Pulumi("dev").run("destroy")
+    assert calls() == ["destroy --stack dev", "cancel --yes dev", "destroy --stack dev"]
+    assert "removing the lock of root@here" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("answer", [True, False])
+def test_a_lock_whose_holder_may_live_is_removed_only_by_a_person(
+    pulumi_command: Callable[..., Calls], *, answer: bool
+) -> None:
+    calls = pulumi_command(deployment(), lock=lock_message(1, host="elsewhere"))
+    command = Pulumi("dev", yes=True, confirm=lambda _: answer)
+    if answer:
+        command.run("destroy")
+        assert "cancel --yes dev" in calls()
+        return
+    with pytest.raises(PulumiError, match="pulumi cancel --stack dev"):
+        command.run("destroy")
+    assert calls() == ["destroy --yes --stack dev"]
+
+
+def test_helms_records_are_deleted_only_when_a_person_agrees(
+    pulumi_command: Callable[..., Calls],
+) -> None:
+    calls = pulumi_command(deployment(creating(RELEASE, namespace="postgres", name="pgo")))
+    stuck = [HelmRecord("postgres", "sh.helm.release.v1.pgo.v1", "pgo", "pending-install")]
+    removed = mock.AsyncMock()
+    with (
+        mock.patch("operate.recover.helm_records", mock.AsyncMock(return_value=stuck)),
+        mock.patch("operate.recover.remove_records", removed),
+    ):
+        with pytest.raises(PulumiError, match="nothing was changed"):
+            recover.recover(Pulumi("dev", confirm=lambda _: False))
+        assert not any(call.startswith(("refresh", "up")) for call in calls())
+        removed.assert_not_called()
+        recover.recover(Pulumi("dev", confirm=lambda _: True))
+    assert removed.call_args.args[1] == stuck
+
+
+def test_after_a_destroy_a_person_is_asked_which_way_to_go(
+    pulumi_command: Callable[..., Calls],
+) -> None:
+    calls = pulumi_command(deployment(deleting(SECRET)))
+    with pytest.raises(PulumiError, match="to go on deleting: make destroy"):
+        recover.recover(Pulumi("dev", confirm=lambda _: False))
+    assert calls() == ["stack export --stack dev"]
+
+
+def test_recovering_leaves_no_change_for_the_next_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The SDK would make inputs of the provider from these variables."""
+    monkeypatch.setenv("PULUMI_K8S_UPSERT_EXISTING_OBJECTS", "true")
+    monkeypatch.setenv("PULUMI_K8S_ENABLE_PATCH_FORCE", "true")
+    provider = record("test", configuration({})).one("kubernetes", "cluster")
+    assert not {"upsertExistingObjects", "enablePatchForce"} & plain(provider.inputs).keys()
+
+
+def test_locks_are_described_for_a_person() -> None:
+    assert locks(lock_message(1, host="ci"), host="here") == [
+        Lock("root@ci, process 1, since 2026-11-24T12:00:00Z", abandoned=False)
+    ]
