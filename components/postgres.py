@@ -1,21 +1,26 @@
-"""PostgreSQL: a PostgresCluster of PGO whose users have passwords made here, and the grant that the guide gave by hand."""
+"""PostgreSQL: a PostgresCluster of PGO, its users with passwords of our own, and their grants."""
 
+import asyncio
 import base64
 import hashlib
 import hmac
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pulumi
 import pulumi_postgresql as postgresql
 import pulumi_random as random
 from pulumi_kubernetes import core, meta
 
+from . import ports
+from .cluster import ClusterAccess
 from .crds import (
     PgBackRest,
     PostgresCluster,
     PostgresClusterSpec,
+    PostgresUser,
     RepositoryS3,
     RepositorySchedules,
 )
@@ -24,13 +29,16 @@ from .delivery import Delivery
 from .forward import ForwardTarget
 from .network import POSTGRES
 from .pods import requirements, volume_claim
-from .settings import Images, PostgresSettings, RotationSettings
+from .settings import Images, PostgresSettings
+from .waits import WaitTarget, steadily, wait_hook
 
 CLUSTER = "shlink-db"
-DATABASE = "shlink"
-USER = "shlink"
+"""The PostgresCluster of an environment; flows and forwards find its pods by this name."""
 SUPERUSER = "postgres"
 INSTANCE_SET = "instance1"
+USER_KEY = "user"
+PASSWORD_KEY = "password"  # noqa: S105 -- the key of a Secret, not a password
+"""Keys of a delivered Secret."""
 
 _LABEL = "postgres-operator.crunchydata.com"
 # After a failover the label names the new primary, so the next connection finds it.
@@ -38,167 +46,265 @@ PRIMARY = ForwardTarget(
     service=f"{POSTGRES}/{CLUSTER}-primary",
     namespace=POSTGRES,
     pod_labels={f"{_LABEL}/cluster": CLUSTER, f"{_LABEL}/role": "master"},
-    port=5432,
+    port=ports.POSTGRES,
 )
+_CREATE_SECONDS = 1200
+_RETRIES = 45
+"""Of what is done inside PostgreSQL, two seconds apart."""
+
+
+@dataclass(frozen=True)
+class DatabaseUser:
+    """A user of the database, and what it may do there.
+
+    Its objects belong to the role `name`. It logs in as that role, or as `<name>-b`, a member of
+    it: each rotation takes the other one with a new password, so that the login before stays valid
+    until the next rotation, and no client is ever refused.
+    """
+
+    name: str
+    """Role in PostgreSQL: lower-case letters, digits and hyphens (PGO's own limit)."""
+    databases: Sequence[str]
+    """Databases that it may use; PGO creates those that do not exist. At least one."""
+    rotation: int = 1
+    """Raise it by one for a new password. At least 1."""
+    options: str = "NOSUPERUSER"
+    """Options of ALTER ROLE, applied by PGO to both logins."""
+    schema: str = "public"
+    """The schema that it works in, in each of its databases."""
+    privileges: Sequence[str] = ("CREATE", "USAGE")
+    """What it may do in the schema. Since PostgreSQL 15 only the database's owner may create in
+    `public`, and PGO leaves every database to `postgres`; a client that only reads needs USAGE."""
+
+    @property
+    def logins(self) -> list[str]:
+        """The roles that exist for this user, the one that owns its objects first."""
+        return [self.name] if self.rotation == 1 else [self.name, f"{self.name}-b"]
+
+    @property
+    def login(self) -> str:
+        """The role that clients log in as."""
+        return self.logins[(self.rotation - 1) % 2]
+
+    def password_number(self, login: str) -> int:
+        """The rotation that a login's password stems from: this one, or the one before."""
+        return self.rotation if login == self.login else self.rotation - 1
 
 
 @dataclass(frozen=True)
 class DatabaseEndpoint:
-    """Where a client finds the database, and as whom."""
+    """Where one user's clients find the database, and as whom they log in."""
 
     host: pulumi.Output[str]
     port: int
     database: str
+    """The first of the user's databases."""
+    role: str
+    """Clients work as this role (`SET ROLE`), whichever login they use, so that all objects have
+    one owner. libpq does so with `PGOPTIONS="-c role=<role>"`."""
     delivery: Delivery
-    """`user` and `password`, for the namespace of the client."""
-    usable: Sequence[pulumi.Resource]
-    """What a client depends on: the user can log in and may create its tables."""
+    """The login, for the consumer's namespace: USER_KEY and PASSWORD_KEY."""
+    ready: Sequence[pulumi.Resource]
+    """What a client depends on: the database is complete, and the user may create its tables."""
 
 
 @dataclass(frozen=True)
 class PostgresArgs:
+    """What a Postgres is made of."""
+
     namespace: pulumi.Input[str]
-    operator: Sequence[pulumi.Resource]
-    """PGO, when this program installs it: it must outlive the cluster, whose finalizer it removes."""
+    """Where the cluster runs."""
+    access: ClusterAccess
+    """For the waits: the same cluster as the Kubernetes provider's."""
+    users: Sequence[DatabaseUser]
+    """The users, each with its own password and grant. The superuser is not one of them."""
     settings: PostgresSettings
+    """Sizes and backups of the environment."""
     images: Images
-    rotation: RotationSettings
-    provider_host: str
-    """Where the provider of this program reaches the primary."""
-    provider_port: int
-    protect: bool
+    """Images that replace those of PGO's chart."""
+    provider_host: pulumi.Input[str]
+    """Where this program reaches the primary: a forward's end, or a direct address."""
+    provider_port: pulumi.Input[int]
+    """TCP port of the same."""
+    operator: Sequence[pulumi.Resource] = ()
+    """PGO, where this program installs it: it must outlive the cluster, whose finalizer it removes.
+    Empty where PGO is there already."""
+    superuser_rotation: int = 1
+    """Raise it by one for a new password of `postgres`, which only this program uses."""
+    protect: bool = False
+    """Refuse to delete the cluster, and its data with it."""
 
 
 class Postgres(pulumi.ComponentResource):
-    """A usable database: the cluster runs, both users can log in, and `shlink` may create its tables."""
+    """A complete database: every instance runs, backups have a place, every user can log in."""
 
-    endpoint: DatabaseEndpoint
-    """The application's access."""
+    endpoints: Mapping[str, DatabaseEndpoint]
+    """Each user's access, by its name."""
 
     def __init__(
         self, name: str, args: PostgresArgs, opts: pulumi.ResourceOptions | None = None
     ) -> None:
         super().__init__("shlink:postgres:Postgres", name, None, opts)
-        settings = args.settings
+        self._name = name
+        self._args = args
         child = pulumi.ResourceOptions(parent=self)
+        superuser_password = password(f"{name}-superuser", args.superuser_rotation, child)
+        secrets = [self._user_secret(SUPERUSER, superuser_password, args.superuser_rotation)]
+        passwords: dict[str, pulumi.Output[str]] = {}
+        for user in args.users:
+            for login in user.logins:
+                number = user.password_number(login)
+                passwords[login] = password(f"{name}-user-{user.name}", number, child)
+                secrets.append(self._user_secret(login, passwords[login], number))
 
-        user_password = password(
-            f"{name}-user", args.rotation.database, pulumi.ResourceOptions(parent=self)
-        )
-        superuser_password = password(
-            f"{name}-superuser", args.rotation.superuser, pulumi.ResourceOptions(parent=self)
-        )
-        # PGO adopts a Secret of this name and these labels that is there before the cluster, and sets its password in PostgreSQL.
-        secrets = [
-            self._user_secret(f"{name}-{role}", args.namespace, role, secret, rotation, child)
-            for role, secret, rotation in (
-                (USER, user_password, args.rotation.database),
-                (SUPERUSER, superuser_password, args.rotation.superuser),
+        cluster = self._cluster(secrets, self._backups(child))
+        complete = self._gate(cluster)
+        inside = self._inside(cluster, superuser_password)
+        rights = self._rights(inside)
+        endpoints: dict[str, DatabaseEndpoint] = {}
+        for user in args.users:
+            endpoints[user.name] = DatabaseEndpoint(
+                host=pulumi.Output.concat(CLUSTER, "-primary.", args.namespace, ".svc"),
+                port=ports.POSTGRES,
+                database=user.databases[0],
+                role=user.name,
+                delivery=_delivery(user, passwords[user.login]),
+                ready=[complete, *rights[user.name]],
             )
-        ]
-        pgbackrest = self._backups(name, args, child)
-        cluster = PostgresCluster(
-            name,
+        self.endpoints = endpoints
+        self.register_outputs({"hosts": {key: item.host for key, item in endpoints.items()}})
+
+    def _cluster(
+        self, secrets: Sequence[pulumi.Resource], pgbackrest: PgBackRest
+    ) -> PostgresCluster:
+        args = self._args
+        return PostgresCluster(
+            self._name,
             metadata=meta.v1.ObjectMetaArgs(
                 name=CLUSTER,
                 namespace=args.namespace,
                 annotations={
-                    # No condition says Ready (PGO's status has none). usersRevision is written once the users and their passwords
-                    # are in the database; readyReplicas counts pods that answer.
-                    "pulumi.com/waitFor": json.dumps(
-                        [
-                            "jsonpath={.status.usersRevision}",
-                            f'jsonpath={{.status.instances[?(@.name=="{INSTANCE_SET}")].readyReplicas}}={settings.instances}',
-                        ]
-                    ),
-                    "pulumi.com/timeoutSeconds": "1200",
+                    # Enough for what is done inside PostgreSQL: PGO writes it once the users and
+                    # their passwords are in the database. What clients need is the gate's to see.
+                    "pulumi.com/waitFor": json.dumps(["jsonpath={.status.usersRevision}"]),
+                    "pulumi.com/timeoutSeconds": str(_CREATE_SECONDS),
                 },
             ),
-            spec=_cluster_spec(settings, args.images, pgbackrest),
+            spec=_cluster_spec(args, pgbackrest),
             opts=pulumi.ResourceOptions(
-                parent=self,
-                depends_on=[*secrets, *args.operator],
-                protect=args.protect,
+                parent=self, depends_on=[*secrets, *args.operator], protect=args.protect
             ),
         )
 
+    def _gate(self, cluster: PostgresCluster) -> pulumi.Resource:
+        """A resource that exists once the cluster is complete in its present generation.
+
+        It changes with each generation, so an update waits as the first `up` does.
+        """
+        target = WaitTarget(
+            resource=f"postgresclusters.{_LABEL}",
+            namespace=self._args.namespace,
+            name=CLUSTER,
+            not_ready=steadily(incomplete),
+            timeout=_CREATE_SECONDS,
+        )
+        wait = wait_hook(f"{self._name}-complete", self._args.access, [target])
+        hooks = pulumi.ResourceHookBinding(before_create=[wait], before_update=[wait])
+        opts = pulumi.ResourceOptions(parent=self, depends_on=[cluster], hooks=hooks)
+        generation = cluster.metadata.apply(_generation)
+        return pulumi.Stash(f"{self._name}-complete", input=generation, opts=opts)
+
+    def _inside(
+        self, cluster: PostgresCluster, superuser_password: pulumi.Output[str]
+    ) -> pulumi.ResourceOptions:
+        """Options of what lives inside PostgreSQL."""
+        args = self._args
         # Connects when something inside PostgreSQL changes, not before; a preview opens no connection.
         provider = postgresql.Provider(
-            name,
+            self._name,
             host=args.provider_host,
             port=args.provider_port,
             username=SUPERUSER,
             password=superuser_password,
-            database=DATABASE,
+            database=args.users[0].databases[0],
             # PGO's pg_hba.conf has nothing but hostssl lines.
             sslmode="require",
             # Saves the provider a connection for asking.
-            expected_version=f"{settings.version}.0.0",
+            expected_version=f"{args.settings.version}.0.0",
             connect_timeout=30,
             opts=pulumi.ResourceOptions(parent=self, depends_on=[cluster]),
         )
-        # The guide's `GRANT ... ON SCHEMA public`: since PostgreSQL 15 nobody but the owner may create in `public`, and PGO leaves
-        # the database to `postgres`. deleted_with: the grant goes with the cluster, so destroy needs no connection.
-        grant = postgresql.Grant(
-            f"{name}-public-schema",
-            database=DATABASE,
-            role=USER,
-            schema="public",
-            object_type="schema",
-            privileges=["CREATE", "USAGE"],
-            opts=pulumi.ResourceOptions(
-                parent=self, provider=provider, depends_on=[cluster], deleted_with=cluster
-            ),
+        retry = pulumi.ErrorHook(f"{self._name}-retry", _retry)
+        return pulumi.ResourceOptions(
+            parent=self,
+            provider=provider,
+            depends_on=[cluster],
+            # They go with the cluster, so a destroy needs no connection.
+            deleted_with=cluster,
+            hooks=pulumi.ResourceHookBinding(on_error=[retry]),
         )
 
-        self.endpoint = DatabaseEndpoint(
-            host=pulumi.Output.concat(CLUSTER, "-primary.", args.namespace, ".svc"),
-            port=5432,
-            database=DATABASE,
-            delivery=Delivery(
-                name="postgres-credentials",
-                secret="shlink-db-pguser-shlink",  # noqa: S106 -- a name
-                path="postgres/shlink",
-                values={"user": pulumi.Output.from_input(USER), "password": user_password},
-            ),
-            usable=[cluster, grant],
-        )
-        self.register_outputs({"host": self.endpoint.host})
+    def _rights(self, inside: pulumi.ResourceOptions) -> Mapping[str, list[pulumi.Resource]]:
+        """Each user's schema privileges, and the membership of its second login."""
+        rights: dict[str, list[pulumi.Resource]] = {user.name: [] for user in self._args.users}
+        previous: list[pulumi.Resource] = []
+        for user in self._args.users:
+            for database in user.databases:
+                grant = postgresql.Grant(
+                    _grant_name(self._name, user, database),
+                    database=database,
+                    role=user.name,
+                    schema=user.schema,
+                    object_type="schema",
+                    privileges=list(user.privileges),
+                    opts=pulumi.ResourceOptions.merge(
+                        inside, pulumi.ResourceOptions(depends_on=previous)
+                    ),
+                )
+                rights[user.name].append(grant)
+                # Two grants on one schema at the same moment: "tuple concurrently updated".
+                previous = [grant]
+            for login in user.logins[1:]:
+                membership = postgresql.GrantRole(
+                    f"{self._name}-{login}", role=login, grant_role=user.name, opts=inside
+                )
+                rights[user.name].append(membership)
+        return rights
 
-    def _user_secret(  # noqa: PLR0917 -- to become a list of users
-        self,
-        name: str,
-        namespace: pulumi.Input[str],
-        role: str,
-        secret: pulumi.Output[str],
-        rotation: int,
-        opts: pulumi.ResourceOptions,
-    ) -> core.v1.Secret:
-        salt = random.RandomBytes(
-            f"{name}-salt-{rotation}", length=16, opts=pulumi.ResourceOptions(parent=self)
-        )
-        # PGO never compares the two: a changed password reaches the database only with the verifier that belongs to it.
+    def _user_secret(
+        self, login: str, secret: pulumi.Output[str], number: int
+    ) -> pulumi.Resource:
+        """The Secret of a login, which PGO adopts: it sets this password in PostgreSQL.
+
+        PGO looks for it by name and labels before it makes one of its own. It never compares
+        password and verifier, so they change together.
+        """
+        name = f"{self._name}-{login}"
+        child = pulumi.ResourceOptions(parent=self)
+        salt = random.RandomBytes(f"{name}-salt-{number}", length=16, opts=child)
         verifier = pulumi.Output.all(secret, salt.base64).apply(
             lambda both: scram_verifier(both[0], base64.b64decode(both[1]))
         )
         return core.v1.Secret(
             f"{name}-pguser",
             metadata=meta.v1.ObjectMetaArgs(
-                name=f"{CLUSTER}-pguser-{role}",
-                namespace=namespace,
+                name=f"{CLUSTER}-pguser-{login}",
+                namespace=self._args.namespace,
                 labels={
                     f"{_LABEL}/cluster": CLUSTER,
                     f"{_LABEL}/role": "pguser",
-                    f"{_LABEL}/pguser": role,
+                    f"{_LABEL}/pguser": login,
                 },
-                # PGO applies the same two fields once it has adopted the Secret; a rotation must take them back.
+                # PGO applies the same two fields once it has adopted the Secret; a rotation must
+                # take them back.
                 annotations={"pulumi.com/patchForce": "true"},
             ),
             string_data={"password": secret, "verifier": pulumi.Output.secret(verifier)},
-            opts=opts,
+            opts=child,
         )
 
-    def _backups(self, name: str, args: PostgresArgs, opts: pulumi.ResourceOptions) -> PgBackRest:
+    def _backups(self, opts: pulumi.ResourceOptions) -> PgBackRest:
+        args = self._args
         backups, images = args.settings.backups, args.images
         schedules: RepositorySchedules = {
             "full": backups.full,
@@ -222,7 +328,7 @@ class Postgres(pulumi.ComponentResource):
             pgbackrest["image"] = images.pgbackrest
         if backups.s3:
             secret = core.v1.Secret(
-                f"{name}-pgbackrest-s3",
+                f"{self._name}-pgbackrest-s3",
                 metadata=meta.v1.ObjectMetaArgs(
                     name=f"{CLUSTER}-pgbackrest-s3", namespace=args.namespace
                 ),
@@ -249,9 +355,97 @@ class Postgres(pulumi.ComponentResource):
         return pgbackrest
 
 
-def _cluster_spec(
-    settings: PostgresSettings, images: Images, pgbackrest: PgBackRest
-) -> PostgresClusterSpec:
+def incomplete(item: Mapping[str, Any]) -> str | None:
+    """What a PostgresCluster still lacks in its present generation, or None.
+
+    PGO has no condition for that (6.0.3). `observedGeneration` follows a look at the whole spec;
+    an instance is up to date when its pod fits its template; a repository can be used once its
+    stanza exists; PGBackRestReplicaCreate follows the first backup, without which archiving is not
+    proven and no replica starts.
+    """
+    status = item.get("status", {})
+    if status.get("observedGeneration", 0) < item["metadata"]["generation"]:
+        return "PGO has not seen the latest change"
+    reasons = [_lacking_instances(item, status), _lacking_repositories(item, status)]
+    if not status.get("usersRevision"):
+        reasons.append("its users are not in the database yet")
+    reasons = [reason for reason in reasons if reason]
+    return "; ".join(str(reason) for reason in reasons) or None
+
+
+def _lacking_instances(item: Mapping[str, Any], status: Mapping[str, Any]) -> str | None:
+    known = {instances["name"]: instances for instances in status.get("instances", [])}
+    for instances in item["spec"]["instances"]:
+        replicas = instances.get("replicas", 1)
+        current = known.get(instances["name"], {})
+        counts = [current.get(key, 0) for key in ("replicas", "updatedReplicas", "readyReplicas")]
+        if counts != [replicas] * len(counts):
+            return (
+                f"{instances['name']}: {counts[0]} of {replicas} instances exist, "
+                f"{counts[1]} are up to date, {counts[2]} are Ready"
+            )
+    return None
+
+
+def _lacking_repositories(item: Mapping[str, Any], status: Mapping[str, Any]) -> str | None:
+    known = {
+        repository["name"]: repository
+        for repository in status.get("pgbackrest", {}).get("repos", [])
+    }
+    for repository in item["spec"]["backups"]["pgbackrest"]["repos"]:
+        if not known.get(repository["name"], {}).get("stanzaCreated"):
+            # A wrong bucket, key or endpoint is told by an Event only (UnableToCreateStanzas).
+            return (
+                f"repository {repository['name']} cannot be used: pgBackRest's stanza is not "
+                "created there; if that lasts, look at the Events for the bucket, key or endpoint"
+            )
+    conditions = {condition["type"]: condition for condition in status.get("conditions", [])}
+    if conditions.get("PGBackRestReplicaCreate", {}).get("status") != "True":
+        return "the first backup is not complete"
+    return None
+
+
+def _generation(metadata: Any) -> int:
+    """The generation of an object that the API server has stored; 0 in a preview without one."""
+    return getattr(metadata, "generation", None) or 0
+
+
+async def _retry(args: pulumi.ErrorHookArgs) -> bool:
+    """Whether to repeat what failed inside PostgreSQL.
+
+    PGO sets a password, or creates a role, some seconds after its Secret has changed, and a first
+    connection may be refused where network policies are enforced.
+    """
+    if len(args.errors) > _RETRIES:
+        return False
+    await asyncio.sleep(2)
+    return True
+
+
+def _grant_name(name: str, user: DatabaseUser, database: str) -> str:
+    if user.name == database:
+        return f"{name}-{user.schema}-schema"
+    return f"{name}-{user.name}-{database}-{user.schema}-schema"
+
+
+def _delivery(user: DatabaseUser, secret: pulumi.Output[str]) -> Delivery:
+    return Delivery(
+        name="postgres-credentials",
+        secret=f"{CLUSTER}-pguser-{user.name}",
+        path=f"postgres/{user.name}",
+        values={USER_KEY: user.login, PASSWORD_KEY: secret},
+    )
+
+
+def _cluster_spec(args: PostgresArgs, pgbackrest: PgBackRest) -> PostgresClusterSpec:
+    settings, images = args.settings, args.images
+    # `postgres` gets a password only when it is listed.
+    users: list[PostgresUser] = [{"name": SUPERUSER}]
+    for user in args.users:
+        users += [
+            {"name": login, "databases": user.databases, "options": user.options}
+            for login in user.logins
+        ]
     spec: PostgresClusterSpec = {
         "postgresVersion": settings.version,
         "instances": [
@@ -259,16 +453,13 @@ def _cluster_spec(
                 "name": INSTANCE_SET,
                 "replicas": settings.instances,
                 "resources": requirements(settings.resources),
+                # No spread of its own: PGO appends constraints over nodes and zones, and one more
+                # with a topologyKey of theirs makes its StatefulSet invalid
+                # (CrunchyData/postgres-operator#3608).
                 "dataVolumeClaimSpec": volume_claim(settings.storage),
-                # No spread of its own: PGO appends constraints over nodes and zones, and one more with
-                # a topologyKey of theirs makes its StatefulSet invalid (CrunchyData/postgres-operator#3608).
             }
         ],
-        # `postgres` gets a password only when it is listed.
-        "users": [
-            {"name": USER, "databases": [DATABASE], "options": "NOSUPERUSER"},
-            {"name": SUPERUSER},
-        ],
+        "users": users,
         "config": {"parameters": {"max_connections": settings.max_connections}},
         "backups": {"pgbackrest": pgbackrest},
     }
@@ -282,7 +473,8 @@ def _cluster_spec(
 def scram_verifier(secret: str, salt: bytes, iterations: int = 4096) -> str:
     """What PostgreSQL stores for a SCRAM-SHA-256 password: RFC 5803 in PostgreSQL's notation.
 
-    The passwords made here are ASCII, so SASLprep leaves them as they are. 4096 is PostgreSQL's own default.
+    The passwords of this program are ASCII, so SASLprep leaves them as they are. 4096 is
+    PostgreSQL's own default.
     """
     salted = hashlib.pbkdf2_hmac("sha256", secret.encode(), salt, iterations)
     stored = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()

@@ -84,6 +84,24 @@ async def _reason(api: Any, target: WaitTarget, namespace: str, name: str) -> st
     return "it does not exist yet"
 
 
+def steadily(check: ReadinessCheck, looks: int = 2) -> ReadinessCheck:
+    """Ready only after `looks` checks in a row found it so.
+
+    For an operator that reports a change as seen a moment before it has acted on it.
+    """
+    in_a_row = 0
+
+    def not_ready(item: Mapping[str, Any]) -> str | None:
+        nonlocal in_a_row
+        reason = check(item)
+        in_a_row = 0 if reason else in_a_row + 1
+        if reason is None and in_a_row < looks:
+            return "ready just now; it has to stay so"
+        return reason
+
+    return not_ready
+
+
 def replicas_ready(item: Mapping[str, Any]) -> str | None:
     """For Deployments and StatefulSets: the controller saw the latest spec, and all pods are Ready."""
     replicas, status = item["spec"]["replicas"], item.get("status", {})
