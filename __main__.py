@@ -6,7 +6,7 @@ from components import cluster, outputs, reach
 from components.external_secrets import SecretDelivery, SecretDeliveryArgs
 from components.network import POSTGRES, REDIS, SHLINK, VAULT, namespaces
 from components.operators import operators
-from components.postgres import Postgres, PostgresArgs
+from components.postgres import DatabaseUser, Postgres, PostgresArgs
 from components.redis import Redis, RedisArgs, external
 from components.settings import ExternalRedis, FailoverRedis, load
 from components.shlink import API_KEY, Shlink, ShlinkArgs, shlink_secrets
@@ -36,16 +36,21 @@ postgres = Postgres(
     "shlink-db",
     PostgresArgs(
         namespace=spaces[POSTGRES].name,
-        operator=installed.pgo,
+        access=access,
+        users=[
+            DatabaseUser(name="shlink", databases=["shlink"], rotation=settings.rotation.database)
+        ],
         settings=settings.postgres,
         images=settings.images,
-        rotation=settings.rotation,
         provider_host=forwarded.postgres_host,
         provider_port=forwarded.postgres_port,
+        operator=installed.pgo,
+        superuser_rotation=settings.rotation.superuser,
         protect=settings.protect,
     ),
     opts,
 )
+database = postgres.endpoints["shlink"]
 redis = None
 if isinstance(settings.redis, FailoverRedis):
     redis = Redis(
@@ -65,7 +70,7 @@ elif isinstance(settings.redis, ExternalRedis):
     redis = external(settings.redis)
 
 own = shlink_secrets(settings.shlink, settings.rotation.api_key, opts)
-deliveries = [postgres.endpoint.delivery, *own.deliveries]
+deliveries = [database.delivery, *own.deliveries]
 if redis is not None and redis.delivery is not None:
     deliveries.append(redis.delivery)
 delivery = SecretDelivery(
@@ -85,7 +90,7 @@ shlink = Shlink(
         namespace=spaces[SHLINK].name,
         settings=settings.shlink,
         images=settings.images,
-        database=postgres.endpoint,
+        database=database,
         redis=redis,
         own=own,
         delivered=delivery.secrets,
@@ -101,9 +106,9 @@ outputs.export(
         "vault_address": vault.address,
         "vault_mount": vault.mount,
         "vault_auth_path": vault.auth_path,
-        "database_host": postgres.endpoint.host,
-        "database_port": postgres.endpoint.port,
-        "database_name": postgres.endpoint.database,
+        "database_host": database.host,
+        "database_port": database.port,
+        "database_name": database.database,
         "redis_host": redis.host if redis else None,
         "redis_port": redis.port if redis else None,
         "redis_sentinel_service": redis.sentinel_service if redis else None,

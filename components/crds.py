@@ -26,6 +26,19 @@ class _Custom(CustomResource):
         # The base class takes any further keyword, untyped.
         super().__init__(name, api_version, kind, metadata=metadata, spec=spec, opts=opts)  # pyright: ignore[reportUnknownMemberType]
 
+    @property
+    def generation(self) -> pulumi.Output[int]:
+        """The number that the API server raises with each change of the spec.
+
+        0 where there is no API server, as in an offline preview.
+        """
+        metadata: pulumi.Output[Any] = pulumi.get(self, "metadata")  # pyright: ignore[reportUnknownMemberType] -- untyped in the SDK
+        return metadata.apply(_generation)
+
+
+def _generation(metadata: Any) -> int:
+    return int(metadata.get("generation") or 0)
+
 
 class ClaimResources(TypedDict):
     requests: Mapping[str, str]

@@ -154,7 +154,9 @@ class Postgres(pulumi.ComponentResource):
         for user in args.users:
             for login in user.logins:
                 number = user.password_number(login)
-                passwords[login] = password(f"{name}-user-{user.name}", number, child)
+                passwords[login] = password(
+                    f"{name}-user-{user.name}", number, self._password_options(user, number)
+                )
                 secrets.append(self._user_secret(login, passwords[login], number))
 
         cluster = self._cluster(secrets, self._backups(child))
@@ -173,6 +175,13 @@ class Postgres(pulumi.ComponentResource):
             )
         self.endpoints = endpoints
         self.register_outputs({"hosts": {key: item.host for key, item in endpoints.items()}})
+
+    def _password_options(self, user: DatabaseUser, number: int) -> pulumi.ResourceOptions:
+        if user is not self._args.users[0]:
+            return pulumi.ResourceOptions(parent=self)
+        # Its name while there was one user only: a new name would be a new password.
+        alias = pulumi.Alias(name=f"{self._name}-user-{number}")
+        return pulumi.ResourceOptions(parent=self, aliases=[alias])
 
     def _cluster(
         self, secrets: Sequence[pulumi.Resource], pgbackrest: PgBackRest
@@ -211,8 +220,7 @@ class Postgres(pulumi.ComponentResource):
         wait = wait_hook(f"{self._name}-complete", self._args.access, [target])
         hooks = pulumi.ResourceHookBinding(before_create=[wait], before_update=[wait])
         opts = pulumi.ResourceOptions(parent=self, depends_on=[cluster], hooks=hooks)
-        generation = cluster.metadata.apply(_generation)
-        return pulumi.Stash(f"{self._name}-complete", input=generation, opts=opts)
+        return pulumi.Stash(f"{self._name}-complete", input=cluster.generation, opts=opts)
 
     def _inside(
         self, cluster: PostgresCluster, superuser_password: pulumi.Output[str]
@@ -271,9 +279,7 @@ class Postgres(pulumi.ComponentResource):
                 rights[user.name].append(membership)
         return rights
 
-    def _user_secret(
-        self, login: str, secret: pulumi.Output[str], number: int
-    ) -> pulumi.Resource:
+    def _user_secret(self, login: str, secret: pulumi.Output[str], number: int) -> pulumi.Resource:
         """The Secret of a login, which PGO adopts: it sets this password in PostgreSQL.
 
         PGO looks for it by name and labels before it makes one of its own. It never compares
@@ -405,11 +411,6 @@ def _lacking_repositories(item: Mapping[str, Any], status: Mapping[str, Any]) ->
     return None
 
 
-def _generation(metadata: Any) -> int:
-    """The generation of an object that the API server has stored; 0 in a preview without one."""
-    return getattr(metadata, "generation", None) or 0
-
-
 async def _retry(args: pulumi.ErrorHookArgs) -> bool:
     """Whether to repeat what failed inside PostgreSQL.
 
@@ -437,15 +438,19 @@ def _delivery(user: DatabaseUser, secret: pulumi.Output[str]) -> Delivery:
     )
 
 
+def _logins(user: DatabaseUser) -> list[PostgresUser]:
+    return [
+        {"name": login, "databases": user.databases, "options": user.options}
+        for login in user.logins
+    ]
+
+
 def _cluster_spec(args: PostgresArgs, pgbackrest: PgBackRest) -> PostgresClusterSpec:
     settings, images = args.settings, args.images
     # `postgres` gets a password only when it is listed.
     users: list[PostgresUser] = [{"name": SUPERUSER}]
     for user in args.users:
-        users += [
-            {"name": login, "databases": user.databases, "options": user.options}
-            for login in user.logins
-        ]
+        users.extend(_logins(user))
     spec: PostgresClusterSpec = {
         "postgresVersion": settings.version,
         "instances": [

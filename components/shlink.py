@@ -21,7 +21,7 @@ from .pods import (
     spread,
     variables,
 )
-from .postgres import DatabaseEndpoint
+from .postgres import PASSWORD_KEY, USER_KEY, DatabaseEndpoint
 from .redis import RedisEndpoint
 from .settings import Images, Ingress, Resources, ShlinkSettings, shlink_version
 
@@ -284,7 +284,7 @@ def _migration(
             volumes=volumes,
             annotations=_versions(secrets),
         ),
-        _after(opts, secrets, args.database.usable),
+        _after(opts, secrets, args.database.ready),
     )
 
 
@@ -357,14 +357,16 @@ def _database(args: ShlinkArgs) -> list[core.v1.EnvVarArgs]:
         "DB_USE_ENCRYPTION": "true",  # PGO refuses a connection without TLS
         # Shlink 4.6.0 hands that setting to the driver where PostgreSQL's doesn't look; libpq looks here.
         "PGSSLMODE": "require",
+        # Each rotation takes another login; what they create belongs to one role.
+        "PGOPTIONS": f"-c role={args.database.role}",
         "TIMEZONE": args.settings.timezone,
         # A leading colon keeps the image's own folder of settings.
         "PHP_INI_SCAN_DIR": f":{_PHP_SETTINGS}",
     }
     return [
         *variables(plain),
-        secret_variable("DB_USER", args.database_secret.name, "user"),
-        secret_variable("DB_PASSWORD", args.database_secret.name, "password"),
+        secret_variable("DB_USER", args.database_secret.name, USER_KEY),
+        secret_variable("DB_PASSWORD", args.database_secret.name, PASSWORD_KEY),
     ]
 
 

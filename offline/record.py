@@ -34,6 +34,7 @@ _MOMENTS = (
     "after_update",
     "before_delete",
     "after_delete",
+    "on_error",
 )
 """When a resource's hooks can run."""
 
@@ -254,6 +255,9 @@ class _Callbacks:
     """The engine's side of resource hooks: registrations carry their names, nothing calls them."""
 
     def register_resource_hook(self, hook: pulumi.ResourceHook) -> None:
+        pass
+
+    def register_error_hook(self, hook: pulumi.ErrorHook) -> None:
         pass
 
 

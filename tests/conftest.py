@@ -12,7 +12,7 @@ import pulumi
 import pytest
 
 import offline.record
-from components import external_secrets, reach, redis, waits
+from components import external_secrets, postgres, reach, redis, waits
 from components.reach import Servers
 from components.settings import SettingsError, parse
 from components.waits import WaitTarget
@@ -110,6 +110,7 @@ def later() -> Later:
         )
 
     with (
+        mock.patch.object(postgres, "wait_hook", spy),
         mock.patch.object(redis, "wait_hook", spy),
         mock.patch.object(external_secrets, "wait_hook", spy),
         mock.patch.object(provider, "new_resource", answer),

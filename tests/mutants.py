@@ -53,7 +53,9 @@ MUTANTS = [
         "the grant on schema public lacks CREATE",
         [
             Change(
-                "components/postgres.py", 'privileges=["CREATE", "USAGE"]', 'privileges=["USAGE"]'
+                "components/postgres.py",
+                'privileges: Sequence[str] = ("CREATE", "USAGE")',
+                'privileges: Sequence[str] = ("USAGE",)',
             )
         ],
         ["tests/real/test_postgres.py"],
@@ -239,8 +241,8 @@ MUTANTS = [
         [
             Change(
                 "components/postgres.py",
-                "depends_on=[*secrets, args.namespace, *args.operator]",
-                "depends_on=[*secrets, args.namespace]",
+                "depends_on=[*secrets, *args.operator]",
+                "depends_on=[*secrets]",
             )
         ],
     ),
@@ -258,8 +260,44 @@ MUTANTS = [
         ["tests/real/test_pods.py", "-k", "admitted"],
     ),
     Mutant(
+        "the database counts as complete without a first backup",
+        [
+            Change(
+                "components/postgres.py",
+                'get("PGBackRestReplicaCreate", {}).get("status") != "True"',
+                'get("PGBackRestReplicaCreate", {}).get("status") == "False"',
+            )
+        ],
+    ),
+    Mutant(
+        "a rotation changes the password of the login that is in use",
+        [
+            Change(
+                "components/postgres.py",
+                "return self.logins[(self.rotation - 1) % 2]",
+                "return self.name",
+            )
+        ],
+    ),
+    Mutant(
+        "the second login is no member of the role that owns the tables",
+        [
+            Change(
+                "components/postgres.py",
+                "rights[user.name].append(membership)",
+                "del membership",
+            )
+        ],
+    ),
+    Mutant(
         "the migration does not wait for the grant",
-        [Change("components/postgres.py", "usable=[cluster, grant]", "usable=[cluster]")],
+        [
+            Change(
+                "components/postgres.py",
+                "ready=[complete, *rights[user.name]]",
+                "ready=[complete]",
+            )
+        ],
         ["tests/real/test_postgres.py", "-k", "between"],
     ),
     Mutant(
@@ -267,8 +305,8 @@ MUTANTS = [
         [
             Change(
                 "components/postgres.py",
-                "depends_on=[cluster], deleted_with=cluster",
-                "depends_on=[cluster]",
+                "            deleted_with=cluster,\n",
+                "",
             )
         ],
         ["tests/real/test_postgres.py", "-k", "between"],
@@ -279,7 +317,7 @@ MUTANTS = [
             Change(
                 "components/postgres.py",
                 "        # Connects when something inside",
-                '        core.v1.Secret.get(f"{name}-read", f"{POSTGRES}/{CLUSTER}-pguser-{USER}", opts=child)\n'
+                '        core.v1.Secret.get("read", f"{POSTGRES}/{CLUSTER}-pguser-{SUPERUSER}")\n'
                 "        # Connects when something inside",
             )
         ],

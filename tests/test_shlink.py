@@ -116,6 +116,7 @@ def test_the_database_is_reached_over_tls_with_what_was_delivered(
         "DB_PASSWORD": ("shlink-db-pguser-shlink", "password"),
         "DB_USE_ENCRYPTION": "true",
         "PGSSLMODE": "require",
+        "PGOPTIONS": "-c role=shlink",
     }
 
 

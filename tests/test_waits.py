@@ -10,7 +10,7 @@ from unittest import mock
 import pytest
 
 from components.cluster import ClusterAccess
-from components.waits import WaitTarget, replicas_ready, synced, until_ready, wait_hook
+from components.waits import WaitTarget, replicas_ready, steadily, synced, until_ready, wait_hook
 
 Answer = Mapping[str, Any] | Exception | None
 
@@ -177,3 +177,10 @@ def external(
 )
 def test_when_a_secret_is_synced(item: Mapping[str, Any], missing: str | None) -> None:
     assert synced(item) == missing
+
+
+def test_ready_for_a_moment_is_not_ready_steadily() -> None:
+    """PGO reports a generation as seen just before it replaces the first pod."""
+    looks = iter([None, "1 of 2 pods", None, None])
+    check = steadily(lambda _: next(looks))
+    assert [check({}) is None for _ in range(4)] == [False, False, False, True]

@@ -270,3 +270,42 @@ def test_the_grant_comes_between_cluster_and_migration_and_goes_with_the_cluster
     assert cluster.urn in recording.waits_for(grant)
     assert grant.urn in recording.waits_for(recording.one("Job", "shlink-migration"))
     assert grant.deleted_with == cluster.urn
+
+
+def test_a_rotated_login_creates_what_the_login_before_may_change(
+    server: PostgresServer, shlink: psycopg.Connection[Any]
+) -> None:
+    """Both logins are valid while the pods roll, and a migration may run as either."""
+    recording = configurations.recording("database-rotated")
+    (membership,) = [plain(item.inputs) for item in recording.of_kind("GrantRole")]
+    secret = plain(recording.one("Secret", "shlink-db-shlink-b-pguser").inputs)["stringData"]
+    with psycopg.connect(server.dsn(), dbname="shlink", autocommit=True) as admin:
+        login, owner = (
+            sql.Identifier(membership["role"]),
+            sql.Identifier(membership["grantRole"]),
+        )
+        verifier = sql.Literal(secret["verifier"])
+        admin.execute(
+            sql.SQL("CREATE ROLE {} LOGIN NOSUPERUSER PASSWORD {}").format(login, verifier)
+        )
+        admin.execute(sql.SQL("GRANT {} TO {}").format(owner, login))
+        admin.execute("GRANT CREATE, USAGE ON SCHEMA public TO shlink")
+    deployment = plain(recording.one("Deployment", "shlink").inputs)
+    variables = deployment["spec"]["template"]["spec"]["containers"][0]["env"]
+    (options,) = [item["value"] for item in variables if item["name"] == "PGOPTIONS"]
+    with psycopg.connect(
+        server.dsn(),
+        dbname="shlink",
+        user=membership["role"],
+        password=secret["password"],
+        options=options,
+        autocommit=True,
+    ) as rotated:
+        rotated.execute("CREATE TABLE of_the_rotated_login (id int)")
+        shlink.execute("ALTER TABLE of_the_rotated_login ADD name text")
+        shlink.execute("CREATE TABLE of_the_login_before (id int)")
+        rotated.execute("ALTER TABLE of_the_login_before ADD name text")
+        rows = rotated.execute(
+            "SELECT DISTINCT tableowner FROM pg_tables WHERE tablename LIKE 'of_the_%'"
+        ).fetchall()
+    assert rows == [("shlink",)]
