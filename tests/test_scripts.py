@@ -7,18 +7,15 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from offline.record import ROOT
-from scripts import preview_diff, short_url
+from scripts import preview_diff
 
-KEY = "pabc"
 MakeCommand = Callable[[str, str], None]
 
 
@@ -297,103 +294,6 @@ esac
         assert "POST" not in log
 
 
-class Shlink(BaseHTTPRequestHandler):
-    """As much of Shlink as a short URL needs."""
-
-    location = "https://example.com/a-long-address"
-
-    def answer(self, status: int, body: object = None, location: str | None = None) -> None:
-        self.send_response(status)
-        if location:
-            self.send_header("Location", location)
-        self.end_headers()
-        self.wfile.write(json.dumps(body).encode())
-
-    def do_GET(self) -> None:
-        if self.path == "/s/rest/health":
-            return self.answer(200, {"status": "pass"})
-        if self.path == "/s/abc12":
-            return self.answer(302, location=self.location)
-        return self.answer(200 if self.headers.get("X-Api-Key") == KEY else 401)
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if (
-            self.headers.get("X-Api-Key") != KEY
-            or self.path != "/s/rest/v3/short-urls"
-            or "longUrl" not in body
-        ):
-            return self.answer(401, {"detail": "no"})
-        return self.answer(200, {"shortCode": "abc12"})
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 -- the base class's name
-        pass
-
-
-@pytest.fixture
-def server() -> Iterator[ThreadingHTTPServer]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Shlink) as found:
-        thread = threading.Thread(target=found.serve_forever)
-        thread.start()
-        yield found
-        found.shutdown()
-        thread.join()
-
-
-class TestShortUrl:
-    """Creating a short URL and following it."""
-
-    def test_made_and_followed_through_the_outputs(
-        self, server: ThreadingHTTPServer, commands: tuple[MakeCommand, dict[str, str]]
-    ) -> None:
-        make, environment = commands
-        outputs = {
-            "internal_url": "http://shlink.links.svc.cluster.local:8080/s",
-            "api_key": {"namespace": "links", "secret": "the-secret", "key": "api.key"},
-        }
-        make(
-            "pulumi", f"case $* in *output*) echo '{json.dumps(outputs)}' ;; *) echo kind-x ;; esac"
-        )
-        make(
-            "kubectl",
-            f'case $* in *port-forward*) echo "Forwarding from 127.0.0.1:{server.server_port} ->"; exec sleep 60 ;; esac; echo cGFiYw==',
-        )
-        done = run(
-            [sys.executable, str(ROOT / "scripts/short_url.py"), "dev"], environment, timeout=30
-        )
-        assert done.returncode == 0, done.stderr
-        assert "/abc12 was created" in done.stdout
-        log = Path(environment["LOG"]).read_text()
-        assert (
-            "kubectl --context kind-x -n links get secret the-secret -o jsonpath={.data.api\\.key}"
-            in log
-        )
-        assert "kubectl --context kind-x -n links port-forward service/shlink :8080" in log
-        assert KEY not in done.stdout + done.stderr + log
-
-    def test_a_failing_command_is_named(self, commands: tuple[MakeCommand, dict[str, str]]) -> None:
-        make, environment = commands
-        make("pulumi", "echo 'no stack named dev' >&2; exit 1")
-        done = run([sys.executable, str(ROOT / "scripts/short_url.py"), "dev"], environment)
-        assert done.returncode == 1
-        assert done.stderr == "error: pulumi stack output --json --stack dev: no stack named dev\n"
-
-    def test_a_refused_key(self, server: ThreadingHTTPServer) -> None:
-        with pytest.raises(short_url.WrongError, match="creating a short URL: 401"):
-            short_url.create_and_follow(server.server_port, "/s", "another", Shlink.location)
-
-    def test_a_link_that_leads_elsewhere(self, server: ThreadingHTTPServer) -> None:
-        with pytest.raises(
-            short_url.WrongError,
-            match=r"should lead to https://example\.org, but: 302 https://example\.com",
-        ):
-            short_url.create_and_follow(server.server_port, "/s", KEY, "https://example.org")
-
-    def test_patience_ends(self) -> None:
-        with pytest.raises(short_url.WrongError, match="/rest/health: 0"):
-            short_url.healthy(1, "", patience=0)
-
-
 class TestEndToEnd:
     """The order of the steps, with stand-ins for every command."""
 
@@ -401,9 +301,8 @@ class TestEndToEnd:
         self, tmp_path: Path, commands: tuple[MakeCommand, dict[str, str]]
     ) -> tuple[subprocess.CompletedProcess[str], list[str]]:
         make, environment = commands
-        folder = files(
-            tmp_path / "checkout", {"Pulumi.dev.yaml": "config: {}\n", "scripts/short_url.py": ""}
-        )
+        folder = files(tmp_path / "checkout", {"Pulumi.dev.yaml": "config: {}\n"})
+        (folder / "scripts").mkdir()
         (folder / "scripts" / "e2e").write_bytes((ROOT / "scripts/e2e").read_bytes())
         make(
             "pulumi",
@@ -426,6 +325,8 @@ class TestEndToEnd:
         wanted = [
             "pulumi stack init dev",
             "make up STACK=dev",
+            "make smoke STACK=dev",
+            "make doctor STACK=dev",
             "pulumi up --stack dev --expect-no-changes",
             "make destroy STACK=dev",
         ]
