@@ -114,7 +114,8 @@ def test_a_stack_is_never_updated_twice_at_once_and_prod_comes_after_dev() -> No
         assert job["environment"] == stack
         assert job["concurrency"] == {"group": f"stack-{stack}", "cancel-in-progress": False}
         assert [step["run"] for step in job["steps"] if "run" in step] == [
-            f"scripts/with_kubeconfig make up STACK={stack}"
+            f"scripts/with_kubeconfig make up STACK={stack}",
+            f"scripts/with_kubeconfig make smoke doctor STACK={stack}",
         ]
     assert jobs["prod"]["needs"] == "dev"
     assert WORKFLOWS["preview-live"][ON]["workflow_dispatch"]["inputs"]["stack"][
