@@ -1,17 +1,34 @@
-"""From configuration to models: how Pulumi hands values over, and what a person reads when they can't be used."""
+"""From configuration to models: how Pulumi hands values over, and what a person reads when they can't be used.
 
-import contextlib
+Every fault is one line: the key as it is written in the file, the value unless it may be secret, what is allowed.
+"""
+
 import difflib
 import json
-from typing import Any, TypeVar, cast
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
 
 import pulumi
+from pulumi.runtime import config as runtime_config
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from .setting_types import Model
+from . import stack_file
+from .setting_types import EXPECTED, Model, Refused
 
-ModelT = TypeVar("ModelT", bound=Model)
+_ROOT = Path(__file__).parent.parent
+_CUT = 60
+"""Characters of a value that a message shows."""
+_PROVIDERS = ("vault", "postgresql", "random", "tls")
+"""Configured by this program: a key of theirs would do nothing."""
+_SAYS_WHAT = re.compile(
+    r"such as|as in|; write|allowed:|the setting is|did you mean|by this program"
+)
+"""A sentence that needs no limits after it."""
+_ENCRYPTABLE = re.compile(r"kubernetes:.*|shlink:(vault|postgres)\.address")
+"""Not secret by its type, but used in plain text only where Pulumi keeps it encrypted."""
 
 
 class SettingsError(pulumi.RunError):
@@ -20,113 +37,378 @@ class SettingsError(pulumi.RunError):
     A `RunError`, so that Pulumi prints the message without a traceback.
     """
 
+    def __init__(self, faults: list[str]) -> None:
+        lines = [f"  {fault}" for fault in dict.fromkeys(faults)]
+        super().__init__("\n".join(["this stack's configuration can't be used:", *lines]))
+
+
+def of_this_run() -> tuple[dict[str, Any], frozenset[str]]:
+    """The running stack's values as Pulumi hands them over, and what of them is encrypted, as exactly as is known.
+
+    Pulumi names only the keys with something encrypted below them; the stack's file says what. Raises SettingsError: the file
+    says something that the engine ignores.
+    """
+    values = runtime_config.CONFIG.get() or runtime_config.get_config_env()
+    secret_keys = frozenset(key for key in values if runtime_config.is_config_secret(key))
+    path = _ROOT / f"Pulumi.{pulumi.get_stack()}.yaml"
+    try:
+        file = stack_file.read(path)
+    except stack_file.StackFileError:
+        return values, secret_keys
+    if not _is_of(
+        file, values
+    ):  # another file is in use (--config-file), or another program's test
+        return values, secret_keys
+    if file.faults:
+        raise SettingsError(file.faults)
+    return values, file.encrypted | {
+        key for key in secret_keys if not stack_file.paths_below(key, file.encrypted)
+    }
+
+
+def _is_of(file: stack_file.StackFile, values: Mapping[str, Any]) -> bool:
+    """Whether these values come from this file, as far as it is readable."""
+    return set(file.values) <= set(values) and all(
+        opened(values[key]) == opened(value)
+        for key, value in file.values.items()
+        if not stack_file.paths_below(key, file.encrypted)
+    )
+
+
+def validated(
+    models: Mapping[str, type[Model]], values: Mapping[str, Any], secrets: frozenset[str]
+) -> tuple[Model, ...]:
+    """One instance for each group of keys. Raises SettingsError with every fault."""
+    groups: dict[str, dict[str, Any]] = {name: {} for name in models}
+    faults: list[str] = []
+    for key, value in values.items():
+        group, _, name = key.partition(":")
+        if group not in groups:
+            faults += _foreign(key, models)
+        elif (
+            group == "kubernetes"
+        ):  # its values are text; a kubeconfig's contents may look like an object
+            groups[group][name] = value
+        else:
+            groups[group][name] = opened(value)
+    faults += _without_context(groups)
+    instances: list[Model] = []
+    for name, model in models.items():
+        reader = _Explainer(model, name, secrets)
+        faults += reader.misplaced_secrets()
+        try:
+            instances.append(
+                model.model_validate(
+                    reader.with_stand_ins(groups[name]), by_alias=True, by_name=False
+                )
+            )
+        except ValidationError as error:
+            faults += [reader.explain(fault) for fault in error.errors(include_url=False)]
+        except RecursionError:
+            faults.append(f"{name}: is nested too deeply")
+    faults += _left_to_change(values)
+    if faults:
+        raise SettingsError(faults)
+    return tuple(instances)
+
 
 def opened(value: Any) -> Any:
     """Pulumi hands over objects and lists as JSON text."""
     if isinstance(value, str) and value.startswith(("{", "[")):
-        with contextlib.suppress(json.JSONDecodeError):
+        try:
             return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
     return value
 
 
-def validate(
-    model: type[ModelT],
-    group: str,
-    values: dict[str, Any],
-    secret_keys: frozenset[str],
-    faults: list[str],
-) -> ModelT | None:
-    try:
-        return model.model_validate(values, by_alias=True, by_name=False)
-    except ValidationError as error:
-        schema = model.model_json_schema()
-        faults.extend(
-            _explain(schema, group, fault, secret_keys) for fault in error.errors(include_url=False)
-        )
-        return None
+def _without_context(groups: dict[str, dict[str, Any]]) -> list[str]:
+    cluster = groups["kubernetes"]
+    if cluster.get("context") not in (None, ""):
+        return []
+    cluster["context"] = "missing"
+    fault = (
+        "kubernetes:context: is missing; name the context of this stack's cluster (kubectl config get-contexts), "
+        "so that no run can reach another one: pulumi config set kubernetes:context NAME"
+    )
+    return [fault]
 
 
-def _explain(
-    schema: dict[str, Any], group: str, fault: ErrorDetails, secret_keys: frozenset[str]
-) -> str:
-    """One line for a person: the key as written in the file, its value, what is wrong and what is allowed."""
-    node, path = _resolve(schema, schema), list[str]()
-    for part in fault["loc"]:
-        branches = node.get("discriminator", {}).get("mapping", {})
-        if (
-            part in branches
-        ):  # pydantic names the chosen branch of a union; the file has no such level
-            node = _resolve(schema, {"$ref": branches[part]})
-            continue
-        if fault["type"] == "extra_forbidden" and part == fault["loc"][-1]:
-            known = sorted(node.get("properties", {}))
-            near = difflib.get_close_matches(str(part), known, n=1)
-            hint = f"did you mean `{near[0]}`? " if near else ""
-            return f"{group}:{'.'.join([*path, str(part)])}: is not a setting; {hint}allowed: {', '.join(known)}"
-        path.append(str(part))
-        child = (
-            node.get("items", {})
-            if isinstance(part, int)
-            else node.get("properties", {}).get(part, node.get("additionalProperties", {}))
+def _foreign(key: str, models: Mapping[str, type[Model]]) -> list[str]:
+    """What is wrong with a key of another group; keys of other programs are theirs."""
+    group = key.partition(":")[0]
+    if group in _PROVIDERS:
+        names = _properties(models["shlink"])
+        see = f"; see `shlink:{group}`" if group in names else ""
+        return [f"{_cut(key)}: has no effect, this program configures that provider itself{see}"]
+    if group in _properties(models["shlink"]):
+        return [f"{_cut(key)}: belongs to `shlink:{group}`; here it has no effect"]
+    near = difflib.get_close_matches(group.lower(), models, n=1, cutoff=0.75)
+    if near:
+        return [f"{_cut(key)}: would be ignored; did you mean `{near[0]}:{key.partition(':')[2]}`?"]
+    return []
+
+
+def _left_to_change(values: Mapping[str, Any]) -> list[str]:
+    """Placeholders in a file that is otherwise in use."""
+    mark = "CHANGE-ME"
+    if mark in str(values.get("kubernetes:context", "")):
+        return []  # nothing can be reached yet, and the offline preview shows what would be
+    return [
+        f"{_cut(key)}: still has {mark} in it; set it, or remove it"
+        for key, value in values.items()
+        if mark in str(value) and key.partition(":")[0] in ("shlink", "kubernetes")
+    ]
+
+
+def _properties(model: type[Model]) -> list[str]:
+    return sorted(field.alias or name for name, field in model.model_fields.items())
+
+
+class _Explainer:
+    """Says in words what pydantic found in one group."""
+
+    def __init__(self, model: type[Model], group: str, secrets: frozenset[str]) -> None:
+        self.schema = model.model_json_schema()
+        self.group = group
+        self.secrets = secrets
+
+    def misplaced_secrets(self) -> list[str]:
+        """What is encrypted in the file, although it must be in plain text in the cluster."""
+        faults: list[str] = []
+        for path in sorted(self.secrets):
+            group, _, rest = path.partition(":")
+            if group != self.group or "." not in rest or _ENCRYPTABLE.fullmatch(path):
+                continue
+            node = self._at(rest.split("."))
+            if rest.startswith("app.environment."):
+                name = rest.removeprefix("app.environment.")
+                faults.append(
+                    f"{path}: is encrypted here, but would be in plain text in the Deployment; set it with "
+                    f"pulumi config set --secret --path 'shlink:app.secretEnvironment.{name}', and remove it here"
+                )
+            elif node and not node.get("writeOnly") and "properties" not in node:
+                faults.append(
+                    f"{path}: is encrypted, but is no secret here: objects in the cluster have it in plain text; "
+                    f"set it without --secret: pulumi config set --path '{path}' VALUE"
+                )
+        return faults
+
+    def with_stand_ins(self, values: dict[str, Any]) -> dict[str, Any]:
+        """The values, where the offline preview can't decrypt one with an example of what it may be."""
+
+        def replaced(value: Any, path: list[str]) -> Any:
+            if isinstance(value, dict):
+                items = cast("dict[str, Any]", value)
+                return {key: replaced(item, [*path, key]) for key, item in items.items()}
+            if isinstance(value, list):
+                entries = cast("list[Any]", value)
+                return [replaced(item, [*path, str(at)]) for at, item in enumerate(entries)]
+            key = f"{self.group}:{'.'.join(path)}"
+            if value != stack_file.PLACEHOLDER or not self._hidden(key):
+                return value
+            node = self._at(path)
+            known = [*node.get("examples", []), *node.get("enum", []), node.get("minimum")]
+            return known[0] if known[0] is not None else value
+
+        try:
+            return {key: replaced(value, [key]) for key, value in values.items()}
+        except RecursionError:
+            return values
+
+    def _at(self, path: list[str]) -> dict[str, Any]:
+        """The schema of what is at a path; empty if there is nothing of that name."""
+        node = _resolve(self.schema, self.schema)
+        for part in path:
+            node = self._below(node, int(part) if part.isdecimal() else part)
+        return node
+
+    def _below(self, node: dict[str, Any], part: int | str) -> dict[str, Any]:
+        if isinstance(part, int):
+            return _resolve(self.schema, node.get("items", {}))
+        for branch in _branches(self.schema, node):
+            if part in branch.get("properties", {}):
+                return _resolve(self.schema, branch["properties"][part])
+        return _resolve(self.schema, node.get("additionalProperties", {}))
+
+    def explain(self, fault: ErrorDetails) -> str:
+        """One line for a person: the key as written in the file, its value, what is wrong and what is allowed."""
+        node, path, of_key = self._place(fault)
+        kind, value = fault["type"], fault["input"]
+        refused = isinstance(value, Refused)
+        key = f"{self.group}:{'.'.join(path)}"
+        if kind == "extra_forbidden":
+            return self._unknown(node, path)
+        if kind == "missing":
+            return f"{key}: is missing; {_allowed(node)}"
+        problem = value.reason if refused else _problem(fault, node)
+        value = value.value if refused else value
+        if of_key:
+            limits = "" if _SAYS_WHAT.search(problem) else _allowed(self._names(path[:-1]))
+            return _line(f"{key}: {problem}", limits)
+        if isinstance(value, Model) or (kind == "value_error" and isinstance(value, dict)):
+            # A rule within a group, or between groups: it names its keys itself.
+            return f"{key.rstrip(':')}{'.' if path else ':'}{problem}"
+        if isinstance(value, dict | list) or "properties" in node:
+            return _line(f"{key}: {problem}", _allowed(node))
+        limits = "" if _SAYS_WHAT.search(problem) else _allowed(node)
+        return _line(f"{key}: {self._shown(key, node, value)} {problem}", limits)
+
+    def _place(self, fault: ErrorDetails) -> tuple[dict[str, Any], list[str], bool]:
+        """The schema and the path of what a fault is about, and whether that is a map's key."""
+        node, path = _resolve(self.schema, self.schema), list[str]()
+        for part in fault["loc"]:
+            branches = node.get("discriminator", {}).get("mapping", {})
+            if part in branches:  # the chosen branch of a union; the file has no such level
+                node = _resolve(self.schema, {"$ref": branches[part]})
+            elif part == "[key]":
+                return node, path, True
+            elif fault["type"] == "extra_forbidden" and part is fault["loc"][-1]:
+                path.append(str(part))
+            else:
+                path.append(_cut(str(part)))
+                node = self._below(node, part)
+        return node, path, False
+
+    def _names(self, path: list[str]) -> dict[str, Any]:
+        return self._at(path).get("propertyNames", {})
+
+    def _unknown(self, node: dict[str, Any], path: list[str]) -> str:
+        name, known = path[-1], sorted(node.get("properties", {}))
+        key = f"{self.group}:{'.'.join([*path[:-1], _cut(name)])}"
+        if self.group == "shlink" and len(path) == 1:
+            first = re.split(r"[.\[]", name)[0]
+            if name in ("context", "kubeconfig", "clusterIdentifier"):
+                return f"{key}: is not a setting; did you mean `kubernetes:{name}`?"
+            if first != name and first in known:
+                return (
+                    f"{key}: is not a setting by that name; {name.partition('.')[2]} stands in the map below `shlink:{first}:`, "
+                    f"or is set with pulumi config set --path 'shlink:{_cut(name)}' VALUE"
+                )
+            for group, branch in node.get("properties", {}).items():
+                if name in self._below(node, group).get("properties", {}) and branch:
+                    return f"{key}: is not a setting; did you mean `{name}` in the map below `shlink:{group}:`?"
+        near = difflib.get_close_matches(name[:_CUT], known, n=1)
+        hint = f"did you mean `{near[0]}`? " if near else ""
+        return f"{key}: is not a setting; {hint}allowed: {', '.join(known)}"
+
+    def _hidden(self, key: str) -> bool:
+        return any(key == name or key.startswith(f"{name}.") for name in self.secrets)
+
+    def _shown(self, key: str, node: dict[str, Any], value: Any) -> str:
+        hidden = node.get("writeOnly") or key == "kubernetes:kubeconfig" or ".environment." in key
+        if hidden or self._hidden(key):
+            return "[secret]"
+        return (
+            _cut(json.dumps(value, default=str)) if not isinstance(value, str) else _quoted(value)
         )
-        node = _resolve(schema, child)
-    key = f"{group}:{'.'.join(path)}".rstrip(":")
-    if fault["type"] == "missing":
-        return f"{key}: is missing; {_allowed(node)}"
-    # The limits follow anyway.
-    problem = {
-        "string_pattern_mismatch": "is not of that form",
-        "literal_error": "is not possible",
-        "model_type": "is not a group of keys",
-    }.get(
-        fault["type"],
-        fault["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("String "),
-    )
-    if fault["loc"] == ():  # a rule between groups, which names its keys itself
-        return f"{group}:{problem}"
-    if isinstance(fault["input"], dict | list | Model):
-        return f"{key}: {problem}"
-    secret = node.get("writeOnly") or any(
-        key == name or key.startswith(f"{name}.") for name in secret_keys
-    )
-    value = "[secret]" if secret else json.dumps(fault["input"])
-    return "; ".join(filter(None, (f"{key}: {value} {problem}", _allowed(node))))
+
+
+def _problem(fault: ErrorDetails, node: dict[str, Any]) -> str:
+    """What is wrong, in our words; the limits follow."""
+    kind, value = fault["type"], fault["input"]
+    if kind == "value_error":
+        return fault["msg"].removeprefix("Value error, ")
+    if kind.startswith("union_tag"):
+        return _kind_problem(kind, value, node)
+    quoted = isinstance(value, str) and value.lstrip().startswith(("{", "["))
+    hint = ", and is text: remove the quotes around it" if quoted else ""
+    sentences = {
+        "model_type": f"must be a map of keys{hint}",
+        "model_attributes_type": f"must be a map of keys{hint}",
+        "dict_type": f"must be a map of keys{hint}",
+        "list_type": f"must be a list, as in [a, b]{hint}",
+        "too_short": "must not be empty",
+        "string_too_short": "is empty: leave the key out to get its default",
+        "string_too_long": "is too long",
+        "greater_than_equal": "is out of range",
+        "less_than_equal": "is out of range",
+    }
+    return sentences.get(kind) or _type_problem(value)
+
+
+def _kind_problem(kind: str, value: Any, node: dict[str, Any]) -> str:
+    name = node.get("discriminator", {}).get("propertyName", "type")
+    if kind == "union_tag_not_found":
+        return f"`{name}` is missing"
+    chosen = cast("dict[str, Any]", value).get(name) if isinstance(value, dict) else value
+    return f"`{name}: {_cut(str(chosen))}` is not possible"
+
+
+def _type_problem(value: Any) -> str:
+    if isinstance(value, list):
+        return "must be a single value, and is a list"
+    if isinstance(value, dict):
+        return "must be a single value, and is a map"
+    if value is None:
+        return "is empty; leave the key out to get its default"
+    return "is not allowed"
+
+
+def _quoted(value: str) -> str:
+    """Text as a message shows it: cut, escaped, without the user of a URL."""
+    hidden = re.sub(r"(?<=://)[^/\s]*@", "[secret]@", value)
+    hidden = re.sub(r"(?i)((?:password|passwd|token|secret|key)=)[^&\s]+", r"\1[secret]", hidden)
+    if len(hidden) > _CUT:
+        return f"{json.dumps(hidden[:_CUT])}... ({len(value)} characters)"
+    return json.dumps(hidden)
+
+
+def _cut(text: str) -> str:
+    hidden = re.sub(r"(?<=://)[^/\s]*@", "[secret]@", text)
+    short = hidden if len(hidden) <= _CUT else f"{hidden[:_CUT]}..."
+    return short if short.isprintable() else json.dumps(short)
+
+
+def _line(*parts: str) -> str:
+    return "; ".join(filter(None, parts))
 
 
 def _resolve(schema: dict[str, Any], node: Any) -> dict[str, Any]:
     """Follow references, and the one branch of an optional value that is not null."""
     if not isinstance(node, dict):
         return {}
-    found = cast("dict[str, Any]", node)
-    if "$ref" in found:
-        return _resolve(schema, schema["$defs"][found["$ref"].rpartition("/")[2]])
-    for branch in found.get("anyOf", []):
-        if branch.get("type") != "null":
-            return {
-                **_resolve(schema, branch),
-                **{key: found[key] for key in ("description",) if key in found},
-            }
-    return found
+    known = cast("dict[str, Any]", node)
+    if "$ref" in known:
+        target = _resolve(schema, schema["$defs"][known["$ref"].rpartition("/")[2]])
+        return {**target, **{key: known[key] for key in ("description",) if key in known}}
+    branches = [branch for branch in known.get("anyOf", []) if branch.get("type") != "null"]
+    if len(branches) == 1:
+        return {
+            **_resolve(schema, branches[0]),
+            **{key: known[key] for key in ("description",) if key in known},
+        }
+    return known
+
+
+def _branches(schema: dict[str, Any], node: dict[str, Any]) -> list[dict[str, Any]]:
+    """The kinds of group that may stand at a place."""
+    kinds = [_resolve(schema, branch) for branch in node.get("oneOf", [])]
+    return kinds or [node]
 
 
 def _allowed(node: dict[str, Any]) -> str:
-    if "enum" in node:
+    """The limits of a value, and what it is for."""
+    limits = ""
+    few = 12
+    if "const" in node:
+        limits = str(node["const"])
+    elif len(node.get("enum", [])) in range(1, few):
         limits = ", ".join(map(str, node["enum"]))
+    elif "enum" in node:
+        limits = f"one of {len(node['enum'])} names, such as {node['enum'][0]}, {node['enum'][-1]}"
+    elif "minimum" in node and "maximum" in node:
+        limits = f"{node['minimum']} to {node['maximum']}"
     elif "minimum" in node:
-        limits = (
-            f"{node['minimum']} to {node['maximum']}"
-            if "maximum" in node
-            else f"{node['minimum']} or more"
-        )
-    elif "pattern" in node:
-        limits = f"text like {node['pattern']}"
+        limits = f"{node['minimum']} or more"
+    elif EXPECTED in node:
+        limits = node[EXPECTED]
     elif "discriminator" in node:
-        limits = ", ".join(
-            f"{node['discriminator']['propertyName']}: {tag}"
-            for tag in node["discriminator"]["mapping"]
-        )
-    else:
-        limits = node.get("type", "")
-    return "; ".join(
-        filter(None, (f"allowed: {limits}" if limits else "", node.get("description", "")))
-    )
+        kinds = node["discriminator"]
+        limits = ", ".join(f"{kinds['propertyName']}: {tag}" for tag in kinds["mapping"])
+    elif node.get("type") == "boolean":
+        limits = "true, false"
+    elif "properties" in node:
+        limits = ", ".join(sorted(node["properties"]))
+    description = node.get("description", "") if "properties" not in node else ""
+    return _line(f"allowed: {limits}" if limits else "", description)

@@ -1,15 +1,103 @@
-"""The types of which the settings' models are made: what Kubernetes or a product would refuse is refused here."""
+"""The types of which the settings' models are made: what Kubernetes or a product would refuse is refused here.
 
-from typing import Annotated
+Each text type has a pattern, which the schema carries too, and a sentence that says what is allowed. A rule that a pattern
+cannot hold is a function that raises ValueError with our words. Patterns use `[0-9]`, never the class of digits, which takes every script's
+digits.
+"""
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+import difflib
+import ipaddress
+import re
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from importlib import resources
+from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
+
+from cronsim import CronSim, CronSimError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
+from pydantic.fields import FieldInfo
 
 from .images import ImageReference
 
+EXPECTED = "patternErrorMessage"
+"""The schema's keyword for what a pattern allows, in words; editors show it in place of the pattern."""
+
+
+# Reading: what YAML, JSON or `pulumi config set` made of a value.
+def whole_number(value: Any) -> Any:
+    """An integer, also one that Pulumi hands over as text. Raises ValueError: anything else, `true` included."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str) and re.fullmatch("-?(0|[1-9][0-9]{0,17})", value):
+        return int(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise ValueError("is not a whole number")
+
+
+def truth(value: Any) -> Any:
+    """A boolean, also one that Pulumi hands over as text. Raises ValueError: anything else, `yes` and 1 included."""
+    if isinstance(value, bool):
+        return value
+    if value in ("true", "false"):
+        return value == "true"
+    raise ValueError("is neither true nor false")
+
+
+def text(value: Any) -> Any:
+    """One line of text. `pulumi config set --path` writes text that looks like an integer as one, so that is taken too.
+
+    Raises ValueError: empty, more than one line, or something that is not text.
+    """
+    if isinstance(value, bool | float):
+        raise ValueError("is not text: put it in quotes")  # noqa: TRY004 -- pydantic collects ValueError only
+    if isinstance(value, int):
+        return str(value)
+    if value == "":
+        raise ValueError("is empty: leave the key out to get its default")
+    if isinstance(value, str) and not value.isprintable():
+        raise ValueError("has a line break or another control character in it")
+    if isinstance(value, str) and value != value.strip():
+        raise ValueError("begins or ends with a space")
+    return value
+
+
+def secret_text(value: Any) -> Any:
+    """A secret of one line, as it is: a number may have lost its leading zeros. Raises ValueError."""
+    plain = value.get_secret_value() if isinstance(value, SecretStr) else value
+    if isinstance(plain, bool | int | float):
+        raise ValueError("is not text: put it in quotes")  # noqa: TRY004 -- pydantic collects ValueError only
+    if plain == "":
+        raise ValueError("is empty: leave the key out instead")
+    if isinstance(plain, str) and not plain.isprintable():
+        raise ValueError("has a line break or another control character in it")
+    return value
+
+
+def _number_as_text(value: Any) -> Any:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return text(value)
+
 
 class Model(BaseModel):
-    """A group of settings: camelCase keys, unknown keys refused."""
+    """A group of settings: camelCase keys, unknown keys refused.
+
+    A group that is set in part keeps the rest of *its own* default, not of its type's: the default instance of the field is
+    the base of a partial map.
+    """
 
     model_config = ConfigDict(
         alias_generator=to_camel,
@@ -19,25 +107,401 @@ class Model(BaseModel):
         validate_by_name=True,
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _as_written(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        read = dict(cast("dict[str, Any]", values))
+        for name, field in cls.model_fields.items():
+            key = field.alias or name
+            if key in read and not any(
+                isinstance(rule, BeforeValidator) for rule in field.metadata
+            ):
+                read[key] = _read(read[key], field)
+        return read
 
-def _pinned(image: str) -> str:
-    reference = ImageReference.parse(image)
+
+@dataclass(frozen=True)
+class Refused:
+    """Takes the place of a value that pydantic would turn into something else without a word, such as `true` into 1."""
+
+    value: Any
+    reason: str
+
+
+def _read(value: Any, field: FieldInfo) -> Any:
+    """A field's value, read as its type says."""
+    kind = _kind(field.annotation)
+    if value is None:
+        return None
+    if isinstance(field.default, Model) and isinstance(value, Mapping):
+        partial = cast("Mapping[str, Any]", value)
+        if kind is not type(field.default):
+            return partial  # one of several kinds of group: the default may be another one
+        return merged(field.default.model_dump(by_alias=True, exclude_unset=True), partial)
+    readers = {int: whole_number, bool: truth, str: text, SecretStr: secret_text}
+    try:
+        return readers[kind](value) if kind in readers else value
+    except ValueError as error:
+        return Refused(value, str(error))
+
+
+def merged(base: Mapping[str, Any], partial: Mapping[str, Any]) -> dict[str, Any]:
+    """The base with what is set in the partial map, group by group."""
+    result = dict(base)
+    for key, value in partial.items():
+        known = result.get(key)
+        if isinstance(known, Mapping) and isinstance(value, Mapping):
+            value = merged(  # noqa: PLW2901 -- the value that counts
+                cast("Mapping[str, Any]", known), cast("Mapping[str, Any]", value)
+            )
+        result[key] = value
+    return result
+
+
+@cache
+def _kind(annotation: Any) -> Any:
+    """The Python type that a field holds, None aside; literals by the type of their values."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _kind(get_args(annotation)[0])
+    if origin in (Union, types.UnionType):
+        kinds = {_kind(branch) for branch in get_args(annotation) if branch is not type(None)}
+        return kinds.pop() if len(kinds) == 1 else None
+    if origin is Literal:
+        return cast("Any", type(get_args(annotation)[0]))
+    return annotation
+
+
+def _pattern(pattern: str, expected: str, *examples: str) -> Any:
+    """A pattern, what it allows in words, and values that it takes."""
+    return Field(pattern=pattern, examples=list(examples), json_schema_extra={EXPECTED: expected})
+
+
+# Numbers.
+Port = Annotated[int, Field(ge=1024, le=65535)]
+"""A local port."""
+RemotePort = Annotated[int, Field(ge=1, le=65535), BeforeValidator(whole_number)]
+Rotation = Annotated[int, Field(ge=1, le=1_000_000)]
+
+# Text.
+Text = Annotated[str, Field(min_length=1, max_length=1024), BeforeValidator(text)]
+Secret = Annotated[SecretStr, BeforeValidator(secret_text)]
+
+Cpu = Annotated[
+    str,
+    _pattern(
+        r"^([1-9][0-9]{0,5}m|[1-9][0-9]{0,2}(\.[0-9]{1,3})?|0\.([1-9][0-9]{0,2}|0[1-9][0-9]?|00[1-9]))$",
+        "processors, such as 500m, 0.5 or 2",
+        "500m",
+    ),
+    BeforeValidator(_number_as_text),
+]
+Memory = Annotated[
+    str,
+    _pattern(
+        r"^(([1-9][0-9]{4,8})(k|Ki)|([89]|[1-9][0-9]{1,6})(M|Mi)|([1-9][0-9]{0,3}(\.[0-9]{1,3})?|0\.[1-9][0-9]{0,2})(G|Gi)"
+        r"|[1-9][0-9]?(T|Ti))$",
+        "memory with its unit, such as 256Mi or 2Gi",
+        "256Mi",
+    ),
+]
+DiskSize = Annotated[
+    str,
+    _pattern(
+        r"^([1-9][0-9]{2,7}Mi|[1-9][0-9]{0,4}Gi|[1-9][0-9]?Ti)$",
+        "100Mi or more with a binary unit, such as 500Mi, 10Gi or 1Ti",
+        "10Gi",
+    ),
+]
+
+_UNITS = {
+    "": 1,
+    "k": 1000,
+    "Ki": 1024,
+    "M": 1000**2,
+    "Mi": 1024**2,
+    "G": 1000**3,
+    "Gi": 1024**3,
+    "T": 1000**4,
+    "Ti": 1024**4,
+}
+
+
+def amount(quantity: str) -> float:
+    """Bytes of a `Memory` or `DiskSize`."""
+    digits, unit = cast("re.Match[str]", re.fullmatch("([0-9.]+)([A-Za-z]*)", quantity)).groups()
+    return float(digits) * _UNITS[unit]
+
+
+_LABEL = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+Name = Annotated[
+    str,
+    _pattern(
+        rf"^{_LABEL}$",
+        "1 to 63 small letters, digits and dashes, such as ingress-nginx",
+        "platform",
+    ),
+    BeforeValidator(text),
+]
+"""Of a namespace and whatever else must be a DNS label."""
+ObjectName = Annotated[
+    str,
+    Field(max_length=253),
+    _pattern(
+        r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$",
+        "a name of small letters, digits, dashes and dots, such as shlink-tls",
+        "shlink-tls",
+    ),
+    BeforeValidator(text),
+]
+"""Of a class, Secret or Gateway: a DNS subdomain."""
+AnnotationName = Annotated[
+    str,
+    _pattern(
+        r"^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$",
+        "an annotation's name, such as cert-manager.io/cluster-issuer",
+        "example.org/name",
+    ),
+]
+AnnotationText = Annotated[str, Field(min_length=1, max_length=65536), BeforeValidator(text)]
+
+_DNS_LABEL = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_DNS_NAME = rf"{_DNS_LABEL}(\.{_DNS_LABEL})*"
+_IPV6 = r"\[[0-9a-fA-F:.]{2,45}\]"
+_PORT = r"(:[1-9][0-9]{0,4})?"
+
+
+def _host(value: str) -> str:
+    address, _, port = value.rpartition(":") if re.search(":[0-9]+$", value) else (value, "", "")
+    if port and int(port) > 65535:  # noqa: PLR2004 -- the highest port
+        raise ValueError(f"has the port {port}; allowed: 1 to 65535")
+    if address.startswith("["):
+        _address(address.strip("[]"))
+    elif re.fullmatch("[0-9.]+", address):
+        _address(address)
+    elif len(address) > 253:  # noqa: PLR2004 -- RFC 1035
+        raise ValueError("is longer than the 253 characters of a host name")
+    return value
+
+
+def _address(value: str) -> None:
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        raise ValueError(f"has {value!r} in it, which is no IP address") from None
+
+
+Host = Annotated[
+    str,
+    _pattern(
+        rf"^({_DNS_NAME}|{_IPV6}){_PORT}$",
+        "host or host:port without a scheme, such as s.example.org or [2001:db8::1]:5432",
+        "example.org",
+    ),
+    AfterValidator(_host),
+    BeforeValidator(text),
+]
+
+
+def _url(value: str) -> str:
+    _host(value.partition("://")[2].partition("/")[0])
+    return value
+
+
+Url = Annotated[
+    str,
+    _pattern(
+        rf"^https?://({_DNS_NAME}|{_IPV6}){_PORT}(/[A-Za-z0-9._~/-]*)?$",
+        "http(s)://host:port without a user in it, such as https://vault.example.org:8200",
+        "https://vault.example.org:8200",
+    ),
+    AfterValidator(_url),
+    BeforeValidator(text),
+]
+RedisUrl = Annotated[
+    str,
+    _pattern(
+        rf"^(tcp|tls|redis|rediss)://({_DNS_NAME}|{_IPV6}){_PORT}(/[0-9]{{1,4}})?$",
+        "tcp://host:port or tls://host:port; a password goes to shlink:redis.password",
+        "tcp://redis.example.org:6379",
+    ),
+    AfterValidator(_url),
+    BeforeValidator(text),
+]
+
+
+def _network(value: str) -> str:
+    try:
+        ipaddress.ip_network(value)
+    except ValueError:
+        pass
+    else:
+        return value
+    try:
+        near = ipaddress.ip_network(value, strict=False)
+    except ValueError:
+        raise ValueError("is no network of IP addresses, such as 10.0.0.0/8") from None
+    raise ValueError(
+        f"has host bits set; write {near} or the one address with /{near.max_prefixlen}"
+    )
+
+
+_OCTET = "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_IPV4 = rf"{_OCTET}(\.{_OCTET}){{3}}"
+Cidr = Annotated[
+    str,
+    _pattern(
+        rf"^({_IPV4}/(3[0-2]|[12]?[0-9])|[0-9a-fA-F:.]*:[0-9a-fA-F:.]*/(12[0-8]|1[01][0-9]|[1-9]?[0-9]))$",
+        "a network in CIDR notation, such as 10.0.0.0/8, or 10.1.2.3/32 for one address",
+        "10.0.0.0/8",
+    ),
+    AfterValidator(_network),
+    BeforeValidator(text),
+]
+
+_MONTHS = "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"
+_DAYS = "sun|mon|tue|wed|thu|fri|sat"
+
+
+def _schedule(value: str) -> str:
+    # What cron's own parser takes beyond the one in Kubernetes (robfig/cron, its standard form).
+    if re.search(r"[^0-9A-Za-z*,/ -]", value) or re.search(
+        rf"(?i)(?<![a-z])(?!({_MONTHS}|{_DAYS})(?![a-z]))[a-z]", value
+    ):
+        raise ValueError("has something in it that Kubernetes' schedules do not have")
+    if re.search(r"(^|[,-])7", value.rsplit(" ", maxsplit=1)[-1]):
+        raise ValueError("has weekday 7; Kubernetes counts 0 (Sunday) to 6")
+    try:
+        next(CronSim(value.upper(), datetime(2026, 1, 1, tzinfo=UTC)))
+    except CronSimError as error:
+        fault = str(error).removeprefix("Bad ")
+        raise ValueError(f"has an impossible {fault}") from None
+    except StopIteration:
+        raise ValueError("is a date that never comes") from None
+    return value
+
+
+Cron = Annotated[
+    str,
+    _pattern(
+        r"^[0-9A-Za-z*,/-]+( [0-9A-Za-z*,/-]+){4}$",
+        "a schedule of five fields (minute, hour, day, month, weekday) in UTC, such as 0 1 * * 0",
+        "0 1 * * 0",
+    ),
+    AfterValidator(_schedule),
+    BeforeValidator(text),
+]
+
+_PATH = r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*"
+_DIGEST = "@sha256:[0-9a-f]{64}"
+_VERSION_TAG = r":([A-Za-z0-9_][A-Za-z0-9_.-]{0,60})?[0-9]+\.[0-9]+[.-][0-9]+[A-Za-z0-9_.-]{0,60}"
+
+
+def _pinned(value: str) -> str:
+    reference = ImageReference.parse(value)
     if reference.tag is None and reference.digest is None:
-        raise ValueError("name a tag too, as in docker.io/shlinkio/shlink:4.6.0")
+        raise ValueError("has no tag; name a version, as in docker.io/shlinkio/shlink:4.6.0")
     # `shlinkio/shlink:stable` was 4.6.0 when the guide was written and is 5.x now.
     if not reference.pinned:
         raise ValueError(
-            f"the tag {reference.tag!r} is mutable: use a version or a digest (name@sha256:...)"
+            f"has the mutable tag {reference.tag!r}: use a whole version, such as 4.6.0, or a digest (name@sha256:...)"
         )
-    return image
+    return value
 
 
-Image = Annotated[str, AfterValidator(_pinned)]
-Quantity = Annotated[str, Field(pattern=r"^\d+(\.\d+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$")]
-DiskSize = Annotated[str, Field(pattern=r"^[1-9]\d*(Mi|Gi|Ti)$")]
-Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:\d{1,5})?$")]
-Cron = Annotated[str, Field(pattern=r"^\S+ \S+ \S+ \S+ \S+$")]
-Port = Annotated[int, Field(ge=1024, le=65535)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
-Cidr = Annotated[str, Field(pattern=r"^[0-9a-fA-F.:]+/\d{1,3}$")]
-Rotation = Annotated[int, Field(ge=1)]
+Image = Annotated[
+    str,
+    Field(
+        max_length=512,
+        examples=["docker.io/shlinkio/shlink:4.6.0"],
+        # For editors; what is said of a wrong one comes from the function.
+        json_schema_extra={
+            "pattern": rf"^([A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*(:[0-9]{{1,5}})?/)?{_PATH}"
+            rf"({_VERSION_TAG}({_DIGEST})?|(:[A-Za-z0-9_][A-Za-z0-9_.-]{{0,127}})?{_DIGEST})$",
+            EXPECTED: "an image with a whole version or a digest, such as docker.io/shlinkio/shlink:4.6.0",
+        },
+    ),
+    AfterValidator(_pinned),
+    BeforeValidator(text),
+]
+Registry = Annotated[
+    str,
+    _pattern(
+        rf"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?{_PORT}(/{_PATH})?$",
+        "a registry's host and path without a scheme, such as registry.example.org/mirror",
+        "registry.example.org/mirror",
+    ),
+    BeforeValidator(text),
+]
+ChartVersion = Annotated[
+    str,
+    _pattern(
+        r"^v?(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?$",
+        "a chart's whole version, such as 0.32.0",
+        "0.32.0",
+    ),
+    BeforeValidator(text),
+]
+ChartRepository = Annotated[
+    str,
+    _pattern(
+        rf"^((https?|oci)://({_DNS_NAME}|{_IPV6}){_PORT}(/[A-Za-z0-9._~/-]*)?|\.{{0,2}}/[A-Za-z0-9._~/+@ -]*[A-Za-z0-9._~+@-])$",
+        "https:// of a repository, oci:// with the chart's own name, or the path of a folder or .tgz that begins with ./, ../ or /",
+        "https://charts.example.org",
+    ),
+    BeforeValidator(text),
+]
+PathPrefix = Annotated[
+    str,
+    _pattern(
+        r"^(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+$",
+        "a path that begins and does not end with a slash, e.g. /s",
+        "/s",
+    ),
+    BeforeValidator(text),
+]
+PhpMemory = Annotated[
+    str,
+    _pattern(r"^([3-9][0-9]|[1-9][0-9]{2,4})M$", "PHP's unit M, 30M or more, such as 256M", "256M"),
+]
+Bucket = Annotated[
+    str,
+    _pattern(
+        r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$",
+        "3 to 63 small letters, digits, dots and dashes",
+        "shlink-backups",
+    ),
+    BeforeValidator(text),
+]
+Region = Annotated[
+    str,
+    _pattern(r"^[A-Za-z0-9-]{1,63}$", "a region, such as eu-central-1", "eu-central-1"),
+    BeforeValidator(text),
+]
+
+
+@cache
+def timezones() -> tuple[str, ...]:
+    """The zones of the IANA database that the locked tzdata package has, so that no machine's own list matters.
+
+    PHP has the same database. `Factory` is its mark of a machine that was never set up.
+    """
+    names = resources.files("tzdata").joinpath("zones").read_text().split()
+    return tuple(sorted(name for name in names if name != "Factory"))
+
+
+def _zone(value: str) -> str:
+    if value in timezones():
+        return value
+    near = difflib.get_close_matches(value[:50], timezones(), n=1, cutoff=0.6)
+    raise ValueError(f"is no time zone; write one such as {near[0] if near else 'Europe/Berlin'}")
+
+
+Timezone = Annotated[
+    str,
+    Field(json_schema_extra=lambda schema: schema.update({"enum": list(timezones())})),
+    AfterValidator(_zone),
+    BeforeValidator(text),
+]

@@ -10,13 +10,45 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, cast
 from urllib.parse import urlsplit
 
-from pulumi.runtime import config as runtime_config
-from pydantic import BeforeValidator, Field, SecretStr, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from . import pins
-from .configuration import SettingsError, opened, validate
+from . import configuration, pins, ports
+from .configuration import SettingsError
 from .images import ImageReference
-from .setting_types import Cidr, Cron, DiskSize, Host, Image, Model, Name, Port, Quantity, Rotation
+from .setting_types import (
+    EXPECTED,
+    AnnotationName,
+    AnnotationText,
+    Bucket,
+    ChartRepository,
+    ChartVersion,
+    Cidr,
+    Cpu,
+    Cron,
+    DiskSize,
+    Host,
+    Image,
+    Memory,
+    Model,
+    Name,
+    ObjectName,
+    PathPrefix,
+    PhpMemory,
+    Port,
+    RedisUrl,
+    Region,
+    Registry,
+    RemotePort,
+    Rotation,
+    Secret,
+    Text,
+    Timezone,
+    Url,
+    amount,
+)
+from .shlink_variables import EnvironmentText, ShlinkVariable
+
+__all__ = ["Cluster", "Settings", "SettingsError", "load", "parse", "shlink_version"]
 
 
 class Volume(Model):
@@ -25,9 +57,8 @@ class Volume(Model):
     size: DiskSize = Field(
         default="1Gi", description="Requested size, with a binary unit: 500Mi, 10Gi."
     )
-    storage_class: str | None = Field(
+    storage_class: ObjectName | None = Field(
         default=None,
-        min_length=1,
         description="Storage class; the cluster's default when left out.",
     )
 
@@ -35,20 +66,31 @@ class Volume(Model):
 class Resources(Model):
     """Requests and the memory limit of one container. There is no CPU limit: it throttles without protecting anyone."""
 
-    cpu: Quantity = Field(default="50m", description="CPU request.")
-    memory: Quantity = Field(default="64Mi", description="Memory request.")
-    memory_limit: Quantity = Field(default="256Mi", description="Memory limit.")
+    cpu: Cpu = Field(default="50m", description="CPU request, in processors or thousandths (m).")
+    memory: Memory = Field(default="64Mi", description="Memory request.")
+    memory_limit: Memory = Field(
+        default="256Mi",
+        description="Memory limit; not below the request. A container that needs more is killed.",
+    )
+
+    @model_validator(mode="after")
+    def _limit_is_not_below(self) -> Self:
+        if amount(self.memory_limit) < amount(self.memory):
+            raise ValueError(
+                f"memoryLimit: {self.memory_limit} is less than the request `memory` of {self.memory}; "
+                "allowed: the request or more"
+            )
+        return self
 
 
 class Chart(Model):
     """Where a Helm chart comes from."""
 
-    repository: str = Field(
-        pattern=r"^((https?|oci)://|\.{0,2}/)\S+$",
+    repository: ChartRepository = Field(
         description="Repository URL, the chart's own oci:// reference, or the path of a folder or "
         ".tgz that begins with ./, ../ or /.",
     )
-    version: str = Field(pattern=r"^v?\d+\.\d+\.\d+\S*$", description="Chart version.")
+    version: ChartVersion = Field(description="Chart version.")
 
 
 class Charts(Model):
@@ -63,28 +105,22 @@ class Charts(Model):
         repository=pins.REDIS_OPERATOR_REPOSITORY, version=pins.REDIS_OPERATOR_CHART
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _keep_the_rest_pinned(cls, value: Any) -> Any:
-        if not isinstance(value, dict):
-            return value
-        merged = dict(cast("dict[str, Any]", value))
-        for name, field in cls.model_fields.items():
-            key = field.alias or name
-            if isinstance(merged.get(key), dict):
-                merged[key] = {
-                    **cast("Chart", field.default).model_dump(by_alias=True),
-                    **merged[key],
-                }
-        return merged
+    @model_validator(mode="after")
+    def _installable(self) -> Self:
+        chart = self.redis_operator
+        if "spotahome" in chart.repository and chart.version.lstrip("v") == "3.3.0":
+            raise ValueError(
+                "redisOperator.version: 3.3.0 can't be installed, it has a template inside crds/; "
+                f"allowed: {pins.REDIS_OPERATOR_CHART}, or the maintained fork (docs/upgrades.md)"
+            )
+        return self
 
 
 class Images(Model):
     """The images. PostgreSQL's, pgBackRest's and PGO's come with the PGO chart and need naming only to change them."""
 
-    registry: str | None = Field(
+    registry: Registry | None = Field(
         default=None,
-        pattern=r"^[^\s/]+(/[^\s/]+)*$",
         description="A mirror that takes the place of the registry host of every image below.",
     )
     shlink: Image = pins.SHLINK_IMAGE
@@ -106,6 +142,9 @@ class Images(Model):
         given = cast("dict[str, Any]", value)
         registry = given.get("registry")
         if not isinstance(registry, str):
+            return given
+        # What is wrong with the registry is said of it, not of each image.
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.:/_-]*", registry):
             return given
         pinned = {
             field.alias or name: field.default
@@ -133,9 +172,13 @@ class Operator(Model):
 
     @model_validator(mode="after")
     def _somewhere(self) -> Self:
-        if self.install == (self.namespace is not None):
+        if self.install and self.namespace is not None:
             raise ValueError(
-                "`namespace` is needed when `install` is false, and is fixed when it is true"
+                "namespace: is fixed while `install` is true; leave it out, or set install: false"
+            )
+        if not self.install and self.namespace is None:
+            raise ValueError(
+                "namespace: is missing; with install: false it says where the operator runs"
             )
         return self
 
@@ -152,38 +195,65 @@ class AwsKms(Model):
     """Auto-unseal with AWS KMS."""
 
     type: Literal["awskms"]
-    region: str
-    kms_key_id: str
-    endpoint: str | None = None
+    region: Region = Field(description="AWS region of the key.")
+    kms_key_id: Text = Field(description="Id, ARN or alias of the key.")
+    endpoint: Url | None = Field(
+        default=None, description="Another address of KMS, such as a VPC endpoint."
+    )
+
+    @property
+    def port(self) -> int:
+        """The port that Vault's policy must leave open."""
+        return _port(self.endpoint) if self.endpoint else ports.HTTPS
 
 
 class GcpCkms(Model):
     """Auto-unseal with Google Cloud KMS."""
 
     type: Literal["gcpckms"]
-    project: str
-    region: str
-    key_ring: str
-    crypto_key: str
+    project: Text = Field(description="Google Cloud project of the key ring.")
+    region: Region = Field(description="Location of the key ring.")
+    key_ring: Text = Field(description="Name of the key ring.")
+    crypto_key: Text = Field(description="Name of the key.")
+
+    @property
+    def port(self) -> int:
+        """The port that Vault's policy must leave open."""
+        return ports.HTTPS
 
 
 class AzureKeyVault(Model):
     """Auto-unseal with Azure Key Vault."""
 
     type: Literal["azurekeyvault"]
-    tenant_id: str
-    vault_name: str
-    key_name: str
+    tenant_id: Text = Field(description="Entra tenant of the key vault.")
+    vault_name: Text = Field(description="Name of the key vault.")
+    key_name: Text = Field(description="Name of the key.")
+
+    @property
+    def port(self) -> int:
+        """The port that Vault's policy must leave open."""
+        return ports.HTTPS
 
 
 class Transit(Model):
     """Auto-unseal with the transit engine of another Vault."""
 
     type: Literal["transit"]
-    address: str = Field(pattern=r"^https?://\S+$")
-    key_name: str
-    mount_path: str = "transit/"
-    token: SecretStr
+    address: Url = Field(description="The other Vault.")
+    key_name: Text = Field(description="Name of the transit key.")
+    mount_path: Text = Field(default="transit/", description="Where the engine is mounted there.")
+    token: Secret = Field(description="Token that may use the key.")
+
+    @property
+    def port(self) -> int:
+        """The port that Vault's policy must leave open."""
+        return _port(self.address)
+
+
+def _port(url: str) -> int:
+    parts = urlsplit(url)
+    return parts.port or (ports.HTTPS if parts.scheme == "https" else ports.HTTP)
 
 
 Seal = Annotated[AwsKms | GcpCkms | AzureKeyVault | Transit, Field(discriminator="type")]
@@ -192,9 +262,15 @@ Seal = Annotated[AwsKms | GcpCkms | AzureKeyVault | Transit, Field(discriminator
 class AuthLogin(Model):
     """A login that the Vault provider makes instead of using the root token, e.g. `auth/jwt/login`."""
 
-    path: str = Field(pattern=r"^auth/\S+$")
-    method: str | None = None
-    parameters: dict[str, SecretStr] = Field(default={}, description="What the login needs.")
+    path: str = Field(
+        pattern=r"^auth/[A-Za-z0-9._/-]+$",
+        json_schema_extra={EXPECTED: "the login's path, such as auth/jwt/login"},
+        description="The login's path in Vault.",
+    )
+    method: Text | None = Field(
+        default=None, description="The provider's own method for it, where it has one."
+    )
+    parameters: dict[Text, Secret] = Field(default={}, description="What the login needs.")
 
 
 class VaultSettings(Model):
@@ -213,19 +289,18 @@ class VaultSettings(Model):
         default=None,
         description="Key service for auto-unseal. Without one, the unseal keys are in a Kubernetes Secret.",
     )
-    service_account_annotations: dict[str, str] = Field(
+    service_account_annotations: dict[AnnotationName, AnnotationText] = Field(
         default={}, description="Workload identity for the key service."
     )
-    address: str | None = Field(
+    address: Url | None = Field(
         default=None,
-        pattern=r"^https?://\S+$",
         description="Direct address from where Pulumi runs; no forward then.",
     )
     local_port: Port | None = Field(
         default=None,
         description="Local port of the forward; derived from project and stack when left out.",
     )
-    token: SecretStr | None = Field(
+    token: Secret | None = Field(
         default=None, description="A limited token for day-to-day runs in place of the root token."
     )
     auth_login: AuthLogin | None = None
@@ -234,12 +309,16 @@ class VaultSettings(Model):
     def _possible(self) -> Self:
         if self.mode == "ha" and self.seal is None:
             raise ValueError(
-                "mode 'ha' needs `seal`: every pod must unseal by itself; allowed: awskms, gcpckms, azurekeyvault, transit"
+                "seal: is missing; in mode ha every server must unseal by itself; allowed: awskms, gcpckms, azurekeyvault, transit"
             )
         if self.mode == "standalone" and "replicas" in self.model_fields_set:
-            raise ValueError("`replicas` belongs to mode 'ha'; file storage has exactly one server")
+            raise ValueError(
+                "replicas: belongs to mode ha; file storage has exactly one server. Remove it, or set mode: ha"
+            )
         if self.token is not None and self.auth_login is not None:
-            raise ValueError("set `token` or `authLogin`, not both")
+            raise ValueError(
+                "token: is set and so is `authLogin`; allowed: one of the two, not both"
+            )
         return self
 
 
@@ -253,6 +332,7 @@ class Backups(Model):
     retention_full: int = Field(
         default=2,
         ge=1,
+        le=9999,
         description="Full backups kept; older ones expire with their differentials and WAL.",
     )
     storage: Volume = Volume()
@@ -265,11 +345,18 @@ class Backups(Model):
 class S3(Model):
     """A bucket for pgBackRest."""
 
-    bucket: str
-    endpoint: str
-    region: str
-    key: SecretStr
-    key_secret: SecretStr
+    bucket: Bucket = Field(description="The bucket; it must exist.")
+    endpoint: Host = Field(
+        description="Host of the object store, with its port when that is not 443."
+    )
+    region: Region = Field(description="Region of the bucket; any word for stores without regions.")
+    key: Secret = Field(description="Access key's id.")
+    key_secret: Secret = Field(description="Access key's secret.")
+
+    @property
+    def port(self) -> int:
+        """The port that the network policies must leave open."""
+        return urlsplit(f"//{self.endpoint}").port or ports.HTTPS
 
 
 class PostgresSettings(Model):
@@ -304,37 +391,27 @@ class FailoverRedis(Model):
 
     mode: Literal["failover"] = "failover"
     replicas: int = Field(default=3, ge=3, le=9, description="Redis pods.")
-    sentinels: int = Field(
+    sentinels: Literal[3, 5, 7, 9] = Field(
         default=3,
-        ge=3,
-        le=9,
         description="Sentinel pods, an odd number: two of three agree on a failover.",
     )
     storage: Volume = Volume()
     resources: Resources = Resources()
     sentinel_resources: Resources = Resources(memory="32Mi", memory_limit="128Mi")
 
-    @model_validator(mode="after")
-    def _odd(self) -> Self:
-        if self.sentinels % 2 == 0:
-            raise ValueError(
-                f"sentinels: {self.sentinels} is even, so a split has no majority; allowed: 3, 5, 7, 9"
-            )
-        return self
-
 
 class ExternalRedis(Model):
     """A managed Redis elsewhere: one server, or a Redis Cluster's nodes."""
 
     mode: Literal["external"]
-    servers: list[Annotated[str, Field(pattern=r"^(tcp|tls|redis|rediss)://[^\s@,]+$")]] = Field(
+    servers: list[RedisUrl] = Field(
         min_length=1,
         description="scheme://host:port of the server; several are the nodes of a Redis Cluster.",
     )
     cidr: Cidr = Field(
         default="0.0.0.0/0", description="Where the servers are, for the NetworkPolicy."
     )
-    password: SecretStr | None = Field(
+    password: Secret | None = Field(
         default=None, description="Part of the URL that Shlink gets; never in `servers`."
     )
 
@@ -367,9 +444,13 @@ class Ingress(Model):
     """An Ingress for Shlink."""
 
     type: Literal["ingress"]
-    class_name: str
-    tls_secret: str | None = Field(default=None, description="TLS Secret in namespace `shlink`.")
-    annotations: dict[str, str] = Field(default={}, description="Of the Ingress.")
+    class_name: ObjectName = Field(description="Of the ingress controller.")
+    tls_secret: ObjectName | None = Field(
+        default=None, description="TLS Secret in namespace `shlink`."
+    )
+    annotations: dict[AnnotationName, AnnotationText] = Field(
+        default={}, description="Of the Ingress."
+    )
     controller_namespace: Name = Field(
         description="Namespace of the ingress controller, for the NetworkPolicy."
     )
@@ -379,9 +460,9 @@ class GatewayRoute(Model):
     """An HTTPRoute for Shlink."""
 
     type: Literal["gateway"]
-    name: str = Field(description="Gateway.")
-    namespace: str = Field(description="Namespace of the Gateway, for the parentRef.")
-    section_name: str | None = Field(default=None, description="Listener.")
+    name: ObjectName = Field(description="Gateway.")
+    namespace: Name = Field(description="Namespace of the Gateway, for the parentRef.")
+    section_name: ObjectName | None = Field(default=None, description="Listener.")
     controller_namespace: Name = Field(
         description="Namespace of the gateway's proxies, for the NetworkPolicy."
     )
@@ -392,9 +473,7 @@ class ShlinkSettings(Model):
 
     domain: Host = Field(default="localhost:8080", description="Default domain of short URLs.")
     https: bool = Field(default=False, description="Whether short URLs begin with https.")
-    base_path: str | None = Field(
-        default=None, pattern=r"^/\S*[^/\s]$", description="Path prefix, e.g. /s."
-    )
+    base_path: PathPrefix | None = Field(default=None, description="Path prefix, e.g. /s.")
     replicas: int = Field(
         default=3, ge=0, le=50, description="Pods. 0 stops Shlink, as a restore needs it."
     )
@@ -407,16 +486,14 @@ class ShlinkSettings(Model):
     task_workers: int = Field(
         default=2, ge=1, le=64, description="RoadRunner's task workers a pod; likewise."
     )
-    memory_limit: str = Field(
-        default="256M", pattern=r"^\d+M$", description="PHP's memory limit of one worker."
-    )
+    memory_limit: PhpMemory = Field(default="256M", description="PHP's memory limit of one worker.")
     resources: Resources = Resources(cpu="100m", memory="256Mi", memory_limit="512Mi")
-    timezone: str = Field(default="UTC", pattern=r"^[A-Za-z_]+(/[A-Za-z0-9_+-]+)*$")
+    timezone: Timezone = Field(default="UTC", description="Time zone, by its IANA name.")
     logs_format: Literal["console", "json"] = "json"
     verbosity: Literal[0, 1, 2, 3] = Field(
         default=0, description="The console's SHELL_VERBOSITY, for the server only."
     )
-    geolite_license_key: SecretStr | None = Field(
+    geolite_license_key: Secret | None = Field(
         default=None, description="MaxMind licence for visit locations; opens egress on 443."
     )
     resolve_titles: bool = Field(
@@ -425,17 +502,14 @@ class ShlinkSettings(Model):
     trusted_proxies: list[Cidr] = Field(
         default=[], description="Proxies whose X-Forwarded-For is believed."
     )
-    environment: dict[
-        Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")], Annotated[str, Field(min_length=1)]
-    ] = Field(
+    environment: dict[ShlinkVariable, EnvironmentText] = Field(
         default={},
-        description="More of Shlink's variables. An empty value counts as set in Shlink, so it is refused here.",
+        description="More of Shlink's variables, in plain text. A secret goes to `secretEnvironment`.",
     )
-    secret_environment: dict[Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")], SecretStr] = (
-        Field(
-            default={},
-            description="Shlink's variables whose values are secret, delivered through Vault.",
-        )
+    secret_environment: dict[ShlinkVariable, Secret] = Field(
+        default={},
+        description="More of Shlink's variables whose values are secret (a password of RabbitMQ, a token of Matomo): delivered through "
+        "Vault like every other password.",
     )
     pub_sub: bool = Field(
         default=False,
@@ -446,15 +520,33 @@ class ShlinkSettings(Model):
         default=None, description="How it is reached from outside."
     )
 
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        twice = sorted(self.environment.keys() & self.secret_environment.keys())
+        if twice:
+            raise ValueError(
+                f"environment.{twice[0]}: is in `secretEnvironment` too; allowed: one of the two"
+            )
+        host = self.domain.partition(":")[0]
+        if self.route and not re.fullmatch(r"[a-z0-9.-]*[a-z][a-z0-9.-]*", host):
+            raise ValueError(
+                f'domain: "{self.domain}" can\'t be routed to; allowed with `route`: a host name in small letters, no address'
+            )
+        return self
+
 
 class Network(Model):
     """NetworkPolicies."""
 
     api_server: list[Cidr] = Field(
-        default=["0.0.0.0/0"], description="Where the API server answers; no label selects it."
+        default=["0.0.0.0/0"],
+        min_length=1,
+        description="Where the API server answers; no label selects it.",
     )
-    api_server_ports: list[Annotated[int, Field(ge=1, le=65535)]] = Field(
-        default=[443, 6443], description="Its ports: the Service's and the server's own."
+    api_server_ports: list[RemotePort] = Field(
+        default=[443, 6443],
+        min_length=1,
+        description="Its ports: the Service's and the server's own.",
     )
     dns_namespace: Name = Field(default="kube-system", description="Where the cluster's DNS runs.")
     monitoring_namespace: Name | None = Field(
@@ -493,25 +585,61 @@ class Settings(Model):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        version = shlink_version(self.images.shlink)
-        if self.redis.mode == "failover" and version < (4, 6, 0):
+        rules = (self._sentinel, self._connections, self._ports, self._databases)
+        for rule in rules:
+            rule()
+        return self
+
+    def _sentinel(self) -> None:
+        image = self.images.shlink
+        if self.redis.mode == "failover" and shlink_version(image) < (4, 6, 0):
             raise ValueError(
-                f"images.shlink: {self.images.shlink} can't give Redis a password through Sentinel; "
-                "allowed with redis.mode 'failover': 4.6.0 or newer (or redis.mode: external, none)"
+                f"images.shlink: {image} can't give Redis a password through Sentinel; "
+                "allowed with redis.mode failover: 4.6.0 or newer (or redis.mode: external, none)"
             )
-        # One pod more than `replicas` while a rollout is under way; the migration Job; PGO's own, replication and the superuser's reserve.
-        needed = (
-            (self.shlink.replicas + 1) * (self.shlink.web_workers + self.shlink.task_workers)
-            + 1
-            + 15
-        )
+
+    def _connections(self) -> None:
+        app = self.shlink
+        # One pod more than `replicas` while a rollout is under way; the migration Job; PGO's own, replication and the superuser's
+        # reserve.
+        needed = (app.replicas + 1) * (app.web_workers + app.task_workers) + 1 + 15
         if needed > self.postgres.max_connections:
             raise ValueError(
-                f"postgres.maxConnections: {self.postgres.max_connections} is less than what {self.shlink.replicas} replicas with "
-                f"{self.shlink.web_workers} web and {self.shlink.task_workers} task workers can hold during a rollout; "
+                f"postgres.maxConnections: {self.postgres.max_connections} is less than what {app.replicas} replicas with "
+                f"{app.web_workers} web and {app.task_workers} task workers can hold during a rollout; "
                 f"allowed: {needed} or more (or fewer app.replicas, app.webWorkers, app.taskWorkers)"
             )
-        return self
+
+    def _ports(self) -> None:
+        port = self.vault.local_port
+        if port is not None and port == self.postgres.local_port:
+            raise ValueError(
+                f"postgres.localPort: {port} is the local port of Vault too; allowed: two different ports"
+            )
+
+    def _databases(self) -> None:
+        version, images = self.postgres.version, self.images
+        if version == 18 and self.postgres.monitoring:  # noqa: PLR2004 -- PGO 6.0.3
+            raise ValueError(
+                "postgres.monitoring: exports nothing on PostgreSQL 18 (PGO 6.0.3); allowed: version 15 to 17, or monitoring: false"
+            )
+        if (images.postgres is None) != (images.pgbackrest is None):
+            raise ValueError(
+                f"images.{'pgbackrest' if images.postgres else 'postgres'}: is missing; pgBackRest must be of the same version in both "
+                "images or archiving stops: set `postgres` and `pgbackrest` of one release together"
+            )
+        major = postgres_major(images.postgres) if images.postgres else None
+        if major is not None and major != version:
+            raise ValueError(
+                f"images.postgres: {images.postgres} is PostgreSQL {major}, but postgres.version is {version}; "
+                "allowed: an image of that version"
+            )
+        builds = [_crunchy_build(image) for image in (images.postgres, images.pgbackrest) if image]
+        if None not in builds and len(set(builds)) > 1:
+            raise ValueError(
+                f"images.pgbackrest: {images.pgbackrest} is of another release than {images.postgres}; "
+                "allowed: both with the same number at the end"
+            )
 
     @property
     def versions(self) -> dict[str, str]:
@@ -543,17 +671,14 @@ class Settings(Model):
 class Cluster(Model):
     """The one cluster of this stack: `kubernetes:context` and, where needed, `kubernetes:kubeconfig`."""
 
-    context: str = Field(
-        min_length=1, description="Context in the kubeconfig. Never the ambient one."
-    )
+    context: Text = Field(description="Context in the kubeconfig. Never the ambient one.")
     kubeconfig: str | None = Field(
         default=None,
         min_length=1,
         description="Path or contents; $KUBECONFIG, then ~/.kube/config when left out.",
     )
-    cluster_identifier: str | None = Field(
+    cluster_identifier: Text | None = Field(
         default=None,
-        min_length=1,
         description="Keep it when a context is renamed: a new identifier means a new cluster, and everything is replaced.",
     )
 
@@ -564,8 +689,24 @@ class Cluster(Model):
 
 def shlink_version(image: str) -> tuple[int, int, int]:
     """The version in the tag of Shlink's image; a bare digest counts as new enough."""
-    match = re.search(r":v?(\d+)\.(\d+)\.(\d+)", image)
-    return cast("tuple[int, int, int]", tuple(map(int, match.groups()))) if match else (4, 6, 0)
+    tag = ImageReference.parse(image).tag or ""
+    match = re.search(r"([0-9]+)\.([0-9]+)(?:\.([0-9]+))?", tag)
+    if match is None:
+        return (4, 6, 0)
+    major, minor, patch = (int(number or 0) for number in match.groups())
+    return (major, minor, patch)
+
+
+def postgres_major(image: str) -> int | None:
+    """PostgreSQL's major version in the tag of an image (`ubi9-16.11-2547`, `16.11-1`); None where the tag says nothing."""
+    match = re.search(r"(?:^|-)v?([0-9]+)\.[0-9]+", ImageReference.parse(image).tag or "")
+    return int(match[1]) if match else None
+
+
+def _crunchy_build(image: str) -> str | None:
+    """The release in a tag of Crunchy's: 2547 in `ubi9-16.11-2547`."""
+    match = re.search(r"^ubi[0-9]+-[0-9.]+-([0-9]{4})$", ImageReference.parse(image).tag or "")
+    return match[1] if match else None
 
 
 def load() -> tuple[Cluster, Settings]:
@@ -575,37 +716,18 @@ def load() -> tuple[Cluster, Settings]:
         SettingsError: it can't be used. Every fault is in the one message.
 
     """
-    values = runtime_config.CONFIG.get() or runtime_config.get_config_env()
-    return parse(
-        values, secret_keys=frozenset(key for key in values if runtime_config.is_config_secret(key))
-    )
+    values, secrets = configuration.of_this_run()
+    return parse(values, secrets)
 
 
 def parse(
     values: Mapping[str, Any], secret_keys: frozenset[str] = frozenset()
 ) -> tuple[Cluster, Settings]:
-    """Validate configuration as Pulumi hands it over: full keys, objects as JSON text. Raises SettingsError."""
-    groups: dict[str, dict[str, Any]] = {"kubernetes": {}, "shlink": {}}
-    faults: list[str] = []
-    for key, value in values.items():
-        group, _, name = key.partition(":")
-        if group in groups:
-            groups[group][name] = opened(value)
-        elif group in ("vault", "postgresql", "random", "tls"):
-            faults.append(
-                f"{key}: has no effect, its provider is configured by this program; see `shlink:{group}`"
-            )
-    if "context" not in groups["kubernetes"]:
-        faults.append(
-            "kubernetes:context: is missing; name the context of this stack's cluster (kubectl config get-contexts), "
-            "so that no run can reach another one: pulumi config set kubernetes:context NAME"
-        )
-        groups["kubernetes"]["context"] = "missing"
-    cluster = validate(Cluster, "kubernetes", groups["kubernetes"], secret_keys, faults)
-    settings = validate(Settings, "shlink", groups["shlink"], secret_keys, faults)
-    if faults or cluster is None or settings is None:
-        raise SettingsError(
-            "this stack's configuration can't be used:\n"
-            + "\n".join(f"  {fault}" for fault in faults)
-        )
-    return cluster, settings
+    """Validate configuration as Pulumi hands it over: full keys, objects as JSON text.
+
+    `secret_keys`: what is encrypted, as keys or paths below them (`shlink:app.environment.X`). Raises SettingsError.
+    """
+    cluster, settings = configuration.validated(
+        {"kubernetes": Cluster, "shlink": Settings}, values, secret_keys
+    )
+    return cast("Cluster", cluster), cast("Settings", settings)

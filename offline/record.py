@@ -23,6 +23,8 @@ from pulumi.runtime import mocks
 from pulumi.runtime import settings as runtime_settings
 from pulumi.runtime.stack import run_in_stack
 
+from components import stack_file
+
 ROOT = Path(__file__).parent.parent
 _SIGNATURE = "4dabf18193072939515e22adb298388d"
 """The wire format's key for special values (pulumi/runtime/rpc.py)."""
@@ -307,7 +309,9 @@ def run(
     """
 
     def inside() -> None:
-        runtime_config.set_all_config(dict(configuration), list(secret_keys))
+        # The engine names the keys with something encrypted below them, not the paths.
+        keys = [key for key in configuration if stack_file.paths_below(key, secret_keys)]
+        runtime_config.set_all_config(dict(configuration), keys)
         info = cast("Any", monitor).GetDeploymentInfo(empty_pb2.Empty())
         runtime_settings.configure(
             mocks.MockSettings(

@@ -1,10 +1,12 @@
 """Writes Pulumi.schema.json (for an editor's check of Pulumi.*.yaml) and docs/configuration.md, both from the settings' models."""
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
+from components.setting_types import EXPECTED
 from components.settings import Cluster, Settings
 from offline.record import ROOT
 
@@ -15,17 +17,24 @@ SECURE = {
     "required": ["secure"],
     "additionalProperties": False,
 }
+_LINE = r"^[^\s\u0000-\u001f\u007f]([^\u0000-\u001f\u007f]*[^\s\u0000-\u001f\u007f])?$"
+"""One line of text, without a space at either end."""
+
+_LARGEST = 10**9
+"""Of a number without a limit of its own."""
 
 
 def json_schema() -> dict[str, Any]:
     """JSON Schema of a stack's file. A secret may be written encrypted."""
-    groups = {"kubernetes": Cluster.model_json_schema(), "shlink": Settings.model_json_schema()}
-    definitions: dict[str, Any] = {}
     properties: dict[str, Any] = {}
-    for group, schema in groups.items():
-        definitions |= schema.get("$defs", {})
-        properties |= {f"{group}:{name}": field for name, field in schema["properties"].items()}
-    body = {
+    for group, model in (("kubernetes", Cluster), ("shlink", Settings)):
+        schema = expanded(model.model_json_schema())
+        for name, field in schema["properties"].items():
+            key = f"{group}:{name}"
+            properties[key] = as_written(field, key)
+            if group == "shlink":  # Pulumi reads a key without a prefix as the project's own
+                properties[name] = {"$ref": f"#/properties/config/properties/{key}"}
+    return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "A stack of this program: Pulumi.<stack>.yaml",
         "type": "object",
@@ -36,7 +45,7 @@ def json_schema() -> dict[str, Any]:
                 "required": ["kubernetes:context"],
                 # Keys of other packages are theirs.
                 "patternProperties": {
-                    "^(?!shlink:|kubernetes:|vault:|postgresql:|random:|tls:)[^:]+:": True
+                    "^(?!shlink:|kubernetes:|vault:|postgresql:|random:|tls:)[^:]+:[^:]+$": True
                 },
                 "additionalProperties": False,
             },
@@ -45,21 +54,140 @@ def json_schema() -> dict[str, Any]:
             "encryptionsalt": {"type": "string"},
             "environment": True,
         },
+        "required": ["config"],
         "additionalProperties": False,
-        "$defs": definitions,
     }
-    return _or_secure(body)
 
 
-def _or_secure(node: Any) -> Any:
-    if isinstance(node, Mapping):
-        found = cast("Mapping[str, Any]", node)
-        if found.get("writeOnly"):
-            return {"anyOf": [dict(found), SECURE]}
-        return {key: _or_secure(item) for key, item in found.items() if key != "discriminator"}
-    return (
-        [_or_secure(item) for item in cast("list[Any]", node)] if isinstance(node, list) else node
+def expanded(schema: dict[str, Any]) -> dict[str, Any]:
+    """A model's schema without references, each group with the defaults that it has where it stands.
+
+    A group that is set in part keeps the rest of its own default, so what has a default there is not required.
+    """
+
+    def expand(node: Any, default: Any = None) -> Any:
+        if isinstance(node, list):
+            return [expand(item) for item in cast("list[Any]", node)]
+        if not isinstance(node, dict):
+            return node
+        known = cast("dict[str, Any]", node)
+        if "$ref" in known:
+            target = schema["$defs"][known["$ref"].rpartition("/")[2]]
+            rest = {key: value for key, value in known.items() if key not in ("$ref", "default")}
+            return {**expand(target, known.get("default", default)), **rest}
+        result = {key: expand(value) for key, value in known.items() if key != "properties"}
+        if "properties" in known:
+            own = cast("dict[str, Any]", default) if isinstance(default, dict) else {}
+            result["properties"] = {
+                name: _with_default(field, own, name, expand)
+                for name, field in known["properties"].items()
+            }
+            required = [name for name in known.get("required", []) if own.get(name) is None]
+            result.pop("required", None)
+            if required:
+                result["required"] = required
+        return result
+
+    return expand({key: value for key, value in schema.items() if key != "$defs"})
+
+
+def _with_default(field: dict[str, Any], own: dict[str, Any], name: str, expand: Any) -> Any:
+    if name not in own:
+        return expand(field, field.get("default"))
+    result = expand({**field, "default": own[name]}, own[name])
+    if isinstance(own[name], dict):
+        result.pop("default", None)
+    return result
+
+
+def as_written(node: Any, key: str) -> Any:
+    """What may stand in the file: numbers and booleans also as `pulumi config set` writes them, secrets encrypted."""
+    if isinstance(node, list):
+        return [as_written(item, key) for item in cast("list[Any]", node)]
+    if not isinstance(node, dict):
+        return node
+    known = cast("dict[str, Any]", node)
+    result: dict[str, Any] = {}
+    for name, value in known.items():
+        if name == "properties":
+            result[name] = {
+                child: as_written(field, f"{key}.{child}") for child, field in value.items()
+            }
+        elif name == "additionalProperties" and isinstance(value, dict):
+            result[name] = as_written(value, f"{key}.*")
+        elif name in ("items", "anyOf", "oneOf"):
+            result[name] = as_written(value, key)
+        elif name not in ("discriminator", "title"):
+            result[name] = value
+    return _or_encrypted(_or_text(result, key), key)
+
+
+def _or_text(node: dict[str, Any], key: str) -> dict[str, Any]:
+    """The same value as text or, for text, as the number that Pulumi's CLI makes of it."""
+    kind, rest = node.get("type"), _about(node)
+    if kind == "boolean":
+        return {"enum": [True, False, "true", "false"], **rest}
+    if kind == "integer" and "enum" in node:
+        return {"enum": [*node["enum"], *map(str, node["enum"])], **rest}
+    if kind == "integer":
+        limits = between(node["minimum"], node.get("maximum", _LARGEST))
+        return {"anyOf": [_bare(node), {"type": "string", "pattern": f"^{limits}$"}], **rest}
+    if kind == "string" and "enum" not in node and "const" not in node:
+        return _text_or_number(node, key)
+    return node
+
+
+def _text_or_number(node: dict[str, Any], key: str) -> dict[str, Any]:
+    if key == "kubernetes:kubeconfig":
+        return {**node, "minLength": 1}
+    node = {"pattern": _LINE, **node}
+    if node.get("writeOnly"):
+        return node
+    if key.endswith(".cpu"):
+        return {**node, "type": ["string", "number"], "minimum": 0.001, "maximum": 999}
+    if all(re.search(node["pattern"], digits) for digits in ("0", "7", "123456")):
+        extra = ["boolean"] if ".environment" in key else []
+        return {**node, "type": ["string", "integer", *extra], "minimum": 0}
+    return node
+
+
+def _about(node: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in node.items() if name in ("default", "description")}
+
+
+def _bare(node: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in node.items() if name not in ("default", "description")}
+
+
+def _or_encrypted(node: dict[str, Any], key: str) -> dict[str, Any]:
+    plain = key.startswith("kubernetes:") or key in (
+        "shlink:vault.address",
+        "shlink:postgres.address",
     )
+    if node.get("writeOnly") or (plain and "type" in node):
+        return {"anyOf": [_bare(node), SECURE], **_about(node)}
+    return node
+
+
+def between(low: int, high: int) -> str:
+    """A pattern of the decimal numbers from `low` to `high`, both at least 0."""
+    if low > high:
+        return "(?!)"
+    parts: list[str] = []
+    while low <= high:
+        # The largest block 'low, low+1, ... up to 99..9 at the end' that still fits.
+        nines = 0
+        while low % 10 ** (nines + 1) == 0 and low + 10 ** (nines + 1) - 1 <= high and low:
+            nines += 1
+        step = 10**nines
+        head, last = low // step, low // step % 10
+        # As many of these blocks as share all digits but one.
+        blocks = min(9 - last, (high + 1 - low) // step - 1)
+        prefix = str(head)[:-1]
+        digit = str(last) if blocks == 0 else f"[{last}-{last + blocks}]"
+        parts.append(f"{prefix}{digit}" + "[0-9]" * nines)
+        low += step * (blocks + 1)
+    return f"({'|'.join(parts)})"
 
 
 def reference() -> str:
@@ -69,25 +197,20 @@ def reference() -> str:
         "",
         "Made from `components/settings.py` by `make schema`; don't edit. Keys stand under `config:` of `Pulumi.<stack>.yaml`,",
         "`Pulumi.schema.json` lets an editor check them while you type. A secret: `pulumi config set --secret --path KEY VALUE`.",
+        "A group that is set in part keeps the rest of its defaults, as they stand here.",
         "",
     ]
     for group, model in (("kubernetes", Cluster), ("shlink", Settings)):
-        schema = model.model_json_schema()
-        lines += _section(schema, f"{group}:", schema)
+        lines += _section(f"{group}:", expanded(model.model_json_schema()))
     return "\n".join(lines)
 
 
-def _section(
-    root: dict[str, Any], prefix: str, node: dict[str, Any], *, level: int = 2
-) -> Iterator[str]:
-    chosen = [
-        f"{name}: {field['const']}"
-        for name, field in node.get("properties", {}).items()
-        if "const" in field
-    ]
-    yield " ".join(
-        [f"{'#' * level} `{prefix.rstrip('.')}`", *(f"with `{choice}`" for choice in chosen)]
-    )
+def _section(prefix: str, node: dict[str, Any], *, level: int = 2) -> Iterator[str]:
+    heading = [f"{'#' * level} `{prefix.rstrip('.')}`"]
+    for name, field in node.get("properties", {}).items():
+        if "const" in field:
+            heading.append(f"with `{name}: {field['const']}`")
+    yield " ".join(heading)
     yield ""
     if "description" in node:
         yield node["description"].replace("\n", " ")
@@ -96,45 +219,62 @@ def _section(
     yield "| --- | --- | --- | --- |"
     deeper: list[tuple[str, dict[str, Any]]] = []
     for name, field in node.get("properties", {}).items():
-        groups = [branch for branch in _branches(root, field) if "properties" in branch]
+        groups = [branch for branch in _branches(field) if "properties" in branch]
         deeper += [(f"{prefix}{name}.", branch) for branch in groups]
-        default = (
-            "required" if name in node.get("required", []) else _default(field, groups=bool(groups))
-        )
-        yield f"| `{name}` | {_type(root, field)} | {default} | {field.get('description', '')} |"
+        default = _default(field, groups=bool(groups))
+        if name in node.get("required", []):
+            default = "required"
+        yield f"| `{name}` | {_type(field)} | {default} | {_purpose(field, groups=bool(groups))} |"
     yield ""
     for key, branch in deeper:
-        yield from _section(root, key, branch, level=min(level + 1, 4))
+        yield from _section(key, branch, level=min(level + 1, 4))
 
 
-def _branches(root: dict[str, Any], node: dict[str, Any]) -> list[dict[str, Any]]:
-    if "$ref" in node:
-        return _branches(root, root["$defs"][node["$ref"].rpartition("/")[2]])
+def _purpose(field: Mapping[str, Any], *, groups: bool) -> str:
+    """What a key is for; what a text may be, where a pattern says it."""
+    sentence = str(field.get("description", ""))
+    allowed = [branch[EXPECTED] for branch in _branches(field) if EXPECTED in branch]
+    allowed += [
+        branch["items"][EXPECTED]
+        for branch in _branches(field)
+        if EXPECTED in branch.get("items", {})
+    ]
+    if groups or not allowed:
+        return sentence.replace("\n", " ") if not groups else ""
+    return " ".join(filter(None, (sentence, f"Allowed: {allowed[0]}.")))
+
+
+def _branches(node: Mapping[str, Any]) -> list[dict[str, Any]]:
     choices = node.get("anyOf") or node.get("oneOf")
-    return [found for choice in choices for found in _branches(root, choice)] if choices else [node]
+    if not choices:
+        return [dict(node)]
+    branches: list[dict[str, Any]] = []
+    for choice in choices:
+        branches += _branches(choice)
+    return branches
 
 
-def _type(root: dict[str, Any], field: dict[str, Any]) -> str:
+_TYPES = {"string": "text", "array": "list"}
+
+
+def _type(field: dict[str, Any]) -> str:
     names: list[str] = []
-    for branch in _branches(root, field):
+    few = 12
+    for branch in _branches(field):
         if "const" in branch:
             names.append(f"`{branch['const']}`")
+        elif len(branch.get("enum", [])) > few:
+            names.append("name")
         elif "enum" in branch:
-            names.append(", ".join(f"`{one}`" for one in branch["enum"]))
+            names.append(", ".join(f"`{value}`" for value in branch["enum"]))
         elif branch.get("writeOnly"):
             names.append("secret")
         elif "minimum" in branch:
-            names.append(
-                f"{branch['minimum']} to {branch['maximum']}"
-                if "maximum" in branch
-                else f"{branch['minimum']} or more"
-            )
+            names.append(f"{branch['minimum']} to {branch['maximum']}")
+        elif branch.get("type") == "object":
+            names.append("group" if "properties" in branch else "map")
         elif branch.get("type") not in (None, "null"):
-            names.append(
-                ("group" if "properties" in branch else "map")
-                if branch["type"] == "object"
-                else str(branch["type"])
-            )
+            names.append(_TYPES.get(str(branch["type"]), str(branch["type"])))
     return " or ".join(dict.fromkeys(names))
 
 

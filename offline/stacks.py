@@ -1,17 +1,14 @@
-"""Reads a stack's file as the engine would, without its passphrase: what is encrypted becomes a placeholder."""
+"""The stacks of a folder, and a stack's configuration without its passphrase: what is encrypted becomes a placeholder."""
 
-import json
-from collections.abc import Mapping
+import re
 from pathlib import Path
-from typing import Any, cast
 
-import yaml
+from components import stack_file
+from components.stack_file import PLACEHOLDER, StackFileError
 
-PLACEHOLDER = "encrypted"
+__all__ = ["PLACEHOLDER", "StackError", "configuration", "names"]
 
-
-class StackError(Exception):
-    """A stack's file is missing or can't be read; the message says what to do."""
+StackError = StackFileError
 
 
 def names(root: Path) -> list[str]:
@@ -23,42 +20,17 @@ def names(root: Path) -> list[str]:
 
 
 def configuration(root: Path, stack: str) -> tuple[dict[str, str], frozenset[str]]:
-    """Configuration as the program gets it (full keys, objects as JSON text), and the keys that hold something encrypted.
+    """Configuration as the program gets it (full keys, objects as JSON text), and where in it something is encrypted.
 
-    Raises StackError.
+    Raises StackError: the file is missing, can't be read, or says something that the engine would ignore.
     """
     path = root / f"Pulumi.{stack}.yaml"
-    if not path.exists():
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", stack) or not path.exists():
+        known = ", ".join(names(root)) or "none"
         raise StackError(
-            f"there is no stack {stack!r}: {path.name} does not exist; stacks: {', '.join(names(root)) or 'none'}"
+            f"there is no stack {stack!r}: Pulumi.{stack}.yaml does not exist; stacks: {known}"
         )
-    try:
-        document = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise StackError(f"{path.name} is not valid YAML: {error}") from error
-    values: Any = cast("dict[str, Any]", document or {}).get("config") or {}
-    if not isinstance(values, dict):
-        raise StackError(
-            f"{path.name}: `config` must be a map of keys, as in `shlink:app: {{domain: example.org}}`"
-        )
-    read: dict[str, str] = {}
-    encrypted: set[str] = set()
-    for key, value in cast("dict[str, Any]", values).items():
-        opened = _open(value)
-        if opened != value:
-            encrypted.add(key)
-        read[key if ":" in key else f"shlink:{key}"] = (
-            opened if isinstance(opened, str) else json.dumps(opened)
-        )
-    return read, frozenset(encrypted)
-
-
-def _open(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        found = cast("Mapping[str, Any]", value)
-        return (
-            PLACEHOLDER
-            if set(found) == {"secure"}
-            else {key: _open(item) for key, item in found.items()}
-        )
-    return [_open(item) for item in cast("list[Any]", value)] if isinstance(value, list) else value
+    file = stack_file.read(path)
+    if file.faults:
+        raise StackError("\n  ".join(["the stack's file can't be used:", *file.faults]))
+    return file.values, file.encrypted

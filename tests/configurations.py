@@ -56,7 +56,7 @@ SWITCHES: Mapping[str, Mapping[str, Any]] = {
         "postgres": {
             "backups": {
                 "s3": {
-                    "bucket": "b",
+                    "bucket": "backups",
                     "endpoint": "s3.example.org",
                     "region": "eu-central-1",
                     "key": "k",
@@ -170,7 +170,8 @@ SWITCHES: Mapping[str, Mapping[str, Any]] = {
     "mirror": {
         "images": {
             "registry": "registry.example.org/mirror",
-            "postgres": "r.example.org/postgres:16.9-1",
+            "postgres": "r.example.org/postgres:ubi9-16.11-2547",
+            "pgbackrest": "r.example.org/pgbackrest:ubi9-2.56.0-2547",
         },
         "protect": True,
     },

@@ -72,7 +72,7 @@ GIVEN: list[dict[str, Any]] = [
         "postgres": {
             "backups": {
                 "s3": {
-                    "bucket": "b",
+                    "bucket": "backups",
                     "endpoint": "e",
                     "region": "r",
                     "key": "hunter2key",

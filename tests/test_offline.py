@@ -220,7 +220,7 @@ def test_encrypted_configuration_is_a_placeholder_and_stays_secret(tmp_path: Pat
     )
     configuration, encrypted = stacks.configuration(tmp_path, "test")
     assert json.loads(configuration["shlink:app"]) == {"geoliteLicenseKey": stacks.PLACEHOLDER}
-    assert encrypted == {"shlink:app"}
+    assert encrypted == {"shlink:app.geoliteLicenseKey"}
 
 
 def test_layers_run_side_by_side(dev: Recording) -> None:

@@ -191,7 +191,7 @@ def test_images_of_the_charts_are_the_settings(program: Program) -> None:
 
 def test_an_image_that_is_set_is_not_taken_from_the_mirror() -> None:
     spec = manifest(configurations.recording("mirror"), "PostgresCluster", "shlink-db")["spec"]
-    assert spec["image"] == "r.example.org/postgres:16.9-1"
+    assert spec["image"] == "r.example.org/postgres:ubi9-16.11-2547"
 
 
 @pytest.mark.parametrize(

@@ -315,7 +315,7 @@ def test_backups_go_to_a_bucket_whose_key_is_in_a_secret() -> None:
     backups = cluster("backups-s3")["spec"]["backups"]["pgbackrest"]
     assert "volume" not in backups["repos"][0]
     assert backups["repos"][0]["s3"] == {
-        "bucket": "b",
+        "bucket": "backups",
         "endpoint": "s3.example.org",
         "region": "eu-central-1",
     }

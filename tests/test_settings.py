@@ -9,7 +9,7 @@ from tests.conftest import Fault, configuration
 
 _SEAL = {"type": "awskms", "region": "eu-central-1", "kmsKeyId": "alias/vault"}
 _TRANSIT = {"type": "transit", "address": "https://vault.example.org", "keyName": "k", "token": "t"}
-_S3 = {"bucket": "b", "endpoint": "e", "region": "r", "key": "k", "keySecret": "s"}
+_S3 = {"bucket": "backups", "endpoint": "e", "region": "r", "key": "k", "keySecret": "s"}
 _EXTERNAL = {"mode": "external", "servers": ["tcp://redis.example.org:6379"]}
 _INGRESS = {"type": "ingress", "className": "nginx", "controllerNamespace": "ingress"}
 
@@ -44,25 +44,28 @@ def parsed(**settings: Any) -> Settings:
         ),
         (
             {"app": {"route": {"type": "loadbalancer"}}},
-            ["shlink:app.route", "'ingress', 'gateway'"],
+            [
+                "shlink:app.route: `type: loadbalancer` is not possible",
+                "type: gateway, type: ingress",
+            ],
         ),
         ({"app": {"replicas": 0}}, ["shlink:app.replicas: 0", "allowed: 1 to 50"]),
         ({"app": {"replicas": "three"}}, ['shlink:app.replicas: "three"', "allowed: 1 to 50"]),
         (
             {"app": {"memoryLimit": "256Mi"}},
-            ['shlink:app.memoryLimit: "256Mi"', "allowed: text like"],
+            ['shlink:app.memoryLimit: "256Mi"', "allowed: PHP's unit M"],
         ),
         (
             {"app": {"resources": {"memory": "256MB"}}},
-            ['shlink:app.resources.memory: "256MB"', "allowed: text like"],
+            ['shlink:app.resources.memory: "256MB"', "allowed: memory with its unit, such as"],
         ),
         ({"app": {"basePath": "s"}}, ['shlink:app.basePath: "s"', "e.g. /s"]),
         (
-            {"app": {"environment": {"BASE_PATH": ""}}},
-            ["shlink:app.environment.BASE_PATH", '""', "at least 1 character"],
+            {"app": {"environment": {"CORS_MAX_AGE": ""}}},
+            ["shlink:app.environment.CORS_MAX_AGE", "is empty"],
         ),
         ({"app": {"environment": {"base": "x"}}}, ["shlink:app.environment.base"]),
-        ({"app": "none"}, ['shlink:app: "none"', "is not a group of keys"]),
+        ({"app": "none"}, ["shlink:app: must be a map of keys", "allowed: basePath, "]),
         ({"postgres": {"version": 14}}, ["shlink:postgres.version: 14", "allowed: 15, 16, 17, 18"]),
         (
             {"postgres": {"storage": {"size": "10GB"}}},
@@ -86,30 +89,39 @@ def parsed(**settings: Any) -> Settings:
             ["shlink:postgres.maxConnections: 100", "20 replicas", "allowed: 142 or more"],
         ),
         ({"postgres": {"localPort": 80}}, ["shlink:postgres.localPort: 80", "1024 to 65535"]),
-        ({"redis": {"sentinels": 4}}, ["shlink:redis", "4 is even", "allowed: 3, 5, 7, 9"]),
+        (
+            {"redis": {"sentinels": 4}},
+            ["shlink:redis.sentinels: 4", "an odd number", "allowed: 3, 5, 7, 9"],
+        ),
         ({"redis": {"replicas": 1}}, ["shlink:redis.replicas: 1", "allowed: 3 to 9"]),
         (
             {"redis": {"mode": "cluster"}},
-            ["shlink:redis", "'cluster'", "'failover', 'external', 'none'"],
+            ["shlink:redis: `mode: cluster`", "mode: external, mode: failover, mode: none"],
         ),
         ({"redis": {"mode": "none", "replicas": 3}}, ["shlink:redis.replicas: is not a setting"]),
-        ({"redis": {"mode": "external", "servers": []}}, ["shlink:redis.servers", "at least 1"]),
+        (
+            {"redis": {"mode": "external", "servers": []}},
+            ["shlink:redis.servers: must not be empty"],
+        ),
         (
             {"redis": {"mode": "external", "servers": ["redis:6379"]}},
-            ['shlink:redis.servers.0: "redis:6379"', "tcp|tls"],
+            ['shlink:redis.servers.0: "redis:6379"', "tcp://host:port or tls://"],
         ),
         (
             {"vault": {"mode": "ha"}},
-            ["shlink:vault", "needs `seal`", "allowed: awskms, gcpckms, azurekeyvault, transit"],
+            [
+                "shlink:vault.seal: is missing; in mode ha",
+                "allowed: awskms, gcpckms, azurekeyvault, transit",
+            ],
         ),
         (
             {"vault": {"mode": "ha", "replicas": 2, "seal": _SEAL}},
             ["shlink:vault.replicas: 2", "allowed: 3, 5, 7"],
         ),
-        ({"vault": {"replicas": 3}}, ["shlink:vault", "`replicas` belongs to mode 'ha'"]),
+        ({"vault": {"replicas": 3}}, ["shlink:vault.replicas: belongs to mode ha"]),
         (
             {"vault": {"seal": {"type": "shamir"}}},
-            ["shlink:vault.seal", "'shamir'", "'awskms', 'gcpckms'"],
+            ["shlink:vault.seal: `type: shamir`", "type: awskms, "],
         ),
         (
             {"vault": {"seal": {"type": "awskms"}}},
@@ -122,11 +134,11 @@ def parsed(**settings: Any) -> Settings:
         ({"vault": {"address": "vault:8200"}}, ['shlink:vault.address: "vault:8200"']),
         (
             {"images": {"shlink": "shlinkio/shlink:stable"}},
-            ["shlink:images.shlink", "'stable' is mutable"],
+            ["shlink:images.shlink", "mutable tag 'stable'"],
         ),
         (
             {"images": {"vault": "registry.example.org:5000/vault"}},
-            ["shlink:images.vault", "name a tag too"],
+            ["shlink:images.vault", "has no tag; name a version"],
         ),
         (
             {"images": {"shlink": "shlinkio/shlink:4.5.3"}},
@@ -139,15 +151,15 @@ def parsed(**settings: Any) -> Settings:
         ({"charts": {"vault": {"version": "latest"}}}, ['shlink:charts.vault.version: "latest"']),
         (
             {"operators": {"pgo": {"install": False}}},
-            ["shlink:operators.pgo", "`namespace` is needed"],
+            ["shlink:operators.pgo.namespace: is missing"],
         ),
         (
             {"operators": {"pgo": {"namespace": "platform"}}},
-            ["shlink:operators.pgo", "fixed when it is true"],
+            ["shlink:operators.pgo.namespace: is fixed"],
         ),
         ({"network": {"apiServer": ["10.96.0.1"]}}, ['shlink:network.apiServer.0: "10.96.0.1"']),
-        ({"rotation": {"redis": 0}}, ["shlink:rotation.redis: 0", "1 or more"]),
-        ({"protect": "perhaps"}, ['shlink:protect: "perhaps"', "boolean"]),
+        ({"rotation": {"redis": 0}}, ["shlink:rotation.redis: 0", "allowed: 1 to"]),
+        ({"protect": "perhaps"}, ['shlink:protect: "perhaps"', "allowed: true, false"]),
     ],
     ids=str,
 )
@@ -242,7 +254,7 @@ def test_a_secret_is_never_in_a_message(fault: Fault, settings: dict[str, Any], 
 
 @pytest.mark.parametrize(
     "settings",
-    [{"app": {"replicas": _NUMBER}}, {"app": {"domain": f"{_NUMBER}!"}}, {"app": str(_NUMBER)}],
+    [{"app": {"replicas": _NUMBER}}, {"app": {"domain": f"{_NUMBER}!"}}],
     ids=str,
 )
 def test_what_is_encrypted_is_never_in_a_message_whatever_its_key(
@@ -266,7 +278,8 @@ def test_every_pinned_image_would_be_accepted_as_a_setting() -> None:
     [
         ("docker.io/shlinkio/shlink:4.6.0", (4, 6, 0)),
         ("shlinkio/shlink:v5.1.6-non-root", (5, 1, 6)),
-        ("registry:5000/shlink:4.10.2@sha256:abc", (4, 10, 2)),
+        ("registry:5000/shlink:4.10.2@sha256:" + "4ab0" * 16, (4, 10, 2)),
+        ("shlinkio/shlink:4.5@sha256:" + "4ab0" * 16, (4, 5, 0)),
         # Nothing is known of a bare digest, so it is not refused.
         ("shlinkio/shlink@sha256:" + "4ab0" * 16, (4, 6, 0)),
     ],
