@@ -188,7 +188,7 @@ def test_a_secret_map_keeps_its_keys(dev: Recording) -> None:
         ("config: {kubernetes:context: c, shlink:pstgres: {}}", ["shlink:pstgres", "postgres"]),
         (
             "config: {kubernetes:context: c, shlink:app: {replicas: three}}",
-            ["shlink:app.replicas", '"three"', "1 to 50"],
+            ["shlink:app.replicas", '"three"', "0 to 50"],
         ),
         ("config: {}", ["kubernetes:context", "is missing"]),
         ("config: [1]", ["Pulumi.test.yaml", "map of keys"]),

@@ -160,8 +160,9 @@ def test_images_of_the_charts_are_the_settings(program: Program) -> None:
     recording = program(
         images={
             "registry": registry,
-            "pgo": f"{registry}/pgo:v1",
-            "pgbackrest": f"{registry}/pgbackrest:2.1",
+            "pgo": f"{registry}/pgo:v1.0.0",
+            "postgres": f"{registry}/postgres:16.11.0",
+            "pgbackrest": f"{registry}/pgbackrest:2.1.0",
         }
     )
     vault = manifest(recording, "Chart", "vault")["values"]["server"]
@@ -172,13 +173,13 @@ def test_images_of_the_charts_are_the_settings(program: Program) -> None:
         assert image["tag"].lstrip("v")[0].isdigit()
     assert vault["extraContainers"][0]["image"].startswith(f"{registry}/")
     assert manifest(recording, "Release", "pgo")["values"]["controllerImages"] == {
-        "cluster": f"{registry}/pgo:v1"
+        "cluster": f"{registry}/pgo:v1.0.0"
     }
     assert (
         manifest(recording, "PostgresCluster", "shlink-db")["spec"]["backups"]["pgbackrest"][
             "image"
         ]
-        == f"{registry}/pgbackrest:2.1"
+        == f"{registry}/pgbackrest:2.1.0"
     )
     failover = manifest(recording, "RedisFailover", "shlink-redis")["spec"]
     images = [

@@ -49,8 +49,8 @@ def parsed(**settings: Any) -> Settings:
                 "type: gateway, type: ingress",
             ],
         ),
-        ({"app": {"replicas": 0}}, ["shlink:app.replicas: 0", "allowed: 1 to 50"]),
-        ({"app": {"replicas": "three"}}, ['shlink:app.replicas: "three"', "allowed: 1 to 50"]),
+        ({"app": {"replicas": 51}}, ["shlink:app.replicas: 51", "allowed: 0 to 50"]),
+        ({"app": {"replicas": "three"}}, ['shlink:app.replicas: "three"', "allowed: 0 to 50"]),
         (
             {"app": {"memoryLimit": "256Mi"}},
             ['shlink:app.memoryLimit: "256Mi"', "allowed: PHP's unit M"],
@@ -78,7 +78,7 @@ def parsed(**settings: Any) -> Settings:
         ),
         (
             {"postgres": {"backups": {"retentionFull": 0}}},
-            ["shlink:postgres.backups.retentionFull: 0", "1 or more"],
+            ["shlink:postgres.backups.retentionFull: 0", "1 to 9999"],
         ),
         (
             {"postgres": {"maxConnections": 30}},
@@ -181,7 +181,7 @@ def test_every_fault_is_in_the_one_message() -> None:
         parse(
             {
                 "vault:address": "x",
-                "shlink:app": '{"replicas": 0, "webWorkers": 0}',
+                "shlink:app": '{"replicas": -1, "webWorkers": 0}',
                 "shlink:postgres": '{"version": 9}',
             }
         )
