@@ -255,7 +255,7 @@ def _migration(
         "-ec",
         scripts.read("shlink_migrate.sh"),
         "migrate",
-        scripts.read("shlink_repair.php"),
+        scripts.read("shlink_prepare.php"),
         scripts.read("shlink_api_key.php"),
     ]
     plain = {

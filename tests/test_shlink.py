@@ -139,10 +139,10 @@ def test_migrating_starts_no_server_and_downloads_nothing(dev: Recording) -> Non
     command = pod(dev, "Job", "shlink-migration")["spec"]["containers"][0]["command"]
     assert command[:2] == ["sh", "-ec"]
     # The shell script names the two programs by their position.
-    script, repair, api_key = command[2], command[4], command[5]
+    script, prepare, api_key = command[2], command[4], command[5]
     steps = [script.index(text) for text in ('php -r "$1"', "docker-entrypoint.sh", 'php -r "$2"')]
     assert steps == sorted(steps)
-    assert "DROP TABLE" in repair
+    assert "DROP TABLE" in prepare
     assert "ApiKeyService" in api_key
     # The image's own entrypoint otherwise.
     assert "command" not in pod(dev, "Deployment", "shlink")["spec"]["containers"][0]

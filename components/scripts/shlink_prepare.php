@@ -1,19 +1,27 @@
 <?php
 
-// Removes the tables of a first set-up that was cut off between two of them. Shlink takes any table
-// of its own for a complete schema (4.6.0, CreateDatabaseCommand), so it would never heal by itself.
+// Looks whether the database can be used, and says in one line why not: Shlink itself hides it.
+//
+// It also removes the tables of a first set-up that was cut off between two of them. Shlink takes any
+// table of its own for a complete schema (4.6.0, CreateDatabaseCommand), so that would never heal.
 // Nothing is removed once a migration is recorded or a single row exists.
-// It also says in one line why the database can't be used, which Shlink itself hides.
 
 try {
     $container = require '/etc/shlink/config/container.php';
     $entities = $container->get('em');
     $connection = $entities->getConnection();
+    if (! $connection->fetchOne("SELECT has_schema_privilege('public', 'CREATE')")) {
+        throw new RuntimeException(
+            'permission denied for schema public: the user may not create tables there, its grant is missing'
+        );
+    }
     $existing = $connection->createSchemaManager()->listTableNames();
 
+    // From the schema, not the entities: tables that only join two others belong to it too.
+    $metadata = $entities->getMetadataFactory()->getAllMetadata();
     $tables = [];
-    foreach ($entities->getMetadataFactory()->getAllMetadata() as $metadata) {
-        $tables[] = $metadata->getTableName();
+    foreach ((new Doctrine\ORM\Tools\SchemaTool($entities))->getSchemaFromMetadata($metadata)->getTables() as $table) {
+        $tables[] = $table->getName();
     }
     // Doctrine's record of finished migrations (Shlink's config/cli-config.php).
     $record = 'migrations';
@@ -25,7 +33,8 @@ try {
         $leftover[] = $record;
     }
     foreach ($leftover as $table) {
-        if ((int) $connection->fetchOne('SELECT COUNT(*) FROM (SELECT 1 FROM ' . $connection->quoteIdentifier($table) . ' LIMIT 1) AS t') > 0) {
+        $row = $connection->fetchOne('SELECT 1 FROM ' . $connection->quoteIdentifier($table) . ' LIMIT 1');
+        if ($row !== false) {
             exit(0);
         }
     }
