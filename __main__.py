@@ -7,7 +7,7 @@ from components.external_secrets import SecretDelivery, SecretDeliveryArgs
 from components.network import POSTGRES, REDIS, SHLINK, VAULT, namespaces
 from components.operators import operators
 from components.postgres import DatabaseUser, Postgres, PostgresArgs
-from components.redis import Redis, RedisArgs, external
+from components.redis import FAILOVER, Redis, RedisArgs, external
 from components.settings import ExternalRedis, FailoverRedis, load
 from components.shlink import API_KEY, Shlink, ShlinkArgs, shlink_secrets
 from components.vault import Vault, VaultArgs
@@ -54,13 +54,18 @@ database = postgres.endpoints["shlink"]
 redis = None
 if isinstance(settings.redis, FailoverRedis):
     redis = Redis(
-        "shlink-redis",
+        FAILOVER,
         RedisArgs(
             namespace=spaces[REDIS].name,
             operator=installed.redis_operator,
             access=access,
-            settings=settings.redis,
-            images=settings.images,
+            image=settings.images.redis,
+            exporter_image=settings.images.redis_exporter,
+            replicas=settings.redis.replicas,
+            sentinels=settings.redis.sentinels,
+            storage=settings.redis.storage,
+            resources=settings.redis.resources,
+            sentinel_resources=settings.redis.sentinel_resources,
             rotation=settings.rotation.redis,
             protect=settings.protect,
         ),

@@ -178,7 +178,7 @@ class RedisStorage(TypedDict):
 
 class RedisExporter(TypedDict):
     enabled: bool
-    image: str
+    image: Input[str]
     imagePullPolicy: str
     containerSecurityContext: Any
     resources: Any
@@ -189,7 +189,7 @@ class ConfigCopy(TypedDict):
 
 
 class RedisHalf(TypedDict):
-    image: str
+    image: Input[str]
     imagePullPolicy: str
     replicas: int
     resources: Any
@@ -201,6 +201,7 @@ class RedisHalf(TypedDict):
 
 
 class RedisServers(RedisHalf):
+    command: Sequence[str]
     podAnnotations: Mapping[str, str]
     storage: RedisStorage
     exporter: RedisExporter

@@ -1,17 +1,24 @@
-"""Redis with Sentinel by redis-operator, a managed Redis elsewhere, or none; and what Shlink must be told to reach it."""
+"""Redis: behind Sentinel by redis-operator, managed elsewhere, or none, and what clients must know.
 
+Redis holds caches and locks: nothing that is not made again. The operator's redis.conf writes a
+snapshot every 15 minutes at most and at each orderly stop, and that is all that survives.
+"""
+
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 import pulumi
 from pulumi_kubernetes import batch, core, meta
 
+from . import ports, scripts
 from .cluster import ClusterAccess
-from .crds import RedisFailover, RedisFailoverSpec
+from .crds import RedisFailover, RedisFailoverSpec, RedisServers, Sentinels
 from .credentials import password
 from .delivery import Delivery
-from .network import REDIS, REDIS_ROTATION
 from .pods import (
     CONTAINER_SECURITY,
     JobArgs,
@@ -20,17 +27,27 @@ from .pods import (
     requirements,
     secret_variable,
     spread,
+    variables,
     volume_claim,
 )
-from .settings import ExternalRedis, FailoverRedis, Images, Resources
-from .waits import WaitTarget, replicas_ready, wait_hook
+from .settings import ExternalRedis, Resources, Volume
+from .waits import ReadinessCheck, WaitTarget, replicas_ready, wait_hook
 
 FAILOVER = "shlink-redis"
+"""Shlink's RedisFailover; the network policies select its pods by this name."""
 MASTER = "mymaster"
-"""What redis-operator calls the monitored master."""
+"""What redis-operator calls the monitored master (v1.2.4, service/generator.go); it cannot be set."""
+REVISION_ANNOTATION = "shlink.io/revision"
+"""On the RedisFailover. The operator copies its annotations to the StatefulSet, so there it tells
+which specification the operator has acted on; it is not in the pod template and restarts nothing."""
 
 _USER = 1000
-_SENTINEL = f"rfs-{FAILOVER}.{REDIS}.svc.cluster.local"
+_VOLUME = Volume()
+_SERVER = Resources()
+_SENTINEL = Resources(memory="32Mi", memory_limit="128Mi")
+_SMALL = Resources(cpu="10m", memory="32Mi", memory_limit="64Mi")
+# The rest is for replication and client buffers, and for what changes while a child writes a snapshot.
+_MAXMEMORY_PERCENT = 60
 
 
 def auth_secret_name(failover: str) -> str:
@@ -42,21 +59,28 @@ def auth_secret_name(failover: str) -> str:
 class RedisEndpoint:
     """What a client must know to reach Redis."""
 
-    host: str
-    """What a client connects to first."""
+    host: pulumi.Input[str]
+    """What a client connects to first: a sentinel, or the server."""
     port: int
-    servers: str | None
+    servers: pulumi.Input[str] | None
     """URLs; None where they hold a password and so are among the secrets."""
     sentinel_service: str | None
+    """The monitored master's name; None where there is no Sentinel."""
     delivery: Delivery | None
     """`password`: of the Redis servers behind Sentinel. `servers`: the URLs with the password in
     them. None if Redis asks for no password."""
-    usable: Sequence[pulumi.Resource]
+    resources: Sequence[pulumi.Resource]
     """What a client depends on."""
+    ready: pulumi.ResourceHook | None
+    """For a client's `before_create` and `before_update`: returns once the servers run as declared
+    and accept the password. None if Redis is not of this program."""
 
 
 def external(settings: ExternalRedis) -> RedisEndpoint:
-    """A managed Redis. Shlink takes a password only inside the URL unless it goes through Sentinel (shlink-common, RedisFactory)."""
+    """A managed Redis.
+
+    Outside Sentinel, Shlink takes a password only inside the URL (shlink-common, RedisFactory).
+    """
     first = urlsplit(settings.servers[0])
     secrets: dict[str, pulumi.Output[str]] = {}
     if settings.password:
@@ -66,11 +90,12 @@ def external(settings: ExternalRedis) -> RedisEndpoint:
         )
     return RedisEndpoint(
         host=first.hostname or "",
-        port=first.port or 6379,
+        port=first.port or ports.REDIS,
         servers=None if secrets else ",".join(settings.servers),
         sentinel_service=None,
         delivery=_delivery(secrets) if secrets else None,
-        usable=[],
+        resources=[],
+        ready=None,
     )
 
 
@@ -85,221 +110,296 @@ def _delivery(values: Mapping[str, pulumi.Output[str]]) -> Delivery:
 
 @dataclass(frozen=True)
 class RedisArgs:
+    """A RedisFailover of redis-operator."""
+
     namespace: pulumi.Input[str]
+    """Where Redis and Sentinel run."""
     operator: Sequence[pulumi.Resource]
-    """redis-operator and its rights, when this program installs them; they must outlive the RedisFailover."""
+    """redis-operator and its rights: they outlive the RedisFailover. Empty if pre-installed."""
     access: ClusterAccess
-    settings: FailoverRedis
-    images: Images
-    rotation: int
-    protect: bool
+    """How the wait before a client asks the cluster."""
+    image: pulumi.Input[str]
+    """Redis, for servers and sentinels; it must have a shell and redis-cli."""
+    exporter_image: pulumi.Input[str]
+    """oliver006/redis_exporter, beside each server."""
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
+    """On the RedisFailover, for an operator that picks its resources by label."""
+    replicas: int = 3
+    """Redis pods: one master, the others replicas. Two outlive the loss of one; more spread reads."""
+    sentinels: int = 3
+    """Sentinel pods, an odd number: a majority agrees on a failover."""
+    storage: Volume = _VOLUME
+    """A volume per Redis pod, for its snapshot; it needs no more than the memory limit."""
+    resources: Resources = _SERVER
+    """Of each Redis server. The memory limit also bounds the data: 60 % of it."""
+    sentinel_resources: Resources = _SENTINEL
+    """Of each sentinel."""
+    rotation: int = 1
+    """Number of the password: raise it by one and every server learns another one while it runs."""
+    protect: bool = False
+    """Refuse to delete the RedisFailover."""
 
 
 class Redis(pulumi.ComponentResource):
-    """A RedisFailover whose pods are Ready, and whose password every one of them accepts."""
+    """Redis servers with a master that Sentinel chooses; the objects are called after `name`."""
 
     endpoint: RedisEndpoint
-    """Redis through Sentinel."""
+    """How clients reach it, through Sentinel."""
 
     def __init__(
         self, name: str, args: RedisArgs, opts: pulumi.ResourceOptions | None = None
     ) -> None:
         super().__init__("shlink:redis:Redis", name, None, opts)
         child = pulumi.ResourceOptions(parent=self)
-        own = pulumi.ResourceOptions(parent=self)
-        current = password(f"{name}-password", args.rotation, own)
-        previous = (
-            password(f"{name}-password", args.rotation - 1, own) if args.rotation > 1 else None
-        )
+        current = password(f"{name}-password", args.rotation, child)
+        previous = None
+        if args.rotation > 1:
+            previous = password(f"{name}-password", args.rotation - 1, child)
 
         account = core.v1.ServiceAccount(
             f"{name}-pods",
-            metadata=meta.v1.ObjectMetaArgs(name=FAILOVER, namespace=args.namespace),
+            metadata=meta.v1.ObjectMetaArgs(name=name, namespace=args.namespace),
             automount_service_account_token=False,
             opts=child,
         )
         secret = core.v1.Secret(
             f"{name}-auth",
-            metadata=meta.v1.ObjectMetaArgs(
-                name=auth_secret_name(FAILOVER), namespace=args.namespace
-            ),
+            metadata=meta.v1.ObjectMetaArgs(name=auth_secret_name(name), namespace=args.namespace),
             string_data={"password": current, **({"previous": previous} if previous else {})},
             opts=child,
         )
-        # redis-operator 1.2.4 also copies the password into ConfigMap rfr-shlink-redis, in plain text. So whoever may read
-        # ConfigMaps in `redis` has it: no role of this program grants that but the operator's own (docs/security.md).
+        spec = _failover_spec(name, args, secret, account)
+        revision = pulumi.Output.json_dumps(spec).apply(_digest)
+        # redis-operator also copies the password into ConfigMap rfr-<name>, in plain text: whoever
+        # may read that ConfigMap has it, and no role of this program but the operator's own does.
         failover = RedisFailover(
             name,
-            metadata=meta.v1.ObjectMetaArgs(name=FAILOVER, namespace=args.namespace),
-            spec=_failover_spec(args.settings, args.images, secret, account, args.rotation),
+            metadata=meta.v1.ObjectMetaArgs(
+                name=name,
+                namespace=args.namespace,
+                labels=args.labels or None,
+                annotations={REVISION_ANNOTATION: revision},
+            ),
+            spec=spec,
             opts=pulumi.ResourceOptions(
                 parent=self,
                 depends_on=[secret, account, *args.operator],
-                hooks=_ready(name, args),
                 protect=args.protect,
             ),
         )
-        usable: pulumi.Resource = failover
+        sentinel = pulumi.Output.concat("rfs-", name, ".", args.namespace, ".svc")
+        ready = _ready(name, args, revision)
+        resources: list[pulumi.Resource] = [failover]
         if previous is not None:
-            usable = _rotation(
-                f"{name}-rotation-{args.rotation}",
-                args,
-                secret,
-                pulumi.ResourceOptions(parent=self, depends_on=[failover]),
+            opts_of_rotation = pulumi.ResourceOptions(
+                parent=self,
+                depends_on=[failover],
+                hooks=pulumi.ResourceHookBinding(before_create=[ready]),
             )
+            resources.append(_rotation(name, args, secret, sentinel, opts_of_rotation))
 
-        # The same sentinel twice: with a single server Shlink ignores the sentinel setting and speaks Redis to the sentinel
-        # (the guide's "Cannot use object of type Predis\\Response\\Error as array").
-        url = f"tcp://{_SENTINEL}:26379"
+        # The same sentinel twice: with a single server Shlink ignores the sentinel setting and speaks
+        # Redis to the sentinel (the guide's "Cannot use object of type Predis\\Response\\Error as array").
+        url = pulumi.Output.concat("tcp://", sentinel, f":{ports.SENTINEL}")
         self.endpoint = RedisEndpoint(
-            host=_SENTINEL,
-            port=26379,
-            servers=f"{url},{url}",
+            host=sentinel,
+            port=ports.SENTINEL,
+            servers=pulumi.Output.concat(url, ",", url),
             sentinel_service=MASTER,
             delivery=_delivery({"password": current}),
-            usable=[usable],
+            resources=resources,
+            ready=ready,
         )
         self.register_outputs({"servers": self.endpoint.servers})
 
 
-def _ready(name: str, args: RedisArgs) -> pulumi.ResourceHookBinding:
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _ready(name: str, args: RedisArgs, revision: pulumi.Output[str]) -> pulumi.ResourceHook:
     """A RedisFailover has no status: what the operator makes of it is what can be waited for."""
-    hook = wait_hook(
-        f"{name}-ready",
-        args.access,
-        [
-            WaitTarget("statefulsets.apps", args.namespace, f"rfr-{FAILOVER}", replicas_ready),
-            WaitTarget("deployments.apps", args.namespace, f"rfs-{FAILOVER}", replicas_ready),
-        ],
+    servers = WaitTarget(
+        resource="statefulsets.apps",
+        namespace=args.namespace,
+        name=f"rfr-{name}",
+        not_ready=revision.apply(_servers_check),
     )
-    return pulumi.ResourceHookBinding(after_create=[hook], after_update=[hook])
+    sentinels = WaitTarget(
+        resource="deployments.apps",
+        namespace=args.namespace,
+        name=f"rfs-{name}",
+        not_ready=replicas_ready,
+    )
+    return wait_hook(f"{name}-ready", args.access, [servers, sentinels])
+
+
+def _servers_check(revision: str) -> ReadinessCheck:
+    return partial(servers_ready, revision)
+
+
+def servers_ready(revision: str, statefulset: Mapping[str, Any]) -> str | None:
+    """For the StatefulSet of a RedisFailover: the operator acted on this revision, servers answer.
+
+    A pod is Ready once it follows a master or is one. One may be away: after a change the operator
+    restarts the pods one at a time, the master last, and a client that waited for all of them would
+    keep a rotated password's predecessor until the servers no longer accept it.
+    """
+    annotations: Mapping[str, str] = statefulset["metadata"].get("annotations", {})
+    if annotations.get(REVISION_ANNOTATION) != revision:
+        return "redis-operator has not acted on the latest change yet"
+    replicas = statefulset["spec"]["replicas"]
+    ready = statefulset.get("status", {}).get("readyReplicas", 0)
+    if ready < replicas - 1:
+        return f"{ready} of {replicas} Redis pods are Ready, at least {replicas - 1} must be"
+    return None
 
 
 def _failover_spec(
-    settings: FailoverRedis,
-    images: Images,
-    secret: core.v1.Secret,
-    account: core.v1.ServiceAccount,
-    rotation: int,
+    name: str, args: RedisArgs, secret: core.v1.Secret, account: core.v1.ServiceAccount
 ) -> RedisFailoverSpec:
-    labels = {"app.kubernetes.io/name": FAILOVER}
     service_account = account.metadata.name.apply(str)
     return {
-        "redis": {
-            "image": images.redis,
-            "imagePullPolicy": "IfNotPresent",
-            "replicas": settings.replicas,
-            "resources": requirements(settings.resources),
-            "securityContext": pod_security(_USER),
-            "containerSecurityContext": CONTAINER_SECURITY,
-            "serviceAccountName": service_account,
-            "topologySpreadConstraints": [
-                spread({**labels, "app.kubernetes.io/component": "redis"})
-            ],
-            "customConfig": ["appendonly yes"],
-            # The operator restarts the pods one by one, the master last, when their template changes: a restarted pod knows the
-            # new password only.
-            "podAnnotations": {"shlink.io/password-rotation": str(rotation)},
-            "storage": {
-                "keepAfterDeletion": False,
-                "persistentVolumeClaim": {
-                    "metadata": {"name": "data"},
-                    "spec": volume_claim(settings.storage),
-                },
-            },
-            # Without the exporter the operator deletes the headless Service rfr-shlink-redis on every reconcile, and with it each
-            # pod's DNS name; with it, the operator makes that Service itself.
-            "exporter": {
-                "enabled": True,
-                "image": images.redis_exporter,
-                "imagePullPolicy": "IfNotPresent",
-                "containerSecurityContext": CONTAINER_SECURITY,
-                "resources": requirements(Resources(cpu="10m", memory="32Mi", memory_limit="64Mi")),
-            },
-            # Before it stops, a master asks for a failover and sleeps 31 s; Kubernetes' default would kill it after 30.
-            "terminationGracePeriod": 60,
-        },
-        "sentinel": {
-            "image": images.redis,
-            "imagePullPolicy": "IfNotPresent",
-            "replicas": settings.sentinels,
-            "resources": requirements(settings.sentinel_resources),
-            "securityContext": pod_security(_USER),
-            "containerSecurityContext": CONTAINER_SECURITY,
-            "serviceAccountName": service_account,
-            "topologySpreadConstraints": [
-                spread({**labels, "app.kubernetes.io/component": "sentinel"})
-            ],
-            "customConfig": ["down-after-milliseconds 5000", "failover-timeout 10000"],
-            "configCopy": {"containerSecurityContext": CONTAINER_SECURITY},
-        },
+        "redis": _servers(name, args, service_account),
+        "sentinel": _sentinels(name, args, service_account),
         "auth": {"secretPath": secret.metadata.name.apply(str)},
         # The resource's own labels would be copied to its pods and roll them whenever one changes.
         "labelWhitelist": ["^$"],
     }
 
 
-ROTATE = r"""
-set -eu
-# Running pods keep the password they started with, and the operator only tries the new one: without this it finds no master and
-# heals nothing. Both are accepted here until the operator has restarted the pods. Values go over standard input, not the command line.
-rotate() {
-  host=$1 port=$2
-  REDISCLI_AUTH=$NEW redis-cli --no-auth-warning -h "$host" -p "$port" ping 2>/dev/null | grep -q PONG && known=$NEW || known=$OLD
-  printf '>%s' "$NEW" | REDISCLI_AUTH=$known redis-cli --no-auth-warning -e -h "$host" -p "$port" -x acl setuser default >/dev/null
-  printf '%s' "$NEW" | REDISCLI_AUTH=$NEW redis-cli --no-auth-warning -e -h "$host" -p "$port" -x config set masterauth >/dev/null
-  echo "redis $host:$port accepts the new password"
+def _servers(name: str, args: RedisArgs, service_account: pulumi.Output[str]) -> RedisServers:
+    labels = {"app.kubernetes.io/name": name, "app.kubernetes.io/component": "redis"}
+    return {
+        "image": args.image,
+        "imagePullPolicy": "IfNotPresent",
+        # In the command line, since the operator sets `customConfig` while Redis runs and a restarted
+        # server knows nothing of it.
+        "command": ["redis-server", "/redis/redis.conf", *_options(args.resources.memory_limit)],
+        "customConfig": [],
+        "replicas": args.replicas,
+        "resources": requirements(args.resources),
+        "securityContext": pod_security(_USER),
+        "containerSecurityContext": CONTAINER_SECURITY,
+        "serviceAccountName": service_account,
+        "topologySpreadConstraints": [spread(labels)],
+        # The operator restarts the pods one by one, the master last, when their template changes: a
+        # restarted pod knows the new password only.
+        "podAnnotations": {"shlink.io/password-rotation": str(args.rotation)},
+        "storage": {
+            "keepAfterDeletion": False,
+            "persistentVolumeClaim": {
+                "metadata": {"name": "data"},
+                "spec": volume_claim(args.storage),
+            },
+        },
+        # Without the exporter the operator deletes the headless Service rfr-<name> on every reconcile,
+        # and with it each pod's DNS name; with it, the operator makes that Service itself.
+        "exporter": {
+            "enabled": True,
+            "image": args.exporter_image,
+            "imagePullPolicy": "IfNotPresent",
+            "containerSecurityContext": CONTAINER_SECURITY,
+            "resources": requirements(_SMALL),
+        },
+        # Before it stops, a master asks for a failover and sleeps 31 s; the default is 30.
+        "terminationGracePeriod": 60,
+    }
+
+
+def _options(memory_limit: str) -> list[str]:
+    """Options of redis-server beyond the operator's redis.conf.
+
+    Shlink's cached items never expire (its default lifetime is 0), only its locks do. So a
+    `volatile-*` policy would evict nothing but locks, and `noeviction` would refuse the next lock
+    when the cache is full. The least recently used key is an old item: a held lock goes only once a
+    whole cache's worth of items was written after it.
+    """
+    options = {
+        "maxmemory": str(_bytes(memory_limit) * _MAXMEMORY_PERCENT // 100),
+        "maxmemory-policy": "allkeys-lru",
+        # LRU is approximated by a sample; the default of 5 is further from the truth.
+        "maxmemory-samples": "10",
+        # A full volume must not stop the locks.
+        "stop-writes-on-bgsave-error": "no",
+    }
+    return [part for option, value in options.items() for part in (f"--{option}", value)]
+
+
+_UNITS = {
+    "": 1,
+    "k": 1000,
+    "Ki": 1024,
+    "M": 1000**2,
+    "Mi": 1024**2,
+    "G": 1000**3,
+    "Gi": 1024**3,
+    "T": 1000**4,
+    "Ti": 1024**4,
 }
-for server in $SERVERS; do rotate "${server%:*}" "${server##*:}"; done
-# A sentinel knows the others but not itself: ask one, then ask the ones it names.
-others() {
-  redis-cli -e -h "$1" -p "$2" --csv sentinel sentinels mymaster | tr -d '"' | tr ',' '\n' |
-    awk '$0=="ip"{getline;i=$0} $0=="port"{getline;print i":"$0}'
-}
-first=$(others "${SENTINEL%:*}" "${SENTINEL##*:}")
-all=$(for one in $first; do echo "$one"; others "${one%:*}" "${one##*:}"; done | sort -u)
-[ -n "$all" ] || { echo "no sentinel answers" >&2; exit 1; }
-for one in $all; do
-  printf '%s' "$NEW" | redis-cli -e -h "${one%:*}" -p "${one##*:}" -x sentinel set mymaster auth-pass >/dev/null
-  echo "sentinel $one uses the new password"
-done
-"""
-"""Run by the rotation Job: $SERVERS and $SENTINEL are host:port, $OLD and $NEW the passwords."""
+
+
+def _bytes(quantity: str) -> int:
+    digits = quantity.rstrip("kKMGTi")
+    return int(float(digits) * _UNITS[quantity.removeprefix(digits)])
+
+
+def _sentinels(name: str, args: RedisArgs, service_account: pulumi.Output[str]) -> Sentinels:
+    labels = {"app.kubernetes.io/name": name, "app.kubernetes.io/component": "sentinel"}
+    return {
+        "image": args.image,
+        "imagePullPolicy": "IfNotPresent",
+        "replicas": args.sentinels,
+        "resources": requirements(args.sentinel_resources),
+        "securityContext": pod_security(_USER),
+        "containerSecurityContext": CONTAINER_SECURITY,
+        "serviceAccountName": service_account,
+        "topologySpreadConstraints": [spread(labels)],
+        # How long a master may be silent before it is replaced. The operator's own default, 1 s, takes
+        # a busy node for a dead master.
+        "customConfig": ["down-after-milliseconds 5000", "failover-timeout 10000"],
+        "configCopy": {"containerSecurityContext": CONTAINER_SECURITY},
+    }
 
 
 def _rotation(
-    name: str, args: RedisArgs, secret: core.v1.Secret, opts: pulumi.ResourceOptions
+    name: str,
+    args: RedisArgs,
+    secret: core.v1.Secret,
+    sentinel: pulumi.Output[str],
+    opts: pulumi.ResourceOptions,
 ) -> batch.v1.Job:
-    """Teaches the running Redis and Sentinel pods the new password. Repeatable: a pod that knows it already is passed over."""
+    """Teaches the running servers and sentinels the new password; a server that knows it is skipped."""
     servers = [
-        f"rfr-{FAILOVER}-{n}.rfr-{FAILOVER}.{REDIS}.svc.cluster.local:6379"
-        for n in range(args.settings.replicas)
+        pulumi.Output.concat(f"rfr-{name}-{n}.rfr-{name}.", args.namespace, f".svc:{ports.REDIS}")
+        for n in range(args.replicas)
     ]
-
+    container = core.v1.ContainerArgs(
+        name="rotate",
+        image=args.image,
+        command=["sh", "-c", scripts.read("redis_rotate.sh")],
+        env=[
+            *variables(
+                {
+                    "SERVERS": pulumi.Output.all(*servers).apply(" ".join),
+                    "SENTINEL": pulumi.Output.concat(sentinel, f":{ports.SENTINEL}"),
+                    "MASTER": MASTER,
+                }
+            ),
+            secret_variable("NEW", secret.metadata.name, "password"),
+            secret_variable("OLD", secret.metadata.name, "previous"),
+        ],
+        security_context=CONTAINER_SECURITY,
+        resources=requirements(_SMALL),
+    )
     return job(
-        name,
+        f"{name}-rotation-{args.rotation}",
         JobArgs(
-            name=f"{FAILOVER}-rotation-{args.rotation}",
-            labels=REDIS_ROTATION.labels,
+            name=f"{name}-rotation-{args.rotation}",
             namespace=args.namespace,
+            labels={"app.kubernetes.io/name": f"{name}-rotation"},
             user=_USER,
-            containers=[
-                core.v1.ContainerArgs(
-                    name="rotate",
-                    image=args.images.redis,
-                    command=["sh", "-c", ROTATE],
-                    env=[
-                        core.v1.EnvVarArgs(name="SERVERS", value=" ".join(servers)),
-                        core.v1.EnvVarArgs(name="SENTINEL", value=f"{_SENTINEL}:26379"),
-                        secret_variable("NEW", secret.metadata.name, "password"),
-                        secret_variable("OLD", secret.metadata.name, "previous"),
-                    ],
-                    security_context=CONTAINER_SECURITY,
-                    resources=requirements(
-                        Resources(cpu="10m", memory="16Mi", memory_limit="64Mi")
-                    ),
-                )
-            ],
+            containers=[container],
         ),
         opts,
     )

@@ -173,6 +173,11 @@ class Shlink(pulumi.ComponentResource):
         volumes = _volumes(php)
         migration = _migration(name, args, volumes, child)
         secrets = [args.database_secret, args.redis_secret, args.geolite, args.environment]
+        after_redis: list[pulumi.Resource] = []
+        redis_ready: list[pulumi.ResourceHook] = []
+        if args.redis:
+            after_redis += args.redis.resources
+            redis_ready += [args.redis.ready] if args.redis.ready else []
         deployment = apps.v1.Deployment(
             name,
             metadata=metadata,
@@ -202,7 +207,7 @@ class Shlink(pulumi.ComponentResource):
                     ),
                 ),
             ),
-            opts=_after(child, secrets, _redis_ready(args, [migration])),
+            opts=_after(child, secrets, [migration, *after_redis], redis_ready),
         )
         service = core.v1.Service(
             name,
@@ -461,27 +466,20 @@ def _versions(secrets: Sequence[SecretRef | None]) -> Mapping[str, pulumi.Input[
     }
 
 
-def _redis_ready(
-    args: ShlinkArgs, resources: Sequence[pulumi.Resource]
-) -> Sequence[pulumi.Resource]:
-    if args.redis is None:
-        return resources
-    return [*resources, *args.redis.usable]
-
-
 def _after(
     opts: pulumi.ResourceOptions,
     secrets: Sequence[SecretRef | None],
     resources: Sequence[pulumi.Resource],
+    ready: Sequence[pulumi.ResourceHook] = (),
 ) -> pulumi.ResourceOptions:
-    """Wait for these resources, and until these Secrets hold the version that the pods need."""
+    """Wait for these resources and hooks, and until these Secrets hold the version the pods need."""
     delivered = [secret for secret in secrets if secret is not None]
-    synced = [secret.synced for secret in delivered]
+    hooks = [*(secret.synced for secret in delivered), *ready]
     return pulumi.ResourceOptions.merge(
         opts,
         pulumi.ResourceOptions(
             depends_on=[*resources, *(secret.resource for secret in delivered)],
-            hooks=pulumi.ResourceHookBinding(before_create=synced, before_update=synced),
+            hooks=pulumi.ResourceHookBinding(before_create=hooks, before_update=hooks),
         ),
     )
 

@@ -29,7 +29,8 @@ class WaitTarget:
     """Plural name with its API group: `statefulsets.apps`."""
     namespace: pulumi.Input[str]
     name: pulumi.Input[str]
-    not_ready: ReadinessCheck
+    not_ready: pulumi.Input[ReadinessCheck]
+    """An Output where the check needs a value that is only known while the program runs."""
     timeout: float = 300
     """Seconds."""
 
@@ -52,12 +53,14 @@ async def until_ready(access: ClusterAccess, target: WaitTarget, interval: float
     """Check the target every `interval` seconds. Raises TimeoutError with the last reason."""
     namespace = await _value(target.namespace)
     name = await _value(target.name)
+    not_ready = cast("ReadinessCheck", await pulumi.Output.from_input(target.not_ready).future())
     deadline = asyncio.get_running_loop().time() + target.timeout
     api: Api | None = None
     while True:
         try:
             api = api or await access.client()
-            reason = await _reason(cast("Any", api), target, namespace, name)
+            item = await _object(cast("Any", api), target.resource, namespace, name)
+            reason = "it does not exist yet" if item is None else not_ready(item)
         # An API server, a proxy or a credential plugin may answer anything; the timeout bounds it.
         except Exception as error:  # noqa: BLE001
             # With a new client the next check logs in again.
@@ -77,11 +80,11 @@ async def _value(text: pulumi.Input[str]) -> str:
     return str(await pulumi.Output.from_input(text).future())
 
 
-async def _reason(api: Any, target: WaitTarget, namespace: str, name: str) -> str | None:
-    objects = api.async_get(target.resource, name, namespace=namespace)
+async def _object(api: Any, resource: str, namespace: str, name: str) -> Mapping[str, Any] | None:
+    objects = api.async_get(resource, name, namespace=namespace)
     async for item in objects:
-        return target.not_ready(item.raw)
-    return "it does not exist yet"
+        return item.raw
+    return None
 
 
 def steadily(check: ReadinessCheck, looks: int = 2) -> ReadinessCheck:

@@ -90,12 +90,14 @@ def later() -> Later:
 
     def spy(name: str, access: Any, targets: Sequence[WaitTarget]) -> Any:
         # Namespaces and names are outputs: they are read as the program runs.
-        places = [pulumi.Output.all(target.namespace, target.name) for target in targets]
+        places = [
+            pulumi.Output.all(target.namespace, target.name, target.not_ready) for target in targets
+        ]
 
         def keep(values: Any) -> None:
             hooks[name] = [
-                replace(target, namespace=namespace, name=item)
-                for target, (namespace, item) in zip(targets, values, strict=True)
+                replace(target, namespace=namespace, name=item, not_ready=not_ready)
+                for target, (namespace, item, not_ready) in zip(targets, values, strict=True)
             ]
 
         pulumi.Output.all(*places).apply(keep)

@@ -2,16 +2,17 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from components.waits import replicas_ready
+from components.redis import REVISION_ANNOTATION, servers_ready
+from components.waits import ReadinessCheck, replicas_ready
 from offline.record import Recording
 from tests import configurations
 from tests.conftest import Later, Program, before, manifest, pod, server, variables
 
-SENTINEL = "rfs-shlink-redis.redis.svc.cluster.local"
+SENTINEL = "rfs-shlink-redis.redis.svc"
 CONNECTIONS = [server]
 
 
@@ -157,15 +158,133 @@ def test_the_pods_may_stop_in_peace_and_have_no_rights(dev: Recording) -> None:
     )
 
 
-def test_ready_is_what_the_operator_makes_of_it(dev: Recording, later: Later) -> None:
-    bound = dev.one("RedisFailover", "shlink-redis").hooks
-    assert bound["after_create"] == bound["after_update"] == ("shlink-redis-ready",)
-    awaited = later.hooks["shlink-redis-ready"]
-    assert {(one.resource, one.namespace, one.name) for one in awaited} == {
+# The wait
+
+
+def statefulset(revision: str | None, *, ready: int, replicas: int = 3) -> dict[str, Any]:
+    """As redis-operator leaves it: its annotations are the RedisFailover's."""
+    return {
+        "metadata": {"annotations": {REVISION_ANNOTATION: revision} if revision else {}},
+        "spec": {"replicas": replicas},
+        "status": {"readyReplicas": ready} if ready else {},
+    }
+
+
+def revision(recording: Recording) -> str:
+    """What the operator copies to the StatefulSet once it has acted."""
+    metadata = manifest(recording, "RedisFailover", "shlink-redis")["metadata"]
+    return metadata["annotations"][REVISION_ANNOTATION]
+
+
+@pytest.mark.parametrize(
+    ("object_in_cluster", "complaint"),
+    [
+        (statefulset("now", ready=3), None),
+        # One pod at a time is restarted, and clients must not wait for that.
+        (statefulset("now", ready=2), None),
+        (statefulset("now", ready=1), "1 of 3 Redis pods are Ready, at least 2 must be"),
+        (statefulset("now", ready=0), "0 of 3 Redis pods are Ready, at least 2 must be"),
+        (statefulset("now", ready=3, replicas=5), "3 of 5 Redis pods are Ready"),
+        # The state from before the change: all well, and of no meaning.
+        (statefulset("before", ready=3), "redis-operator has not acted on the latest change yet"),
+        (statefulset(None, ready=3), "redis-operator has not acted on the latest change yet"),
+    ],
+)
+def test_ready_means_that_the_operator_acted_on_this_revision(
+    object_in_cluster: Mapping[str, Any], complaint: str | None
+) -> None:
+    reason = servers_ready("now", object_in_cluster)
+    if complaint is None:
+        assert reason is None
+    else:
+        assert complaint in str(reason)
+
+
+def test_nothing_waits_after_the_failover(dev: Recording) -> None:
+    """An after-hook holds up every other resource, and the record of those that are finished."""
+    assert dev.one("RedisFailover", "shlink-redis").hooks == {}
+
+
+@pytest.mark.parametrize("moment", ["before_create", "before_update"])
+def test_shlink_waits_for_redis_at_each_change(dev: Recording, moment: str) -> None:
+    assert "shlink-redis-ready" in dev.one("Deployment", "shlink").hooks[moment]
+
+
+def test_the_rotation_waits_until_the_operator_has_acted() -> None:
+    rotated = configurations.recording("redis-rotated")
+    (name,) = jobs(rotated)
+    assert rotated.one("Job", name).hooks["before_create"] == ("shlink-redis-ready",)
+
+
+def test_the_wait_looks_at_what_the_operator_makes(later: Later) -> None:
+    servers, sentinels = later.hooks["shlink-redis-ready"]
+    places = [(target.resource, target.namespace, target.name) for target in (servers, sentinels)]
+    assert places == [
         ("statefulsets.apps", "redis", "rfr-shlink-redis"),
         ("deployments.apps", "redis", "rfs-shlink-redis"),
-    }
-    assert all(one.not_ready is replicas_ready for one in awaited)
+    ]
+    assert sentinels.not_ready is replicas_ready
+    check = cast("ReadinessCheck", servers.not_ready)
+    assert check(statefulset(revision(later.recording), ready=3)) is None
+    assert check(statefulset("before", ready=3)) is not None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rotation": {"redis": 2}},
+        {"redis": {"replicas": 5}},
+        {"redis": {"resources": {"memoryLimit": "512Mi"}}},
+        {"images": {"redis": "docker.io/library/redis:7.4.7-alpine"}},
+    ],
+    ids=["rotation", "replicas", "memory", "image"],
+)
+def test_every_change_is_another_revision(
+    program: Program, dev: Recording, change: Mapping[str, Any]
+) -> None:
+    """Or the wait would take the servers of before for those of now."""
+    assert revision(program(**change)) != revision(program()) == revision(program())
+    assert revision(dev)
+
+
+def test_a_new_revision_restarts_no_pod(program: Program) -> None:
+    """It is an annotation of the RedisFailover, which the operator does not copy to the pods."""
+    template = failover(program())["redis"]["podAnnotations"]
+    assert template == failover(program(redis={"replicas": 5}))["redis"]["podAnnotations"]
+    assert REVISION_ANNOTATION not in template
+
+
+# Memory and persistence
+
+
+@pytest.mark.parametrize(
+    ("limit", "maxmemory"), [("256Mi", 161061273), ("1Gi", 644245094), ("0.5G", 300000000)]
+)
+def test_the_data_is_bounded_by_the_memory_limit(
+    program: Program, limit: str, maxmemory: int
+) -> None:
+    """Without a bound Redis grows until the kernel kills it; with all of the limit, a snapshot does."""
+    spec = failover(program(redis={"resources": {"memoryLimit": limit}}))["redis"]
+    assert option(spec, "maxmemory") == str(maxmemory)
+    assert spec["resources"]["limits"]["memory"] == limit
+
+
+def option(servers: Mapping[str, Any], name: str) -> str:
+    """The value of an option of redis-server's command line."""
+    command = servers["command"]
+    return command[command.index(f"--{name}") + 1]
+
+
+def test_what_is_evicted_is_not_the_locks(dev: Recording) -> None:
+    """Only Shlink's locks expire, so `volatile-*` would evict locks alone, and `noeviction` none."""
+    assert option(failover(dev)["redis"], "maxmemory-policy") == "allkeys-lru"
+
+
+def test_what_is_configured_outlives_a_restart(dev: Recording) -> None:
+    """The operator applies `customConfig` while Redis runs; a restarted server knows nothing of it."""
+    servers = failover(dev)["redis"]
+    assert servers["customConfig"] == []
+    assert servers["command"][:2] == ["redis-server", "/redis/redis.conf"]
 
 
 # Rotation
@@ -225,11 +344,12 @@ def test_the_rotation_reaches_every_pod_with_both_passwords(rotations: list[Reco
     container = pod(rotations[2], "Job", jobs(rotations[2])[0])["spec"]["containers"][0]
     given = variables(container)
     assert given["SERVERS"].split() == [
-        f"rfr-shlink-redis-{n}.rfr-shlink-redis.redis.svc.cluster.local:6379" for n in range(5)
+        f"rfr-shlink-redis-{n}.rfr-shlink-redis.redis.svc:6379" for n in range(5)
     ]
     assert given["SENTINEL"] == f"{SENTINEL}:26379"
     assert (given["NEW"], given["OLD"]) == (
         ("shlink-redis-auth", "password"),
         ("shlink-redis-auth", "previous"),
     )
-    assert all(name in container["command"][2] for name in given)
+    assert given["MASTER"] == "mymaster"
+    assert all(f"${name}" in container["command"][2] for name in given)

@@ -205,7 +205,7 @@ def test_an_outage_of_the_database_takes_replicas_out_and_restarts_none(
 
 
 DATABASE = "shlink-db-primary.postgres.svc 5432"
-SENTINEL = "rfs-shlink-redis.redis.svc.cluster.local 26379"
+SENTINEL = "rfs-shlink-redis.redis.svc 26379"
 
 
 @pytest.mark.parametrize(

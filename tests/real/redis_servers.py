@@ -2,9 +2,11 @@
 
 import contextlib
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +15,8 @@ from typing import Any
 
 import redis
 
-MASTER = "mymaster"
+from components.redis import MASTER
+
 STARTUP_SECONDS = 20
 BINARIES = ("redis-server", "redis-sentinel", "redis-cli")
 
@@ -60,6 +63,10 @@ class Failover:
                 return int(connection.sentinel_get_master_addr_by_name(MASTER)[1])
         raise RuntimeError("no sentinel answers")
 
+    def pause(self, port: int) -> None:
+        """As a node that hangs: its connections stay open and nothing answers."""
+        self.processes[port].send_signal(signal.SIGSTOP)
+
     def kill(self, port: int) -> None:
         """As a node that is lost: nothing is said to anyone."""
         process = self.processes.pop(port)
@@ -76,7 +83,7 @@ def failover(
     `server_lines` go to each redis.conf, `sentinel_settings` (`name value`) to each sentinel with SENTINEL SET, as the operator does with
     its custom configuration. Raises RuntimeError with a log when one does not start.
     """
-    ports = _free_ports(6)
+    ports = free_ports(6)
     running = Failover(ports[:3], ports[3:], password)
     with tempfile.TemporaryDirectory(prefix="redis-") as name:
         root = Path(name)
@@ -163,7 +170,41 @@ def _until(check: Callable[[], bool], root: Path, complaint: str) -> None:
         time.sleep(0.1)
 
 
-def _free_ports(count: int) -> list[int]:
+@contextlib.contextmanager
+def late_forward(port: int, target: int, seconds: float) -> Generator[None]:
+    """A port that refuses connections for a while, then leads to the target."""
+    stop = threading.Event()
+
+    def serve() -> None:
+        if stop.wait(seconds):
+            return
+        with socket.create_server(("127.0.0.1", port)) as listener:
+            listener.settimeout(0.2)
+            while not stop.is_set():
+                with contextlib.suppress(TimeoutError):
+                    client, _ = listener.accept()
+                    server = socket.create_connection(("127.0.0.1", target))
+                    for source, sink in ((client, server), (server, client)):
+                        threading.Thread(target=_pump, args=(source, sink), daemon=True).start()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _pump(source: socket.socket, sink: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+        sink.shutdown(socket.SHUT_WR)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that nothing listens on."""
     with contextlib.ExitStack() as stack:
         sockets = [
             stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)
