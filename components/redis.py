@@ -30,6 +30,7 @@ from .pods import (
     variables,
     volume_claim,
 )
+from .setting_types import amount
 from .settings import ExternalRedis, Resources, Volume
 from .waits import ReadinessCheck, WaitTarget, replicas_ready, wait_hook
 
@@ -316,7 +317,7 @@ def _options(memory_limit: str) -> list[str]:
     whole cache's worth of items was written after it.
     """
     options = {
-        "maxmemory": str(_bytes(memory_limit) * _MAXMEMORY_PERCENT // 100),
+        "maxmemory": str(int(amount(memory_limit)) * _MAXMEMORY_PERCENT // 100),
         "maxmemory-policy": "allkeys-lru",
         # LRU is approximated by a sample; the default of 5 is further from the truth.
         "maxmemory-samples": "10",
@@ -324,24 +325,6 @@ def _options(memory_limit: str) -> list[str]:
         "stop-writes-on-bgsave-error": "no",
     }
     return [part for option, value in options.items() for part in (f"--{option}", value)]
-
-
-_UNITS = {
-    "": 1,
-    "k": 1000,
-    "Ki": 1024,
-    "M": 1000**2,
-    "Mi": 1024**2,
-    "G": 1000**3,
-    "Gi": 1024**3,
-    "T": 1000**4,
-    "Ti": 1024**4,
-}
-
-
-def _bytes(quantity: str) -> int:
-    digits = quantity.rstrip("kKMGTi")
-    return int(float(digits) * _UNITS[quantity.removeprefix(digits)])
 
 
 def _sentinels(name: str, args: RedisArgs, service_account: pulumi.Output[str]) -> Sentinels:
