@@ -162,15 +162,15 @@ MUTANTS = [
         [
             Change(
                 "components/redis.py",
-                '"app.kubernetes.io/component": "sentinel"})',
-                '"app.kubernetes.io/component": "sentinels"})',
+                '"app.kubernetes.io/component": "sentinel"}',
+                '"app.kubernetes.io/component": "sentinels"}',
             )
         ],
         ["tests/real/test_pods.py"],
     ),
     Mutant(
         "Shlink is given one Redis server",
-        [Change("components/redis.py", 'servers=f"{url},{url}"', "servers=url")],
+        [Change("components/redis.py", 'pulumi.Output.concat(url, ",", url)', "url")],
         ["tests/real/test_redis.py", "-k", "publish"],
     ),
     Mutant(
@@ -179,11 +179,37 @@ MUTANTS = [
         ["tests/real/test_redis.py", "-k", "publish"],
     ),
     Mutant(
-        "a rotation forgets the sentinels",
+        "the wait for Redis is satisfied by the servers of before the change",
         [
             Change(
                 "components/redis.py",
-                "-x sentinel set mymaster auth-pass >/dev/null",
+                "if annotations.get(REVISION_ANNOTATION) != revision:",
+                "if REVISION_ANNOTATION not in annotations:",
+            )
+        ],
+    ),
+    Mutant(
+        "a full cache evicts nothing but locks",
+        [Change("components/redis.py", '"allkeys-lru"', '"volatile-lru"')],
+        ["tests/real/test_redis.py", "-k", "full_cache"],
+    ),
+    Mutant(
+        "a rotation gives up at the first refusal",
+        [
+            Change(
+                "components/scripts/redis_rotate.sh",
+                "tries=$((tries - 1))",
+                "tries=0",
+            )
+        ],
+        ["tests/real/test_redis.py", "-k", "refusal"],
+    ),
+    Mutant(
+        "a rotation forgets the sentinels",
+        [
+            Change(
+                "components/scripts/redis_rotate.sh",
+                '-x sentinel set "$MASTER" auth-pass >/dev/null',
                 "-x echo >/dev/null",
             )
         ],
@@ -193,7 +219,7 @@ MUTANTS = [
         "a rotation takes the old password away at once",
         [
             Change(
-                "components/redis.py",
+                "components/scripts/redis_rotate.sh",
                 "-x acl setuser default >/dev/null",
                 "-x acl setuser default resetpass >/dev/null",
             )
