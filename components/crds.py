@@ -350,3 +350,35 @@ class HTTPRoute(_Custom):
         self, name: str, metadata: ObjectMetaArgs, spec: HTTPRouteSpec, opts: pulumi.ResourceOptions
     ) -> None:
         super().__init__(name, "gateway.networking.k8s.io/v1", "HTTPRoute", metadata, spec, opts)
+
+
+class CiliumPort(TypedDict):
+    port: str
+    protocol: str
+
+
+class CiliumPorts(TypedDict):
+    ports: Sequence[CiliumPort]
+
+
+class CiliumEgress(TypedDict):
+    toEntities: Sequence[str]
+    toPorts: Sequence[CiliumPorts]
+
+
+class CiliumNetworkPolicySpec(TypedDict):
+    endpointSelector: LabelSelector
+    egress: Sequence[CiliumEgress]
+
+
+class CiliumNetworkPolicy(_Custom):
+    """Cilium's own policy: https://docs.cilium.io/en/stable/security/policy/language/#entities-based"""
+
+    def __init__(
+        self,
+        name: str,
+        metadata: ObjectMetaArgs,
+        spec: CiliumNetworkPolicySpec,
+        opts: pulumi.ResourceOptions,
+    ) -> None:
+        super().__init__(name, "cilium.io/v2", "CiliumNetworkPolicy", metadata, spec, opts)

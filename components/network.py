@@ -1,10 +1,12 @@
 """Namespaces: Pod Security `restricted`, default deny, and the one table of who may talk to whom.
 
-`flows()` is the table. Each pod that it names gets one NetworkPolicy with its own rows: egress where it is the source, ingress where
-it is the target. A layer's resources depend on their Namespace, so the rules outlive them on destroy: PGO's and the operators'
-finalizers still reach the API server while the custom resources go.
+`flows()` is the table. Each group of pods in it gets one NetworkPolicy with its own rows: egress
+where it is the source, ingress where it is the target. A layer's resources depend on their
+Namespace, so the policies outlive them on destroy: PGO's and the operators' finalizers still reach
+the API server while the custom resources go.
 """
 
+import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -12,7 +14,8 @@ import pulumi
 from pulumi_kubernetes import core, meta, networking
 
 from . import ports
-from .settings import Settings
+from .crds import CiliumNetworkPolicy
+from .settings import Seal, Settings, ShlinkSettings, Transit
 
 VAULT = "vault"
 EXTERNAL_SECRETS = "external-secrets"
@@ -24,22 +27,32 @@ NAMESPACES = (VAULT, EXTERNAL_SECRETS, POSTGRES, REDIS, SHLINK)
 
 @dataclass(frozen=True)
 class Pods:
-    """Some pods of one namespace; no labels: every pod in it. Those outside this environment get no policy from us."""
+    """Some pods of one namespace. Pods outside this environment get no policy from this program."""
 
     name: str
+    """Name of the policy, unique in the namespace."""
     namespace: str
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Without labels: every pod of the namespace."""
 
 
 @dataclass(frozen=True)
 class Addresses:
-    """What no label selects: the API server, the internet, a managed Redis."""
+    """Networks that no label selects: the internet, a managed Redis."""
 
     cidrs: Sequence[str]
     exclude: Sequence[str] = ()
+    """Networks inside `cidrs` that stay closed."""
 
 
-Peer = Pods | Addresses
+@dataclass(frozen=True)
+class ApiServer:
+    """The Kubernetes API server. No label selects it, and Cilium matches it by no address."""
+
+    cidrs: Sequence[str]
+
+
+Peer = Pods | Addresses | ApiServer
 
 
 @dataclass(frozen=True)
@@ -51,11 +64,21 @@ class Flow:
     ports: Sequence[int]
 
 
-ANYWHERE = Addresses(["0.0.0.0/0"])
-# Shlink follows URLs that strangers give it: never into the cluster, the node's network or a cloud's metadata service.
+ANYWHERE = Addresses(["0.0.0.0/0", "::/0"])
+# Shlink follows URLs that strangers give it: never into the cluster, the node's network or a
+# cloud's metadata service, not even by an IPv6 address that a gateway translates to one of them.
 INTERNET = Addresses(
-    ["0.0.0.0/0"],
-    exclude=["10.0.0.0/8", "100.64.0.0/10", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16"],
+    ANYWHERE.cidrs,
+    exclude=[
+        "10.0.0.0/8",
+        "100.64.0.0/10",
+        "169.254.0.0/16",
+        "172.16.0.0/12",
+        "192.168.0.0/16",
+        "64:ff9b::/96",
+        "fc00::/7",
+        "fe80::/10",
+    ],
 )
 
 VAULT_SERVER = Pods("vault", VAULT, {"app.kubernetes.io/name": "vault", "component": "server"})
@@ -82,104 +105,151 @@ REDIS_ROTATION = Pods(
 )
 SERVER = Pods("shlink", SHLINK, {"app.kubernetes.io/name": "shlink"})
 MIGRATION = Pods("shlink-migration", SHLINK, {"app.kubernetes.io/name": "shlink-migration"})
+# cert-manager makes this pod in the Ingress' own namespace to prove the host's ownership.
+ACME_SOLVER = Pods("acme-solver", SHLINK, {"acme.cert-manager.io/http01-solver": "true"})
+_ACME_SOLVER_PORT = 8089
+
+# Where a pod on a cloud asks for its identity, by the kind of key service:
+# EKS Pod Identity and the node's role; GKE's metadata server and its redirect; Azure's.
+_IDENTITY: Mapping[str, Sequence[tuple[str, Sequence[int]]]] = {
+    "awskms": (
+        ("169.254.170.23/32", [ports.HTTP]),
+        ("fd00:ec2::23/128", [ports.HTTP]),
+        ("169.254.169.254/32", [ports.HTTP]),
+    ),
+    "gcpckms": (("169.254.169.254/32", [ports.HTTP, 8080]), ("169.254.169.252/32", [987, 988])),
+    "azurekeyvault": (("169.254.169.254/32", [ports.HTTP]),),
+}
 
 
 def flows(settings: Settings) -> list[Flow]:
-    """Every connection that this environment needs, and none besides. DNS is open to every pod."""
+    """All connections this environment needs. Everything else is denied, apart from DNS."""
+    return [
+        *_api_server(settings),
+        *_vault(settings),
+        *_postgres(settings),
+        *_redis(settings),
+        *_shlink(settings.shlink),
+        *_monitoring(settings),
+    ]
+
+
+def _api_server(settings: Settings) -> list[Flow]:
     network, operators = settings.network, settings.operators
-    api = Addresses(network.api_server)
-    controller = _where(CONTROLLER, operators.external_secrets.namespace)
+    clients = [
+        VAULT_SERVER,  # asks whose a token is; its sidecar reads the unseal keys from a Secret
+        VAULT_INIT,
+        DATABASE,  # Patroni keeps its leader lock there
+    ]
+    if operators.external_secrets.install:
+        clients.append(CONTROLLER)
+    if operators.pgo.install:
+        clients.append(PGO)
+    if operators.redis_operator.install and settings.redis.mode == "failover":
+        clients.append(REDIS_OPERATOR)
+    server = ApiServer(network.api_server)
+    return [Flow(client, server, network.api_server_ports) for client in clients]
+
+
+def _vault(settings: Settings) -> list[Flow]:
+    controller = _where(CONTROLLER, settings.operators.external_secrets.namespace)
     rows = [
-        Flow(
-            VAULT_SERVER, api, network.api_server_ports
-        ),  # TokenReview; the sidecar keeps the unseal keys in a Secret
-        Flow(VAULT_INIT, api, network.api_server_ports),
         Flow(VAULT_INIT, VAULT_SERVER, [ports.VAULT]),
         Flow(VAULT_SERVER, VAULT_SERVER, [ports.VAULT, ports.VAULT_RAFT]),
         Flow(controller, VAULT_SERVER, [ports.VAULT]),
-        Flow(DATABASE, api, network.api_server_ports),  # Patroni keeps its leader lock there
-        Flow(
-            DATABASE, DATABASE, [ports.POSTGRES, ports.PATRONI, ports.PGBACKREST]
-        ),  # replication, Patroni, pgBackRest
+    ]
+    if settings.vault.seal is not None:
+        rows += _key_service(settings.vault.seal)
+    return rows
+
+
+def _key_service(seal: Seal) -> list[Flow]:
+    if isinstance(seal, Transit):
+        return [Flow(VAULT_SERVER, ANYWHERE, [seal.port])]
+    rows = [Flow(VAULT_SERVER, ANYWHERE, [ports.HTTPS])]
+    rows += [
+        Flow(VAULT_SERVER, Addresses([cidr]), identity_ports)
+        for cidr, identity_ports in _IDENTITY[seal.type]
+    ]
+    return rows
+
+
+def _postgres(settings: Settings) -> list[Flow]:
+    rows = [
+        # Replication, Patroni's view of the others, backups.
+        Flow(DATABASE, DATABASE, [ports.POSTGRES, ports.PATRONI, ports.PGBACKREST]),
         Flow(SERVER, DATABASE, [ports.POSTGRES]),
         Flow(MIGRATION, DATABASE, [ports.POSTGRES]),
     ]
-    if operators.external_secrets.install:
-        rows.append(Flow(CONTROLLER, api, network.api_server_ports))
-    if operators.pgo.install:
-        rows.append(Flow(PGO, api, network.api_server_ports))
-    if settings.vault.seal:
-        rows.append(
-            Flow(
-                VAULT_SERVER,
-                ANYWHERE,
-                [ports.HTTPS, ports.VAULT]
-                if settings.vault.seal.type == "transit"
-                else [ports.HTTPS],
-            )
-        )
     if settings.postgres.backups.s3:
         rows.append(Flow(DATABASE, ANYWHERE, [ports.HTTPS]))
-    rows += _redis(settings)
-    if settings.shlink.geolite_license_key or settings.shlink.resolve_titles:
-        rows.append(
-            Flow(
-                SERVER,
-                INTERNET,
-                [ports.HTTP, ports.HTTPS] if settings.shlink.resolve_titles else [ports.HTTPS],
-            )
-        )
-    if settings.shlink.route:
-        rows.append(
-            Flow(Pods("route", settings.shlink.route.controller_namespace), SERVER, [ports.SHLINK])
-        )
-    if network.monitoring_namespace:
-        prometheus = Pods("prometheus", network.monitoring_namespace)
-        rows.append(Flow(prometheus, VAULT_SERVER, [ports.VAULT]))
-        rows += (
-            [Flow(prometheus, DATABASE, [ports.POSTGRES_EXPORTER])]
-            if settings.postgres.monitoring
-            else []
-        )
-        rows += (
-            [Flow(prometheus, REDIS_SERVERS, [ports.REDIS_EXPORTER])]
-            if settings.redis.mode == "failover"
-            else []
-        )
     return rows
 
 
 def _redis(settings: Settings) -> list[Flow]:
-    operators, redis = settings.operators, settings.redis
+    redis = settings.redis
     if redis.mode == "external":
         return [Flow(SERVER, Addresses([redis.cidr]), redis.ports)]
     if redis.mode == "none":
         return []
-    operator = _where(REDIS_OPERATOR, operators.redis_operator.namespace)
+    operator = _where(REDIS_OPERATOR, settings.operators.redis_operator.namespace)
     # A Redis pod asks a sentinel for a failover before it stops, hence the same clients for both.
-    clients = [
-        operator,
-        SENTINELS,
-        REDIS_SERVERS,
-        SERVER,
-        *([REDIS_ROTATION] if settings.rotation.redis > 1 else []),
-    ]
+    clients = [operator, SENTINELS, REDIS_SERVERS, SERVER]
+    if settings.rotation.redis > 1:
+        clients.append(REDIS_ROTATION)
     rows = [Flow(client, REDIS_SERVERS, [ports.REDIS]) for client in clients]
     rows += [Flow(client, SENTINELS, [ports.SENTINEL]) for client in clients]
-    if operators.redis_operator.install:
-        rows.append(
-            Flow(
-                REDIS_OPERATOR,
-                Addresses(settings.network.api_server),
-                settings.network.api_server_ports,
-            )
-        )
+    return rows
+
+
+def _shlink(shlink: ShlinkSettings) -> list[Flow]:
+    rows: list[Flow] = []
+    if shlink.resolve_titles:
+        rows.append(Flow(SERVER, INTERNET, [ports.HTTP, ports.HTTPS]))
+    elif shlink.geolite_license_key:
+        rows.append(Flow(SERVER, INTERNET, [ports.HTTPS]))
+    if shlink.route is None:
+        return rows
+    sources: list[Peer] = [
+        Pods(f"route-{namespace}", namespace) for namespace in shlink.route.controller_namespaces
+    ]
+    if shlink.route.controller_addresses:
+        sources.append(Addresses(shlink.route.controller_addresses))
+    for source in sources:
+        rows.append(Flow(source, SERVER, [ports.SHLINK]))
+        if shlink.route.asks_cert_manager:
+            rows.append(Flow(source, ACME_SOLVER, [_ACME_SOLVER_PORT]))
+    return rows
+
+
+def _monitoring(settings: Settings) -> list[Flow]:
+    namespace = settings.network.monitoring_namespace
+    if namespace is None:
+        return []
+    prometheus = Pods("prometheus", namespace)
+    rows = [Flow(prometheus, VAULT_SERVER, [ports.VAULT])]
+    if settings.postgres.monitoring:
+        rows.append(Flow(prometheus, DATABASE, [ports.POSTGRES_EXPORTER]))
+    if settings.redis.mode == "failover":
+        rows.append(Flow(prometheus, REDIS_SERVERS, [ports.REDIS_EXPORTER]))
     return rows
 
 
 def _where(pods: Pods, namespace: str | None) -> Pods:
     """The pods of an operator that is not installed by this program, wherever it runs."""
     return pods if namespace is None else Pods(pods.name, namespace)
+
+
+@dataclass(frozen=True)
+class Dns:
+    """Where pods resolve names, over UDP and TCP."""
+
+    namespace: str
+    """Every pod in it may be asked."""
+    addresses: Sequence[str] = ()
+    """Networks, such as node-local DNS, whose address belongs to no pod."""
+    ports: Sequence[int] = (ports.DNS,)
+    """Ports of the servers themselves, not of their Service."""
 
 
 @dataclass(frozen=True)
@@ -190,8 +260,10 @@ class NamespaceArgs:
     """The name in Kubernetes."""
     flows: Sequence[Flow]
     """The flow table. Rows without a pod of this namespace are ignored."""
-    dns_namespace: str
-    """Where the cluster's DNS runs; every pod may ask it."""
+    dns: Dns
+    """Whom every pod may ask for names."""
+    cilium: bool = False
+    """Reach the API server by Cilium's entity, in policies of its own kind."""
     protect: bool = False
     """Refuse to delete the namespace."""
 
@@ -219,10 +291,18 @@ class Namespace(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(parent=self, protect=args.protect),
         )
         inside = pulumi.ResourceOptions(parent=self)
-        policies = [_default_deny(name, namespace, args.dns_namespace, inside)]
+        table, reaching_api = args.flows, list[Flow]()
+        if args.cilium:
+            reaching_api = [flow for flow in table if isinstance(flow.target, ApiServer)]
+            table = [flow for flow in table if not isinstance(flow.target, ApiServer)]
+        policies: list[pulumi.CustomResource] = [_default_deny(name, namespace, args.dns, inside)]
         policies += [
-            _policy(name, namespace, pods, args.flows, inside)
-            for pods in _inhabitants(args.name, args.flows)
+            _policy(name, namespace, pods, table, inside) for pods in _inhabitants(args.name, table)
+        ]
+        policies += [
+            _cilium_policy(name, namespace, flow.source, flow.ports, inside)
+            for flow in reaching_api
+            if isinstance(flow.source, Pods) and flow.source.namespace == args.name
         ]
         self.name = _known_after(namespace, policies)
         self.register_outputs({"name": self.name})
@@ -230,47 +310,50 @@ class Namespace(pulumi.ComponentResource):
 
 def namespaces(settings: Settings, opts: pulumi.ResourceOptions) -> dict[str, Namespace]:
     """The five namespaces of an environment, by name."""
-    table = flows(settings)
-    return {
-        name: Namespace(
-            f"namespace-{name}",
-            NamespaceArgs(
-                name=name,
-                flows=table,
-                dns_namespace=settings.network.dns_namespace,
-                protect=settings.protect,
-            ),
-            opts,
+    table, network = flows(settings), settings.network
+    cilium = network.policies == "cilium"
+    if not cilium and set(network.api_server) & set(ANYWHERE.cidrs):
+        api_ports = " and ".join(map(str, network.api_server_ports))
+        pulumi.log.warn(
+            f"every address is open on ports {api_ports} to the pods that use the API server, "
+            "because no label selects it. Set shlink:network.apiServer to its addresses: "
+            "kubectl get endpoints kubernetes"
         )
-        for name in NAMESPACES
-    }
+    dns = Dns(network.dns_namespace, addresses=network.dns_addresses, ports=network.dns_ports)
+    created: dict[str, Namespace] = {}
+    for name in NAMESPACES:
+        args = NamespaceArgs(
+            name=name, flows=table, dns=dns, cilium=cilium, protect=settings.protect
+        )
+        created[name] = Namespace(f"namespace-{name}", args, opts)
+    return created
 
 
 def _known_after(
-    namespace: core.v1.Namespace, policies: Sequence[networking.v1.NetworkPolicy]
+    namespace: core.v1.Namespace, policies: Sequence[pulumi.CustomResource]
 ) -> pulumi.Output[str]:
     """The namespace's name as a value that depends on every policy too."""
-    names = [item.metadata.name for item in (namespace, *policies)]
-    return pulumi.Output.all(*names).apply(lambda known: str(known[0]))
+    # An output of the policy that is known in a preview, unlike its id.
+    urns = [policy.urn for policy in policies]
+    return pulumi.Output.all(namespace.metadata.name, *urns).apply(lambda known: str(known[0]))
 
 
 def _default_deny(
-    name: str, namespace: core.v1.Namespace, dns_namespace: str, opts: pulumi.ResourceOptions
+    name: str, namespace: core.v1.Namespace, dns: Dns, opts: pulumi.ResourceOptions
 ) -> networking.v1.NetworkPolicy:
-    dns = networking.v1.NetworkPolicyEgressRuleArgs(
-        to=[_selector(Pods("dns", dns_namespace))],
-        ports=[
-            networking.v1.NetworkPolicyPortArgs(protocol=protocol, port=ports.DNS)
-            for protocol in ("UDP", "TCP")
-        ],
-    )
+    servers = [_selector(Pods("dns", dns.namespace)), *_blocks(Addresses(dns.addresses))]
+    protocols = [
+        networking.v1.NetworkPolicyPortArgs(protocol=protocol, port=port)
+        for port in dns.ports
+        for protocol in ("UDP", "TCP")
+    ]
     return networking.v1.NetworkPolicy(
         f"{name}-default-deny",
         metadata=meta.v1.ObjectMetaArgs(name="default-deny", namespace=namespace.metadata.name),
         spec=networking.v1.NetworkPolicySpecArgs(
             pod_selector=meta.v1.LabelSelectorArgs(),
             policy_types=["Ingress", "Egress"],
-            egress=[dns],
+            egress=[networking.v1.NetworkPolicyEgressRuleArgs(to=servers, ports=protocols)],
         ),
         opts=opts,
     )
@@ -315,6 +398,38 @@ def _policy(
     )
 
 
+def _cilium_policy(
+    name: str,
+    namespace: core.v1.Namespace,
+    pods: Pods,
+    api_ports: Sequence[int],
+    opts: pulumi.ResourceOptions,
+) -> CiliumNetworkPolicy:
+    """The way to the API server on Cilium.
+
+    An ipBlock, even 0.0.0.0/0, never matches an API server on a node of the cluster there
+    (cilium/cilium#20550).
+    """
+    return CiliumNetworkPolicy(
+        f"{name}-{pods.name}-api-server",
+        metadata=meta.v1.ObjectMetaArgs(
+            name=f"{pods.name}-api-server", namespace=namespace.metadata.name
+        ),
+        spec={
+            "endpointSelector": {"matchLabels": pods.labels},
+            "egress": [
+                {
+                    "toEntities": ["kube-apiserver"],
+                    "toPorts": [
+                        {"ports": [{"port": str(port), "protocol": "TCP"} for port in api_ports]}
+                    ],
+                }
+            ],
+        },
+        opts=opts,
+    )
+
+
 def _inhabitants(namespace: str, table: Iterable[Flow]) -> list[Pods]:
     named = {
         peer.name: peer
@@ -328,12 +443,20 @@ def _inhabitants(namespace: str, table: Iterable[Flow]) -> list[Pods]:
 def _selectors(peer: Peer) -> list[networking.v1.NetworkPolicyPeerArgs]:
     if isinstance(peer, Pods):
         return [_selector(peer)]
-    return [
-        networking.v1.NetworkPolicyPeerArgs(
-            ip_block=networking.v1.IPBlockArgs(cidr=cidr, except_=list(peer.exclude) or None)
-        )
-        for cidr in peer.cidrs
-    ]
+    if isinstance(peer, ApiServer):
+        return _blocks(Addresses(peer.cidrs))
+    return _blocks(peer)
+
+
+def _blocks(addresses: Addresses) -> list[networking.v1.NetworkPolicyPeerArgs]:
+    """One block for each network; Kubernetes refuses an exception outside of its block."""
+    blocks: list[networking.v1.NetworkPolicyPeerArgs] = []
+    for cidr in addresses.cidrs:
+        version = ipaddress.ip_network(cidr).version
+        inside = [net for net in addresses.exclude if ipaddress.ip_network(net).version == version]
+        block = networking.v1.IPBlockArgs(cidr=cidr, except_=inside or None)
+        blocks.append(networking.v1.NetworkPolicyPeerArgs(ip_block=block))
+    return blocks
 
 
 def _selector(pods: Pods) -> networking.v1.NetworkPolicyPeerArgs:

@@ -440,7 +440,40 @@ RedisSettings = Annotated[
 ]
 
 
-class Ingress(Model):
+class Route(Model):
+    """What leads to Shlink from outside, and from where its connections come."""
+
+    controller_namespace: Name | list[Name] = Field(
+        default=[],
+        description="Namespace of the ingress controller's or gateway's pods; a list if several.",
+    )
+    controller_addresses: list[Cidr] = Field(
+        default=[],
+        description="Networks that connections come from when no pod of a namespace makes them: "
+        "load balancers with target type ip, controllers on the host's network.",
+    )
+
+    @property
+    def controller_namespaces(self) -> list[str]:
+        """The namespaces as a list."""
+        namespaces = self.controller_namespace
+        return namespaces if isinstance(namespaces, list) else [namespaces]
+
+    @property
+    def asks_cert_manager(self) -> bool:
+        """Whether cert-manager is to get the route's certificate, perhaps by a pod beside Shlink."""
+        return False
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Self:
+        if not self.controller_namespaces and not self.controller_addresses:
+            raise ValueError(
+                "nothing could reach Shlink; set `controllerNamespace`, `controllerAddresses` or both"
+            )
+        return self
+
+
+class Ingress(Route):
     """An Ingress for Shlink."""
 
     type: Literal["ingress"]
@@ -451,21 +484,20 @@ class Ingress(Model):
     annotations: dict[AnnotationName, AnnotationText] = Field(
         default={}, description="Of the Ingress."
     )
-    controller_namespace: Name = Field(
-        description="Namespace of the ingress controller, for the NetworkPolicy."
-    )
+
+    @property
+    def asks_cert_manager(self) -> bool:
+        """Its annotations name an issuer, so HTTP-01 may be solved in Shlink's namespace."""
+        return any(name.startswith("cert-manager.io/") for name in self.annotations)
 
 
-class GatewayRoute(Model):
+class GatewayRoute(Route):
     """An HTTPRoute for Shlink."""
 
     type: Literal["gateway"]
     name: ObjectName = Field(description="Gateway.")
     namespace: Name = Field(description="Namespace of the Gateway, for the parentRef.")
     section_name: ObjectName | None = Field(default=None, description="Listener.")
-    controller_namespace: Name = Field(
-        description="Namespace of the gateway's proxies, for the NetworkPolicy."
-    )
 
 
 class ShlinkSettings(Model):
@@ -539,16 +571,26 @@ class Network(Model):
     """NetworkPolicies."""
 
     api_server: list[Cidr] = Field(
-        default=["0.0.0.0/0"],
+        default=["0.0.0.0/0", "::/0"],
         min_length=1,
-        description="Where the API server answers; no label selects it.",
+        description="Addresses of the API server, as `kubectl get endpoints kubernetes` shows them.",
     )
     api_server_ports: list[RemotePort] = Field(
         default=[443, 6443],
         min_length=1,
         description="Its ports: the Service's and the server's own.",
     )
+    policies: Literal["kubernetes", "cilium"] = Field(
+        default="kubernetes",
+        description="On Cilium, `cilium`: no address matches its API server, only its own policies do.",
+    )
     dns_namespace: Name = Field(default="kube-system", description="Where the cluster's DNS runs.")
+    dns_addresses: list[Cidr] = Field(
+        default=[], description="Node-local DNS, whose address is no pod's: 169.254.20.10/32."
+    )
+    dns_ports: list[RemotePort] = Field(
+        default=[53], min_length=1, description="Ports of the DNS pods; 5353 on OpenShift."
+    )
     monitoring_namespace: Name | None = Field(
         default=None, description="Namespace of Prometheus; its pods may reach the exporters."
     )

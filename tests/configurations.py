@@ -166,6 +166,21 @@ SWITCHES: Mapping[str, Mapping[str, Any]] = {
             "pubSub": True,
         }
     },
+    "cilium": {"network": {"policies": "cilium"}},
+    "unusual-network": {
+        "network": {"dnsAddresses": ["169.254.20.10/32"], "dnsPorts": [53, 5353]},
+        "app": {
+            "domain": "s.example.org",
+            "route": {
+                "type": "ingress",
+                "className": "traefik",
+                "tlsSecret": "shlink-tls",
+                "annotations": {"cert-manager.io/issuer": "letsencrypt"},
+                "controllerNamespace": ["traefik", "traefik-internal"],
+                "controllerAddresses": ["10.0.0.0/24"],
+            },
+        },
+    },
     "api-server-narrow": {"network": {"apiServer": ["10.96.0.1/32"], "apiServerPorts": [443]}},
     "mirror": {
         "images": {

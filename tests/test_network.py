@@ -5,6 +5,7 @@ The labels are those of the pods that the program, the charts and the operators 
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
+from typing import Any
 
 import pytest
 
@@ -264,3 +265,120 @@ def test_the_rules_of_its_namespace_outlive_a_resource(
     }
     assert len(rules) >= 3
     assert rules <= before(dev, kind, name)
+
+
+def policies(name: str) -> list[Any]:
+    recording = configurations.recording(name)
+    return [plain(policy.inputs) for policy in recording.of_kind("NetworkPolicy")]
+
+
+SHLINK_POD: End = ("shlink", {"app.kubernetes.io/name": "shlink"})
+SOLVER: End = ("shlink", {"acme.cert-manager.io/http01-solver": "true"})
+
+
+@pytest.mark.parametrize(
+    ("source", "reached"),
+    [
+        (("traefik", {"app": "traefik"}), True),
+        (("traefik-internal", {"app": "traefik"}), True),
+        # A load balancer with target type ip, or a controller on the host's network.
+        ("10.0.0.5", True),
+        ("10.0.1.5", False),
+        (("ingress-nginx", {"app": "nginx"}), False),
+    ],
+)
+def test_the_route_may_begin_in_several_namespaces_and_at_addresses(
+    source: End, *, reached: bool
+) -> None:
+    labels = {
+        name: {"kubernetes.io/metadata.name": name}
+        for name in (*NAMESPACES, "traefik", "traefik-internal", "ingress-nginx")
+    }
+    rules = policies("unusual-network")
+    assert allowed(rules, labels, source, SHLINK_POD, 8080) is reached
+    # cert-manager's pod for the route's certificate runs beside Shlink.
+    assert allowed(rules, labels, source, SOLVER, 8089) is reached
+    assert not allowed(rules, labels, source, SOLVER, 8080)
+
+
+def test_without_cert_manager_nothing_is_open_for_its_pod() -> None:
+    labels = {name: {"kubernetes.io/metadata.name": name} for name in (*NAMESPACES, "envoy")}
+    assert not allowed(policies("gateway"), labels, ("envoy", {"app": "envoy"}), SOLVER, 8089)
+
+
+@pytest.mark.parametrize("port", [53, 5353])
+@pytest.mark.parametrize("target", ["169.254.20.10", ("kube-system", {"k8s-app": "kube-dns"})])
+def test_names_are_resolved_where_this_cluster_does_it(target: End, port: int) -> None:
+    labels = {name: {"kubernetes.io/metadata.name": name} for name in (*NAMESPACES, "kube-system")}
+    rules = policies("unusual-network")
+    for protocol in ("UDP", "TCP"):
+        assert allowed(rules, labels, SHLINK_POD, target, port, protocol=protocol)
+    if isinstance(target, str):
+        assert not allowed(policies("defaults"), labels, SHLINK_POD, target, port, protocol="UDP")
+
+
+def test_on_cilium_the_api_server_is_reached_by_name_and_by_no_address() -> None:
+    recording = configurations.recording("cilium")
+    clients = {
+        (plain(policy.inputs)["metadata"]["namespace"], policy.name.rpartition("-api-server")[0])
+        for policy in recording.of_kind("CiliumNetworkPolicy")
+    }
+    assert {namespace for namespace, _ in clients} == {
+        "vault",
+        "external-secrets",
+        "postgres",
+        "redis",
+    }
+    for policy in recording.of_kind("CiliumNetworkPolicy"):
+        spec = plain(policy.inputs)["spec"]
+        assert spec["endpointSelector"]["matchLabels"]
+        assert spec["egress"][0]["toEntities"] == ["kube-apiserver"]
+        listed = spec["egress"][0]["toPorts"][0]["ports"]
+        assert [entry["port"] for entry in listed] == ["443", "6443"]
+    assert "ipBlock" not in str(policies("cilium"))
+    # Whoever uses the API server is created after the way to it, and deleted before it.
+    assert ("CiliumNetworkPolicy", "namespace-postgres-pgo-api-server") in before(
+        recording, "Release", "pgo"
+    )
+
+
+def test_an_api_server_at_any_address_is_warned_of() -> None:
+    def warned(name: str) -> bool:
+        return any("apiServer" in text for text in configurations.recording(name).messages)
+
+    assert warned("defaults")
+    assert not warned("api-server-narrow")
+    assert not warned("cilium")
+
+
+@pytest.mark.parametrize(
+    ("name", "identity"),
+    [
+        ("vault-awskms", [("169.254.170.23", 80), ("169.254.169.254", 80)]),
+        (
+            "vault-gcpckms",
+            [("169.254.169.254", 80), ("169.254.169.254", 8080), ("169.254.169.252", 988)],
+        ),
+        ("vault-azurekeyvault", [("169.254.169.254", 80)]),
+        ("vault-transit", []),
+    ],
+)
+def test_vault_reaches_its_key_service_and_where_its_identity_comes_from(
+    name: str, identity: list[tuple[str, int]]
+) -> None:
+    labels = {space: {"kubernetes.io/metadata.name": space} for space in NAMESPACES}
+    vault: End = ("vault", {"app.kubernetes.io/name": "vault", "component": "server"})
+    rules = policies(name)
+    for address, port in identity:
+        assert allowed(rules, labels, vault, address, port)
+    if not identity:
+        assert not allowed(rules, labels, vault, "169.254.169.254", 80)
+    assert not allowed(rules, labels, SHLINK_POD, "169.254.169.254", 80)
+
+
+def test_titles_are_fetched_over_ipv6_too_but_never_inside() -> None:
+    labels = {space: {"kubernetes.io/metadata.name": space} for space in NAMESPACES}
+    rules = policies("app")
+    assert allowed(rules, labels, SHLINK_POD, "2001:db8::7", 443)
+    for address in ("fd00:ec2::254", "fe80::1", "64:ff9b::a00:5"):
+        assert not allowed(rules, labels, SHLINK_POD, address, 443)

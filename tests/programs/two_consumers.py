@@ -6,7 +6,7 @@ from components import cluster, reach
 from components.credentials import password
 from components.delivery import Delivery
 from components.external_secrets import SecretDelivery, SecretDeliveryArgs
-from components.network import SHLINK, VAULT, Namespace, NamespaceArgs, flows, namespaces
+from components.network import SHLINK, VAULT, Dns, Namespace, NamespaceArgs, flows, namespaces
 from components.operators import operators
 from components.settings import load
 from components.vault import Vault, VaultArgs
@@ -22,8 +22,7 @@ spaces[REPORTS] = Namespace(
     NamespaceArgs(
         name=REPORTS,
         flows=flows(settings),
-        dns_namespace=settings.network.dns_namespace,
-        protect=False,
+        dns=Dns(settings.network.dns_namespace),
     ),
     opts,
 )
