@@ -10,6 +10,7 @@ from components.postgres import DatabaseUser, Postgres, PostgresArgs
 from components.redis import FAILOVER, Redis, RedisArgs, external
 from components.settings import ExternalRedis, FailoverRedis, load
 from components.shlink import API_KEY, Shlink, ShlinkArgs, shlink_secrets
+from components.tls import Authority, AuthorityArgs
 from components.vault import Vault, VaultArgs
 
 target, settings = load()
@@ -20,15 +21,14 @@ opts = pulumi.ResourceOptions(providers=[cluster.provider(target)])
 spaces = namespaces(settings, opts)
 installed = operators(settings, spaces, opts)
 
+authority = Authority("authority", AuthorityArgs(rotation=settings.rotation.certificates), opts)
 vault = Vault(
     "vault",
-    VaultArgs(
-        spaces[VAULT].name,
-        settings.charts.vault,
-        settings.vault,
-        settings.images,
-        forwarded.vault,
-        settings.protect,
+    VaultArgs.from_settings(
+        settings,
+        namespace=spaces[VAULT].name,
+        authority=authority,
+        provider_address=forwarded.vault,
     ),
     opts,
 )

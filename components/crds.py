@@ -253,6 +253,7 @@ class VaultAuth(TypedDict):
 
 class VaultProvider(TypedDict):
     server: Input[str]
+    caBundle: Input[str]
     path: Input[str]
     version: str
     auth: VaultAuth

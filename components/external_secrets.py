@@ -1,38 +1,59 @@
-"""External Secrets: what brings a value from where it is made, through Vault, into a Secret of one consuming namespace.
+"""External Secrets: brings values through Vault into Secrets of one consuming namespace.
 
-One consumer has one policy, role, ServiceAccount and SecretStore, and they reach the paths handed to it and nothing else.
+Each consumer has its own policy, role, ServiceAccount and SecretStore, which reach the paths of its
+deliveries and nothing else.
 """
 
 import json
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pulumi
 import pulumi_vault as vault
-from pulumi_kubernetes import core, meta, rbac
+from pulumi_kubernetes import core, meta
 
 from .cluster import ClusterAccess
-from .crds import ExternalSecret, SecretStore
+from .crds import ExternalSecret, SecretStore, VaultProvider
 from .delivery import Delivery, SecretRef
 from .operators import SecretsController
+from .rights import account_subject, bound_role, rule
 from .vault import Vault
 from .waits import WaitTarget, synced, wait_hook
-
-ACCOUNT = "external-secrets-sa"
-STORE = "vault-backend"
-AUDIENCE = "vault"
-"""Asked for in the token and demanded by the role: a token of this account that leaks elsewhere opens nothing in Vault."""
 
 
 @dataclass(frozen=True)
 class SecretDeliveryArgs:
+    """What a consumer gets, and from where.
+
+    The names need changing only for a second delivery in the same namespace.
+    """
+
     namespace: pulumi.Input[str]
-    """The consumer's; policy and role in Vault are called after it."""
+    """The consumer's namespace. Its name is also that of the policy and of the role in Vault."""
     controller: SecretsController
-    """The controller of External Secrets that looks after this namespace."""
+    """The controller of External Secrets that looks after this namespace. It gets the right to log in
+    as the consumer, and the resources that install it outlive what it looks after."""
     vault: Vault
+    """Where the values are kept."""
     access: ClusterAccess
+    """The cluster, for the wait until External Secrets has delivered a value."""
     deliveries: Sequence[Delivery]
+    """What the consumer needs, made by the layers that own the values."""
+    account: str = "external-secrets-sa"
+    """ServiceAccount in the consumer's namespace that Vault trusts; no pod uses it."""
+    store: str = "vault-backend"
+    """Name of the SecretStore."""
+    policy: pulumi.Input[str] | None = None
+    """Name of the policy in Vault; the namespace's by default."""
+    role: pulumi.Input[str] | None = None
+    """Name of the role of Vault's kubernetes auth; the namespace's by default."""
+    audience: str = "vault"
+    """Requested in the token and demanded by the role: a token of this account that leaks from
+    elsewhere opens nothing in Vault."""
+    refresh_interval: str = "1h"
+    """How often External Secrets looks for a Secret that was changed or deleted by hand. A new value
+    does not wait for it: it comes with a new version."""
 
 
 class SecretDelivery(pulumi.ComponentResource):
@@ -48,92 +69,61 @@ class SecretDelivery(pulumi.ComponentResource):
     ) -> None:
         super().__init__("shlink:externalsecrets:SecretDelivery", name, None, opts)
         child = pulumi.ResourceOptions(parent=self)
-        metadata = meta.v1.ObjectMetaArgs(name=ACCOUNT, namespace=args.namespace)
-
         account = core.v1.ServiceAccount(
-            f"{name}-account", metadata=metadata, automount_service_account_token=False, opts=child
-        )
-        # The controller may ask for a token of this one account; its chart would let it ask for any account's.
-        token = rbac.v1.Role(
-            f"{name}-token",
-            metadata=metadata,
-            rules=[
-                rbac.v1.PolicyRuleArgs(
-                    api_groups=[""],
-                    resources=["serviceaccounts/token"],
-                    resource_names=[ACCOUNT],
-                    verbs=["create"],
-                )
-            ],
+            f"{name}-account",
+            metadata=meta.v1.ObjectMetaArgs(name=args.account, namespace=args.namespace),
+            automount_service_account_token=False,
             opts=child,
         )
-        binding = rbac.v1.RoleBinding(
+        # The controller may request a token of this one account; its chart's role would allow it any
+        # account's.
+        binding = bound_role(
             f"{name}-token",
-            metadata=metadata,
-            role_ref=rbac.v1.RoleRefArgs(
-                api_group="rbac.authorization.k8s.io", kind="Role", name=token.metadata.name
-            ),
-            subjects=[
-                rbac.v1.SubjectArgs(
-                    kind="ServiceAccount",
-                    name=args.controller.account,
-                    namespace=args.controller.namespace,
-                )
-            ],
+            name=args.account,
+            namespace=args.namespace,
+            rules=[rule("", "serviceaccounts/token", "create", [args.account])],
+            subject=account_subject(args.controller.account, args.controller.namespace),
             opts=child,
         )
-
-        inside_vault = args.vault.inside(self)
-        policy = vault.Policy(
-            f"{name}-policy",
-            name=args.namespace,
-            policy=_policy(args.vault.mount, args.deliveries),
-            opts=inside_vault,
-        )
-        role = vault.kubernetes.AuthBackendRole(
-            f"{name}-role",
-            backend=args.vault.auth_path,
-            role_name=args.namespace,
-            bound_service_account_names=[ACCOUNT],
-            bound_service_account_namespaces=[args.namespace],
-            audience=AUDIENCE,
-            token_policies=[policy.name],
-            token_ttl=600,
-            token_max_ttl=1200,
-            opts=inside_vault,
-        )
+        role = self._role_in_vault(name, args)
         store = SecretStore(
             name,
-            metadata=meta.v1.ObjectMetaArgs(name=STORE, namespace=args.namespace),
-            spec={
-                "provider": {
-                    "vault": {
-                        "server": args.vault.address,
-                        "path": args.vault.mount,
-                        "version": "v2",
-                        "auth": {
-                            "kubernetes": {
-                                "mountPath": args.vault.auth_path,
-                                "role": role.role_name,
-                                "serviceAccountRef": {
-                                    "name": account.metadata.name.apply(str),
-                                    "audiences": [AUDIENCE],
-                                },
-                            }
-                        },
-                    }
-                }
-            },
+            metadata=meta.v1.ObjectMetaArgs(name=args.store, namespace=args.namespace),
+            spec={"provider": {"vault": _vault_provider(args, account, role)}},
             opts=pulumi.ResourceOptions(
                 parent=self, depends_on=[binding, role, *args.controller.resources]
             ),
         )
         self.secrets = {
-            one.name: self._deliver(f"{name}-{one.name}", one, args, store)
-            for one in args.deliveries
+            delivery.name: self._deliver(f"{name}-{delivery.name}", delivery, args, store)
+            for delivery in args.deliveries
         }
-        self.store = STORE
+        self.store = args.store
         self.register_outputs({"store": self.store})
+
+    def _role_in_vault(
+        self, name: str, args: SecretDeliveryArgs
+    ) -> vault.kubernetes.AuthBackendRole:
+        """What the consumer's account may read in Vault."""
+        inside_vault = args.vault.inside(self)
+        policy = vault.Policy(
+            f"{name}-policy",
+            name=args.namespace if args.policy is None else args.policy,
+            policy=_policy(args.vault.mount, args.deliveries),
+            opts=inside_vault,
+        )
+        return vault.kubernetes.AuthBackendRole(
+            f"{name}-role",
+            backend=args.vault.auth_path,
+            role_name=args.namespace if args.role is None else args.role,
+            bound_service_account_names=[args.account],
+            bound_service_account_namespaces=[args.namespace],
+            audience=args.audience,
+            token_policies=[policy.name],
+            token_ttl=600,
+            token_max_ttl=1200,
+            opts=inside_vault,
+        )
 
     def _deliver(
         self, name: str, delivery: Delivery, args: SecretDeliveryArgs, store: SecretStore
@@ -146,20 +136,22 @@ class SecretDelivery(pulumi.ComponentResource):
             delete_all_versions=True,
             opts=args.vault.inside(self),
         )
-        # Pinning the version makes a new value a new generation: synced at once, and something true to wait for.
+        # A pinned version makes a new value a new generation: External Secrets syncs it at once, and
+        # there is something true to wait for.
         version = pulumi.Output.unsecret(
-            in_vault.metadata.apply(lambda found: str(found["version"]))
+            in_vault.metadata.apply(lambda metadata: str(metadata["version"]))
         )
         external = ExternalSecret(
             name,
             metadata=meta.v1.ObjectMetaArgs(name=delivery.name, namespace=args.namespace),
             spec={
                 "refreshPolicy": "Periodic",
-                "refreshInterval": "1h",
-                "secretStoreRef": {"name": STORE, "kind": "SecretStore"},
+                "refreshInterval": args.refresh_interval,
+                "secretStoreRef": {"name": args.store, "kind": "SecretStore"},
                 "target": {
                     "name": delivery.secret,
                     "creationPolicy": "Owner",
+                    # A Vault that is away must not take the consumer's Secret with it.
                     "deletionPolicy": "Retain",
                 },
                 "data": [
@@ -173,7 +165,10 @@ class SecretDelivery(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(parent=self, depends_on=[store, in_vault]),
         )
         awaited = WaitTarget(
-            "externalsecrets.external-secrets.io", args.namespace, delivery.name, synced
+            resource="externalsecrets.external-secrets.io",
+            namespace=args.namespace,
+            name=delivery.name,
+            not_ready=synced,
         )
         return SecretRef(
             name=delivery.secret,
@@ -184,11 +179,36 @@ class SecretDelivery(pulumi.ComponentResource):
         )
 
 
+def _vault_provider(
+    args: SecretDeliveryArgs,
+    account: core.v1.ServiceAccount,
+    role: vault.kubernetes.AuthBackendRole,
+) -> VaultProvider:
+    """How the SecretStore reaches Vault: verified, and logged in as the consumer's account."""
+    return {
+        "server": args.vault.address,
+        "caBundle": args.vault.ca_pem.apply(lambda pem: b64encode(pem.encode()).decode()),
+        "path": args.vault.mount,
+        "version": "v2",
+        "auth": {
+            "kubernetes": {
+                "mountPath": args.vault.auth_path,
+                "role": role.role_name,
+                "serviceAccountRef": {
+                    "name": account.metadata.name.apply(str),
+                    "audiences": [args.audience],
+                },
+            }
+        },
+    }
+
+
 def _policy(mount: pulumi.Output[str], deliveries: Sequence[Delivery]) -> pulumi.Output[str]:
-    """Read the latest or a pinned version of exactly these paths; no list, no metadata, no neighbour."""
-    return mount.apply(
-        lambda name: json.dumps(
-            {"path": {f"{name}/data/{one.path}": {"capabilities": ["read"]} for one in deliveries}},
-            indent=2,
-        )
-    )
+    """Read the latest or a pinned version of exactly these paths: no list, no metadata."""
+    paths = [delivery.path for delivery in deliveries]
+
+    def text(mount_path: str) -> str:
+        rules = {f"{mount_path}/data/{path}": {"capabilities": ["read"]} for path in paths}
+        return json.dumps({"path": rules}, indent=2)
+
+    return mount.apply(text)

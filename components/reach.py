@@ -33,7 +33,9 @@ def servers(cluster: Cluster, settings: Settings, *, project: str, stack: str) -
 
     url = settings.vault.address
     if url is None:
-        url = f"http://127.0.0.1:{bind(vault.forward_target(settings.vault), settings.vault.local_port, 'vault')}"
+        vault_target = vault.forward_target(mode=settings.vault.mode)
+        local = bind(vault_target, settings.vault.local_port, "vault")
+        url = f"https://127.0.0.1:{local}"
     if settings.postgres.address is None:
         return Servers(
             url, "127.0.0.1", bind(postgres.PRIMARY, settings.postgres.local_port, "postgres")

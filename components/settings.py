@@ -260,7 +260,7 @@ Seal = Annotated[AwsKms | GcpCkms | AzureKeyVault | Transit, Field(discriminator
 
 
 class AuthLogin(Model):
-    """A login that the Vault provider makes instead of using the root token, e.g. `auth/jwt/login`."""
+    """A login of the Vault provider in place of the program's own, e.g. `auth/jwt/login`."""
 
     path: str = Field(
         pattern=r"^auth/[A-Za-z0-9._/-]+$",
@@ -294,16 +294,21 @@ class VaultSettings(Model):
     )
     address: Url | None = Field(
         default=None,
-        description="Direct address from where Pulumi runs; no forward then.",
+        description="Direct https:// address from where Pulumi runs; no forward then. The "
+        "certificate is checked against this environment's authority.",
     )
     local_port: Port | None = Field(
         default=None,
         description="Local port of the forward; derived from project and stack when left out.",
     )
     token: Secret | None = Field(
-        default=None, description="A limited token for day-to-day runs in place of the root token."
+        default=None,
+        description="A token that the program uses in place of its own login. Never a root token: "
+        "every update that sets the login up revokes those.",
     )
-    auth_login: AuthLogin | None = None
+    auth_login: AuthLogin | None = Field(
+        default=None, description="A login that the program uses in place of its own."
+    )
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -314,6 +319,10 @@ class VaultSettings(Model):
         if self.mode == "standalone" and "replicas" in self.model_fields_set:
             raise ValueError(
                 "replicas: belongs to mode ha; file storage has exactly one server. Remove it, or set mode: ha"
+            )
+        if self.address is not None and not self.address.startswith("https://"):
+            raise ValueError(
+                f"address: {self.address!r} is not encrypted; allowed: https://host:port"
             )
         if self.token is not None and self.auth_login is not None:
             raise ValueError(
@@ -606,6 +615,13 @@ class RotationSettings(Model):
     )
     superuser: Rotation = Field(default=1, description="The password of `postgres` in PostgreSQL.")
     redis: Rotation = Field(default=1, description="Redis' password.")
+    vault: Rotation = Field(
+        default=1, description="The login of this program in Vault: role id and secret id."
+    )
+    certificates: Rotation = Field(
+        default=1,
+        description="The environment's certificate authority, and with it every server's key.",
+    )
 
 
 class Settings(Model):

@@ -4,8 +4,10 @@ Keys are made by pulumi-tls and live in the encrypted state, as every other cred
 client has to trust anything but `Authority.ca_pem`.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pulumi
 import pulumi_tls as tls
@@ -153,3 +155,22 @@ def _private_key(name: str, opts: pulumi.ResourceOptions) -> tls.PrivateKey:
             ),
         ),
     )
+
+
+def ca_file(pem: str, path: Path) -> str:
+    """Write certificates to a file, for a provider that takes a path only; returns the path.
+
+    Raises pulumi.RunError when the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Renamed into place, so that a provider never reads half a file.
+        draft = path.with_suffix(f".{os.getpid()}")
+        draft.write_text(pem)
+        draft.replace(path)
+    except OSError as error:
+        raise pulumi.RunError(
+            f"{path}: {error.strerror}. Vault's authority is written there, so that the provider "
+            "can verify Vault; run from a folder that may be written to"
+        ) from None
+    return str(path)

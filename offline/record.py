@@ -21,6 +21,7 @@ from google.protobuf import empty_pb2, json_format
 from pulumi.runtime import config as runtime_config
 from pulumi.runtime import mocks
 from pulumi.runtime import settings as runtime_settings
+from pulumi.runtime.proto import callback_pb2
 from pulumi.runtime.stack import run_in_stack
 
 from components import stack_file
@@ -254,13 +255,20 @@ class Monitor(mocks.MockMonitor):
 
 
 class _Callbacks:
-    """The engine's side of resource hooks: registrations carry their names, nothing calls them."""
+    """The engine's side of hooks and transforms: registrations name them, nothing calls them."""
 
     def register_resource_hook(self, hook: pulumi.ResourceHook) -> None:
         pass
 
     def register_error_hook(self, hook: pulumi.ErrorHook) -> None:
         pass
+
+    def register_transform(self, transform: pulumi.ResourceTransform) -> callback_pb2.Callback:
+        return callback_pb2.Callback(token=transform.__qualname__)
+
+
+def _no_file(_: str, path: Path) -> str:
+    return str(path)
 
 
 def record(
@@ -280,7 +288,10 @@ def record(
     # Not getLogger(): a logger of its own keeps this run's messages out of other recordings.
     logger = logging.Logger("program")  # noqa: LOG001
     logger.addHandler(_Collect(recording.messages))
-    with mock.patch("components.forward.Forward.start"):
+    with (
+        mock.patch("components.forward.Forward.start"),
+        mock.patch("components.tls.ca_file", _no_file),
+    ):
         run(
             program,
             Monitor(recording),

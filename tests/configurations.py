@@ -117,7 +117,7 @@ SWITCHES: Mapping[str, Mapping[str, Any]] = {
         }
     },
     "direct": {
-        "vault": {"address": "http://10.0.0.7:8200"},
+        "vault": {"address": "https://10.0.0.7:8200"},
         "postgres": {"address": "10.0.0.8:5432"},
     },
     "operators-there": {

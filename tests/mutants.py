@@ -140,8 +140,8 @@ MUTANTS = [
         [
             Change(
                 "components/vault.py",
-                '"securityContext": CONTAINER_SECURITY,\n                "resources": requirements(_SMALL)',
-                '"resources": requirements(_SMALL)',
+                '"securityContext": CONTAINER_SECURITY,\n        "resources": _small()',
+                '"resources": _small()',
             )
         ],
         ["tests/real/test_pods.py"],
@@ -228,11 +228,7 @@ MUTANTS = [
     ),
     Mutant(
         "Vault's server may read every Secret of its namespace",
-        [
-            Change(
-                "components/vault.py", "resource_names=[UNSEAL_SECRET], verbs=verbs", "verbs=verbs"
-            )
-        ],
+        [Change("components/vault.py", "verbs, [keys.metadata.name.apply(str)]", "verbs")],
         ["tests/real/test_rights.py", "-k", "test_account"],
     ),
     Mutant(
@@ -248,7 +244,7 @@ MUTANTS = [
     ),
     Mutant(
         "External Secrets may ask for a token of any ServiceAccount",
-        [Change("components/external_secrets.py", "resource_names=[ACCOUNT], ", "")],
+        [Change("components/external_secrets.py", ", [args.account])", ")")],
         ["tests/real/test_rights.py", "-k", "test_account"],
     ),
     Mutant(
@@ -351,7 +347,7 @@ MUTANTS = [
     ),
     Mutant(
         "the token that External Secrets shows has no audience",
-        [Change("components/external_secrets.py", "            audience=AUDIENCE,\n", "")],
+        [Change("components/external_secrets.py", "            audience=args.audience,\n", "")],
         ["tests/real/test_rights.py", "-k", "vault_alone"],
     ),
     Mutant(

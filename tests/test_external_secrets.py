@@ -158,11 +158,7 @@ def test_the_controller_gets_a_token_of_this_account_and_the_pods_none(dev: Reco
 def test_the_store_is_kv_2_at_vaults_address(dev: Recording) -> None:
     vault = manifest(dev, "SecretStore", "vault-backend")["spec"]["provider"]["vault"]
     assert (vault["path"], vault["version"]) == (manifest(dev, "Mount", "vault-kv")["path"], "v2")
-    assert (
-        vault["server"]
-        == dev.outputs["vault_address"]
-        == "http://vault.vault.svc.cluster.local:8200"
-    )
+    assert vault["server"] == dev.outputs["vault_address"] == "https://vault.vault.svc:8200"
 
 
 @pytest.mark.parametrize("name", REPRESENTATIVE)

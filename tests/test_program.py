@@ -117,7 +117,7 @@ def test_every_stack_and_project_has_ports_of_its_own() -> None:
 def test_a_port_that_is_set_is_the_port() -> None:
     found, _ = reached({"vault": {"localPort": 18200}, "postgres": {"localPort": 15432}})
     assert (found.vault, found.postgres_host, found.postgres_port) == (
-        "http://127.0.0.1:18200",
+        "https://127.0.0.1:18200",
         "127.0.0.1",
         15432,
     )

@@ -1,42 +1,67 @@
-"""Vault: unsealed without hands, reached late, and nothing inside it in the way of a destroy."""
+"""Vault: TLS only, unsealed by itself, reached by a limited login, and no obstacle to a destroy."""
 
 import json
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Literal
 
 import pytest
 
-from components.settings import parse
-from components.vault import forward_target
-from offline.record import Recorded, Recording, plain
+from components import scripts
+from components.vault import forward_target, server_transform
+from offline.record import Recorded, Recording, Secret, plain
 from tests import configurations
-from tests.conftest import REPRESENTATIVE, before, configuration, manifest, pod, reached, variables
+from tests.conftest import REPRESENTATIVE, before, manifest, pod, reached, strings, variables
 
 RAFT = ["vault-awskms", "vault-gcpckms", "vault-azurekeyvault", "vault-transit"]
 SEALED = [*RAFT, "vault-standalone-sealed"]
 
 
 def server(recording: Recording) -> Any:
+    """The group `server` of the chart's values."""
     return manifest(recording, "Chart", "vault")["values"]["server"]
+
+
+def server_config(recording: Recording) -> Any:
+    """Vault's own configuration."""
+    values = server(recording)
+    if "standalone" in values:
+        return json.loads(values["standalone"]["config"])
+    return json.loads(values["ha"]["raft"]["config"])
 
 
 def sidecar(recording: Recording) -> Any:
     return server(recording)["extraContainers"][0]
 
 
-def init(recording: Recording) -> Any:
-    return pod(recording, "Job", "vault-init")["spec"]["containers"][0]
+def steps(recording: Recording) -> dict[str, Any]:
+    """The containers of the Job in the order in which they run."""
+    spec = pod(recording, "Job", "vault-init")["spec"]
+    return {item["name"]: item for item in (*spec["initContainers"], *spec["containers"])}
 
 
 def inside(recording: Recording) -> list[Recorded]:
-    """What is in Vault, whichever component put it there."""
-    return [one for one in recording.resources.values() if one.type.startswith("vault:")]
+    """Every resource inside Vault, whichever component made it."""
+    return [item for item in recording.resources.values() if item.type.startswith("vault:")]
+
+
+def policy(recording: Recording, name: str) -> dict[str, list[str]]:
+    """Capabilities by path."""
+    rules = json.loads(manifest(recording, "Policy", name)["policy"])["path"]
+    return {path: rule["capabilities"] for path, rule in rules.items()}
+
+
+def program_policy(recording: Recording) -> dict[str, list[str]]:
+    rules = json.loads(manifest(recording, "Secret", "vault-login")["stringData"]["policy"])["path"]
+    return {path: rule["capabilities"] for path, rule in rules.items()}
 
 
 @pytest.mark.parametrize("name", REPRESENTATIVE)
 def test_everything_inside_waits_for_both_gates_and_goes_with_the_server(name: str) -> None:
+    """Otherwise a destroy would have to connect to a Vault that may be gone."""
     recording = configurations.recording(name)
-    gates = {recording.one("Job", "vault-init").urn, recording.one("Chart", "vault").urn}
-    assert {one.kind for one in inside(recording)} >= {
+    chart = recording.one("Chart", "vault").urn
+    gates = {recording.one("Job", "vault-init").urn, chart}
+    assert {item.kind for item in inside(recording)} >= {
         "Mount",
         "AuthBackend",
         "AuthBackendConfig",
@@ -44,84 +69,134 @@ def test_everything_inside_waits_for_both_gates_and_goes_with_the_server(name: s
         "Policy",
         "SecretV2",
     }
-    for one in inside(recording):
-        assert gates <= one.depends_on, one.name
-        # Else a destroy would have to connect to a Vault that may be gone.
-        assert one.deleted_with == recording.one("Chart", "vault").urn, one.name
-        assert recording.one("vault", "vault").urn in one.provider, one.name
+    for item in inside(recording):
+        assert gates <= item.depends_on, item.name
+        assert item.deleted_with == chart, item.name
+        assert recording.one("vault", "vault").urn in item.provider, item.name
 
 
-def test_server_and_initialisation_run_side_by_side(dev: Recording) -> None:
-    # Each needs the other: the Job the sidecar's unseal, the server's readiness the Job.
+def test_server_and_job_run_side_by_side(dev: Recording) -> None:
+    """Each needs the other: the Job the sidecar's unseal, the server's readiness the Job."""
     assert ("Chart", "vault") not in before(dev, "Job", "vault-init")
     assert ("Job", "vault-init") not in before(dev, "Chart", "vault")
 
 
 @pytest.mark.parametrize("name", ["defaults", *SEALED])
 def test_who_unseals(name: str) -> None:
-    recording = configurations.recording(name)
-    assert init(recording)["args"] == ["init"]
-    # With a key service a server unseals itself; a second unsealer would need keys that don't exist.
-    assert [one["args"] for one in server(recording).get("extraContainers", [])] == (
-        [] if name in SEALED else [["unseal"]]
-    )
+    """With a key service a server unseals itself; a second unsealer would lack its keys."""
+    containers = server(configurations.recording(name)).get("extraContainers", [])
+    expected = [] if name in SEALED else [["unseal"]]
+    assert [container["args"] for container in containers] == expected
 
 
-def test_both_halves_use_one_place_for_the_keys_and_variables_only(dev: Recording) -> None:
-    keys = {
-        name: value
-        for name, value in variables(init(dev)).items()
-        if name.startswith("BANK_VAULTS_K8S")
-    }
-    assert keys == {
+def test_init_and_unseal_keep_the_keys_in_one_place(dev: Recording) -> None:
+    """In variables, not flags: those of bank-vaults' two commands shadow each other."""
+    init = variables(steps(dev)["init"])
+    unseal = variables(sidecar(dev))
+    place = {name: value for name, value in init.items() if name.startswith("BANK_VAULTS_K8S")}
+    assert place == {
         "BANK_VAULTS_K8S_SECRET_NAMESPACE": "vault",
         "BANK_VAULTS_K8S_SECRET_NAME": "vault-unseal-keys",
     }
-    assert keys.items() <= variables(sidecar(dev)).items()
-    assert (
-        variables(init(dev))["BANK_VAULTS_MODE"]
-        == variables(sidecar(dev))["BANK_VAULTS_MODE"]
-        == "k8s"
-    )
-    assert len(sidecar(dev)["args"]) == len(init(dev)["args"]) == 1
-    assert variables(sidecar(dev))["VAULT_ADDR"] == "http://127.0.0.1:8200"
-    # Not the Service: the steps of one initialisation belong to one pod.
-    assert variables(init(dev))["VAULT_ADDR"].startswith("http://vault-0.vault-internal.vault.svc")
+    assert place.items() <= unseal.items()
+    assert init["BANK_VAULTS_MODE"] == unseal["BANK_VAULTS_MODE"] == "k8s"
+    assert len(sidecar(dev)["args"]) == 1
 
 
-def test_the_root_token_is_chosen_here_and_kept_nowhere_else(dev: Recording) -> None:
-    given = variables(init(dev))
-    assert given["BANK_VAULTS_INIT_ROOT_TOKEN"] == ("vault-root-token", "token")
-    assert given["BANK_VAULTS_STORE_ROOT_TOKEN"] == "false"
-    token = manifest(dev, "Secret", "vault-root-token")["stringData"]["token"]
-    assert manifest(dev, "vault", "vault")["token"] == token
-    assert not token.startswith(
-        ("hvs.", "s.")
-    )  # Vault refuses it, and would be left initialised with a lost token
+def test_the_job_talks_to_one_pod_and_the_sidecar_to_its_own(dev: Recording) -> None:
+    """A Service would balance the steps of one initialisation over several pods."""
+    for name, step in steps(dev).items():
+        address = variables(step)["VAULT_ADDR"]
+        assert address == "https://vault-0.vault-internal.vault.svc:8200", name
+    assert variables(sidecar(dev))["VAULT_ADDR"] == "https://127.0.0.1:8200"
+
+
+def test_the_job_checks_then_initialises_then_logs_in(dev: Recording) -> None:
+    assert list(steps(dev)) == ["check", "init", "login"]
+    for name, step in steps(dev).items():
+        assert step["command"] == ["sh", "-c", scripts.read(f"vault_{name}.sh")]
 
 
 def test_an_interrupted_connection_is_tried_again(dev: Recording) -> None:
-    # bank-vaults would leave before the chosen token exists, and its second run would find an initialised Vault and succeed.
-    assert int(variables(init(dev))["VAULT_MAX_RETRIES"]) >= 10
+    """bank-vaults would end before the chosen token exists."""
+    assert int(variables(steps(dev)["init"])["VAULT_MAX_RETRIES"]) >= 10
     assert manifest(dev, "Job", "vault-init")["spec"]["backoffLimit"] >= 10
 
 
-def test_the_unseal_keys_are_nobodys_to_overwrite_and_one_secret_is_all_that_is_read(
-    dev: Recording,
-) -> None:
+def test_nobody_keeps_a_root_token(dev: Recording) -> None:
+    """It lives in the memory of one pod, between two steps of the Job."""
+    assert variables(steps(dev)["init"])["BANK_VAULTS_STORE_ROOT_TOKEN"] == "false"
+    assert "root" not in str([item.name for item in dev.of_kind("Secret")])
+    volumes = {item["name"]: item for item in pod(dev, "Job", "vault-init")["spec"]["volumes"]}
+    assert volumes["init"]["emptyDir"]["medium"] == "Memory"
+    assert "revoke_root_tokens" in scripts.read("vault_login.sh")
+
+
+def test_the_login_is_the_same_for_job_and_provider(dev: Recording) -> None:
+    ids = manifest(dev, "Secret", "vault-login")["stringData"]
+    login = json.loads(manifest(dev, "vault", "vault")["authLogin"])
+    assert login == {
+        "path": "auth/pulumi/login",
+        "parameters": {"role_id": ids["role-id"], "secret_id": ids["secret-id"]},
+    }
+    assert variables(steps(dev)["login"])["LOGIN"] == "pulumi"
+    assert min(len(ids["role-id"]), len(ids["secret-id"])) > 20
+
+
+def test_the_login_is_secret_everywhere(dev: Recording) -> None:
+    ids = manifest(dev, "Secret", "vault-login")["stringData"]
+    for item in dev.resources.values():
+        for text, secret in strings(item.inputs):
+            if ids["secret-id"] in text:
+                assert secret, item.name
+
+
+def test_a_changed_policy_or_a_lost_secret_runs_the_job_again(dev: Recording) -> None:
+    annotations = pod(dev, "Job", "vault-init")["metadata"]["annotations"]
+    assert annotations["shlink.io/login"].startswith("pulumi 1 ")
+    assert "shlink.io/keys" in annotations
+
+
+def test_the_program_may_not_change_its_own_rights(dev: Recording) -> None:
+    """Nor reach another mount, a token, the seal or the keys."""
+    paths = program_policy(dev)
+    assert paths["sys/policies/acl/pulumi"] == ["read"]
+    assert paths["auth/pulumi/role/pulumi"] == ["read"]
+    assert not [path for path in paths if path in ("*", "sys/*", "auth/*", "sys/auth/*")]
+    assert not [path for path in paths if path.startswith(("auth/token", "sys/seal", "sys/rekey"))]
+    writable = {path.split("/")[0] for path, rights in paths.items() if "update" in rights}
+    assert writable == {"sys", "auth", "secret"}
+
+
+@pytest.mark.parametrize("name", ["viewer", "operator"])
+def test_people_see_what_exists_and_no_value(dev: Recording, name: str) -> None:
+    paths = policy(dev, f"vault-{name}")
+    assert paths["secret/metadata/*"] == ["read", "list"]
+    assert not [path for path in paths if path.startswith(("secret/data", "secret/*", "*"))]
+    assert not [path for path in paths if path.startswith("auth/") and "update" in paths[path]]
+
+
+def test_a_viewer_changes_nothing(dev: Recording) -> None:
+    for path, capabilities in policy(dev, "vault-viewer").items():
+        assert set(capabilities) <= {"read", "list"}, path
+
+
+def test_no_update_touches_the_unseal_keys(dev: Recording) -> None:
     secret = dev.one("Secret", "vault-unseal-keys")
     assert not {"data", "stringData"} & secret.inputs.keys()
     assert set(secret.ignore_changes) == {"data", "stringData"}
-    found = {
-        name: manifest(dev, "Role", f"{name}-unseal-keys")["rules"]
-        for name in ("vault", "vault-init")
-    }
-    for rules in found.values():
-        assert [(rule["resources"], rule["resourceNames"]) for rule in rules] == [
-            (["secrets"], ["vault-unseal-keys"])
-        ]
-    assert found["vault"][0]["verbs"] == ["get"]
-    assert set(found["vault-init"][0]["verbs"]) == {"get", "update"}
+
+
+def test_the_keys_secret_is_all_that_the_accounts_may_use(dev: Recording) -> None:
+    verbs: dict[str, set[str]] = {}
+    for name in ("vault", "vault-init"):
+        for rule in manifest(dev, "Role", f"{name}-unseal-keys")["rules"]:
+            assert (rule["resources"], rule["resourceNames"]) == (
+                ["secrets"],
+                ["vault-unseal-keys"],
+            )
+            verbs[name] = set(rule["verbs"])
+    assert verbs == {"vault": {"get"}, "vault-init": {"get", "update"}}
     for later in (("Chart", "vault"), ("Job", "vault-init")):
         assert {
             ("Secret", "vault-unseal-keys"),
@@ -129,41 +204,117 @@ def test_the_unseal_keys_are_nobodys_to_overwrite_and_one_secret_is_all_that_is_
         } <= before(dev, *later)
 
 
+@pytest.mark.parametrize("name", SEALED)
+def test_with_a_key_service_the_server_may_not_read_the_recovery_keys(name: str) -> None:
+    recording = configurations.recording(name)
+    roles = {item.name for item in recording.of_kind("Role") if "unseal-keys" in item.name}
+    assert roles == {"vault-vault-init-unseal-keys"}
+    assert variables(steps(recording)["check"])["SELF_UNSEALED"] == "true"
+
+
 def test_vault_reviews_tokens_with_its_own(dev: Recording) -> None:
+    """A pasted token would expire with its pod, and its CA with the cluster's."""
     config = manifest(dev, "AuthBackendConfig", "vault-kubernetes")
     assert config["kubernetesHost"] == "https://kubernetes.default.svc:443"
-    # A pasted token would expire with its pod, and its CA with the cluster's.
     assert not {"tokenReviewerJwt", "tokenReviewerJwtWo", "kubernetesCaCert"} & config.keys()
     assert not config.get("disableLocalCaJwt")
-    assert (
-        config["backend"]
-        == manifest(dev, "AuthBackend", "vault-kubernetes")["path"]
-        == "kubernetes"
-    )
+    auth = manifest(dev, "AuthBackend", "vault-kubernetes")
+    assert config["backend"] == auth["path"] == "kubernetes"
 
 
-def test_the_store_is_kv_2_and_requests_are_audited_where_no_volume_fills_up(
-    dev: Recording,
-) -> None:
+def test_the_right_to_review_tokens_has_the_namespace_in_its_name(dev: Recording) -> None:
+    """The chart's own binding would collide with that of another Vault of the cluster."""
+    assert server(dev)["authDelegator"] == {"enabled": False}
+    binding = manifest(dev, "ClusterRoleBinding", "vault-token-review")
+    assert binding["metadata"]["name"] == "vault-vault-token-review"
+    assert binding["roleRef"]["name"] == "system:auth-delegator"
+    subjects = [(item["name"], item["namespace"]) for item in binding["subjects"]]
+    assert subjects == [("vault", "vault")]
+    assert ("ClusterRoleBinding", "vault-token-review") in before(dev, "Chart", "vault")
+
+
+def test_the_store_is_kv_2(dev: Recording) -> None:
     mount = manifest(dev, "Mount", "vault-kv")
     assert (mount["path"], mount["type"], mount["options"]) == ("secret", "kv", {"version": "2"})
+
+
+def test_requests_are_audited_where_no_volume_fills_up(dev: Recording) -> None:
     audit = manifest(dev, "Audit", "vault-audit")
     assert (audit["type"], audit["options"]["file_path"]) == ("file", "stdout")
 
 
 def test_a_change_reaches_the_pods(dev: Recording) -> None:
-    # OnDelete, the chart's default, changes the StatefulSet and no pod, and Pulumi takes the old pods for the new.
+    """OnDelete, the chart's default, changes no pod, and Pulumi takes the old pods for the new."""
     assert server(dev)["updateStrategyType"] == "RollingUpdate"
     assert server(dev)["includeConfigAnnotation"] is True
+
+
+def test_a_renewed_certificate_rolls_the_pods() -> None:
+    """By a transform: an unknown chart value would hide every object of the chart in a preview."""
+    transform = server_transform("serial-7", protect=True)
+    template = {"metadata": {"annotations": {"checksum": "c"}}}
+    args: Any = SimpleNamespace(
+        type_="kubernetes:apps/v1:StatefulSet", props={"spec": {"template": template}}, opts=None
+    )
+    result: Any = transform(args)
+    annotations = result.props["spec"]["template"]["metadata"]["annotations"]
+    assert annotations == {"checksum": "c", "shlink.io/certificate": "serial-7"}
+    assert result.opts.protect is True
+
+
+def test_other_objects_of_the_chart_are_left_alone() -> None:
+    args: Any = SimpleNamespace(type_="kubernetes:core/v1:Service", props={}, opts=None)
+    assert server_transform("serial", protect=True)(args) is None
+
+
+@pytest.mark.parametrize("name", ["defaults", *SEALED])
+def test_no_listener_without_tls(name: str) -> None:
+    recording = configurations.recording(name)
+    values = manifest(recording, "Chart", "vault")["values"]
+    assert values["global"]["tlsDisable"] is False
+    listener = server_config(recording)["listener"]["tcp"]
+    assert "tls_disable" not in listener
+    assert listener["tls_cert_file"] == "/vault/tls/tls.crt"
+    assert "http://" not in json.dumps(values)
+
+
+def test_the_servers_key_is_in_a_secret_and_only_the_server_has_it(dev: Recording) -> None:
+    secret = dev.one("Secret", "vault-tls")
+    assert isinstance(secret.inputs["stringData"], Secret)
+    assert "PRIVATE KEY" in plain(secret.inputs)["stringData"]["tls.key"]
+    paths = [mount["subPath"] for mount in sidecar(dev)["volumeMounts"]]
+    assert paths == ["ca.crt"]
+    volumes = {item["name"]: item for item in pod(dev, "Job", "vault-init")["spec"]["volumes"]}
+    assert [item["key"] for item in volumes["tls"]["secret"]["items"]] == ["ca.crt"]
+
+
+def test_the_certificate_names_every_way_to_the_server(dev: Recording) -> None:
+    request = manifest(dev, "CertRequest", "vault-tls-request")
+    assert {
+        "localhost",
+        "vault.vault.svc",
+        "*.vault-internal",
+        "*.vault-internal.vault.svc",
+        "vault-active.vault.svc.cluster.local",
+    } <= set(request["dnsNames"])
+    assert request["ipAddresses"] == ["127.0.0.1"]
+
+
+def test_every_client_verifies(dev: Recording) -> None:
+    provider = manifest(dev, "vault", "vault")
+    assert provider["caCertFile"] == "build/tls/dev-vault.pem"
+    assert (provider["tlsServerName"], provider["skipTlsVerify"]) == ("localhost", "false")
+    for container in (*steps(dev).values(), sidecar(dev)):
+        assert variables(container)["VAULT_CACERT"].endswith("ca.crt"), container["name"]
 
 
 @pytest.mark.parametrize("name", ["defaults", *SEALED])
 def test_sealed_is_alive_but_not_ready(name: str) -> None:
     probes = server(configurations.recording(name))
-    assert {"sealedcode=204", "uninitcode=204", "standbyok=true"} <= set(
-        probes["livenessProbe"]["path"].partition("?")[2].split("&")
-    )
-    assert set(probes["readinessProbe"]["path"].partition("?")[2].split("&")) == {"standbyok=true"}
+    liveness = probes["livenessProbe"]["path"].partition("?")[2].split("&")
+    readiness = probes["readinessProbe"]["path"].partition("?")[2].split("&")
+    assert {"sealedcode=204", "uninitcode=204", "standbyok=true"} <= set(liveness)
+    assert set(readiness) == {"standbyok=true"}
 
 
 def test_what_is_not_needed_is_off(dev: Recording) -> None:
@@ -173,28 +324,46 @@ def test_what_is_not_needed_is_off(dev: Recording) -> None:
 
 @pytest.mark.parametrize("name", ["defaults", "vault-standalone-sealed"])
 def test_one_server_on_a_file_volume(name: str) -> None:
-    values = server(configurations.recording(name))
-    assert "ha" not in values
-    config = json.loads(values["standalone"]["config"])
+    recording = configurations.recording(name)
+    assert not server(recording)["ha"].get("enabled")
+    config = server_config(recording)
     assert config["storage"] == {"file": {"path": "/vault/data"}}
     assert config["disable_mlock"] is True
     assert ("seal" in config) is (name in SEALED)
 
 
 @pytest.mark.parametrize("name", RAFT)
-def test_a_raft_cluster_finds_itself_together(name: str) -> None:
-    values = server(configurations.recording(name))
+def test_a_raft_cluster_forms_by_itself_over_verified_tls(name: str) -> None:
+    recording = configurations.recording(name)
+    values = server(recording)
     assert "standalone" not in values
     replicas = values["ha"]["replicas"]
     assert replicas in (3, 5, 7)
     assert values["ha"]["raft"]["enabled"] is values["ha"]["raft"]["setNodeId"] is True
-    config = json.loads(values["ha"]["raft"]["config"])
-    joined = [one["leader_api_addr"] for one in config["storage"]["raft"]["retry_join"]]
-    assert joined == [f"http://vault-{number}.vault-internal:8200" for number in range(replicas)]
+    config = server_config(recording)
+    assert config["storage"]["raft"]["retry_join"] == [
+        {
+            "leader_api_addr": f"https://vault-{number}.vault-internal:8200",
+            "leader_ca_cert_file": "/vault/tls/ca.crt",
+        }
+        for number in range(replicas)
+    ]
     assert config["service_registration"] == {"kubernetes": {}}
     assert config["disable_mlock"] is True
-    # The chart's default anti-affinity is required: on a single node two of three pods would stay Pending.
-    assert values["affinity"] == ""
+
+
+@pytest.mark.parametrize("name", RAFT)
+def test_raft_servers_fit_on_one_node(name: str) -> None:
+    """The chart's default anti-affinity would leave two of three pods Pending there."""
+    assert server(configurations.recording(name))["affinity"] == ""
+
+
+@pytest.mark.parametrize("name", RAFT)
+def test_no_raft_server_is_initialised_while_another_is_unreachable(name: str) -> None:
+    recording = configurations.recording(name)
+    servers = variables(steps(recording)["check"])["SERVERS"].split()
+    assert len(servers) == server(recording)["ha"]["replicas"]
+    assert servers[0] == variables(steps(recording)["check"])["VAULT_ADDR"]
 
 
 @pytest.mark.parametrize(
@@ -222,8 +391,7 @@ def test_a_raft_cluster_finds_itself_together(name: str) -> None:
     ],
 )
 def test_the_seal_is_written_in_vaults_own_words(name: str, stanza: dict[str, Any]) -> None:
-    values = server(configurations.recording(name))
-    assert json.loads(values["ha"]["raft"]["config"])["seal"] == stanza
+    assert server_config(configurations.recording(name))["seal"] == stanza
 
 
 def test_the_transit_token_comes_from_a_secret() -> None:
@@ -241,25 +409,31 @@ def test_workload_identity_is_an_annotation_of_the_account() -> None:
     assert account["annotations"] == {"eks.amazonaws.com/role-arn": "arn"}
 
 
-def provider(name: str) -> Recorded:
-    return configurations.recording(name).one("vault", "vault")
+@pytest.mark.parametrize("name", ["defaults", *SEALED])
+def test_azures_workload_identity_is_also_a_label_of_the_pods(name: str) -> None:
+    labels = server(configurations.recording(name))["extraLabels"]
+    expected = {"azure.workload.identity/use": "true"} if name == "vault-azurekeyvault" else {}
+    assert labels == expected
 
 
-def test_the_provider_never_falls_back_to_what_is_around(dev: Recording) -> None:
-    # To VAULT_ADDR and ~/.vault-token.
-    inputs = plain(dev.one("vault", "vault").inputs)
-    assert inputs["address"].startswith("http://127.0.0.1:")
-    assert len(inputs["token"]) > 20
-    assert (
-        inputs["skipChildToken"] == "true"
-    )  # a child token lives 20 minutes, less than an update may take
+def test_the_provider_ignores_its_surroundings(dev: Recording) -> None:
+    """It would fall back to VAULT_ADDR, VAULT_SKIP_VERIFY and VAULT_TLS_SERVER_NAME."""
+    inputs = manifest(dev, "vault", "vault")
+    assert inputs["address"].startswith("https://127.0.0.1:")
+    # A child token lives 20 minutes, less than an update may take.
+    assert inputs["skipChildToken"] == "true"
 
 
-def test_another_token_or_a_login_takes_the_root_tokens_place() -> None:
-    assert plain(provider("vault-token").inputs)["token"] == "limited"
-    login = plain(provider("vault-login").inputs)
-    assert "token" not in login
-    assert json.loads(login["authLogin"]) == {
+def test_a_token_takes_the_place_of_the_programs_login() -> None:
+    inputs = manifest(configurations.recording("vault-token"), "vault", "vault")
+    assert inputs["token"] == "limited"
+    assert "authLogin" not in inputs
+
+
+def test_a_login_takes_the_place_of_the_programs_login() -> None:
+    inputs = manifest(configurations.recording("vault-login"), "vault", "vault")
+    assert "token" not in inputs
+    assert json.loads(inputs["authLogin"]) == {
         "path": "auth/jwt/login",
         "method": "jwt",
         "parameters": {"role": "deploy", "jwt": "j"},
@@ -267,14 +441,16 @@ def test_another_token_or_a_login_takes_the_root_tokens_place() -> None:
 
 
 def test_a_direct_address_needs_no_forward() -> None:
-    found, forwards = reached({"vault": {"address": "http://10.0.0.7:8200"}})
-    assert found.vault == "http://10.0.0.7:8200"
+    addresses, forwards = reached({"vault": {"address": "https://10.0.0.7:8200"}})
+    assert addresses.vault == "https://10.0.0.7:8200"
     assert forwards == ["postgres/shlink-db-primary"]
 
 
-@pytest.mark.parametrize(("name", "active"), [("defaults", None), ("vault-awskms", "true")])
-def test_the_forward_ends_in_the_pod_that_answers(name: str, active: str | None) -> None:
-    settings = parse(configuration(configurations.SWITCHES[name]))[1]
-    target = forward_target(settings.vault)
+@pytest.mark.parametrize(("mode", "active"), [("standalone", None), ("ha", "true")])
+def test_the_forward_ends_in_the_pod_that_answers(
+    mode: Literal["standalone", "ha"], active: str | None
+) -> None:
+    target = forward_target(mode=mode, release="other", namespace="elsewhere")
     assert target.pod_labels.get("vault-active") == active
-    assert (target.namespace, target.port) == ("vault", 8200)
+    assert target.pod_labels["app.kubernetes.io/instance"] == "other"
+    assert (target.namespace, target.port) == ("elsewhere", 8200)

@@ -1,0 +1,103 @@
+# Gives the program its own login in Vault, proves it, and leaves no root token behind.
+# Every step may be repeated, whenever an earlier run was cut off.
+# $LOGIN: name of the AppRole's mount, of its role and of its policy. $TOKEN_TTL: seconds.
+# $SECRET: namespace and name of the Secret that is mounted at /run/keys.
+# /run/login holds role-id, secret-id and policy; /run/init/token a token that may be root.
+set -eu
+trap 'exit 143' TERM
+role=auth/$LOGIN/role/$LOGIN
+
+fail() {
+  echo "$*" >&2
+  exit 1
+}
+
+# With the program's own token: is what this script sets up there, and as it should be?
+is_set_up() {
+  VAULT_TOKEN=$(vault write -field=token "auth/$LOGIN/login" \
+    role_id=@/run/login/role-id secret_id=@/run/login/secret-id 2> /tmp/login.error) || return 1
+  export VAULT_TOKEN
+  [ "$(vault policy read "$LOGIN" 2> /tmp/login.error)" = "$(cat /run/login/policy)" ] || return 1
+  [ "$(vault read -field=token_ttl "$role" 2> /tmp/login.error)" = "$TOKEN_TTL" ]
+}
+
+field() {
+  sed -n "s/^ *\"$1\": *\"\{0,1\}\([^\",]*\)\"\{0,1\},\{0,1\}\$/\1/p"
+}
+
+# A root token from the unseal or recovery keys, as `vault operator generate-root` makes it.
+generate_root() {
+  vault operator generate-root -cancel > /dev/null 2>&1 || true
+  started=$(vault operator generate-root -init -format=json) || return 1
+  otp=$(echo "$started" | field otp)
+  nonce=$(echo "$started" | field nonce)
+  for file in /run/keys/vault-unseal-* /run/keys/vault-recovery-*; do
+    [ -f "$file" ] || continue
+    answer=$(vault operator generate-root -format=json -nonce="$nonce" - < "$file") || return 1
+    if [ "$(echo "$answer" | field complete)" = true ]; then
+      vault operator generate-root -otp="$otp" -decode="$(echo "$answer" | field encoded_root_token)"
+      return
+    fi
+  done
+  vault operator generate-root -cancel > /dev/null 2>&1 || true
+  return 1
+}
+
+become_root() {
+  VAULT_TOKEN=$(cat /run/init/token)
+  export VAULT_TOKEN
+  [ "$(vault token lookup -field=policies 2> /dev/null)" != "[root]" ] || return 0
+  echo "making a root token from the keys in Secret $SECRET"
+  unset VAULT_TOKEN
+  VAULT_TOKEN=$(generate_root) || return 1
+  export VAULT_TOKEN
+}
+
+set_up() {
+  vault auth list -format=json | grep -q "^ *\"$LOGIN/\"" ||
+    vault auth enable -path="$LOGIN" -description="the Pulumi program" approle
+  vault policy write "$LOGIN" /run/login/policy
+  # Together with the role, its earlier secret ids go.
+  vault delete "$role"
+  vault write "$role" token_policies="$LOGIN" token_ttl="$TOKEN_TTL" token_max_ttl="$TOKEN_TTL"
+  vault write "$role/role-id" role_id=@/run/login/role-id
+  vault write "$role/custom-secret-id" secret_id=@/run/login/secret-id > /dev/null
+}
+
+revoke_root_tokens() {
+  own=$(vault token lookup -field=accessor)
+  for accessor in $(vault list -format=json auth/token/accessors | tr -d '[]",'); do
+    [ "$accessor" != "$own" ] || continue
+    policies=$(vault token lookup -accessor -field=policies "$accessor" 2> /dev/null) || continue
+    [ "$policies" != "[root]" ] || vault token revoke -accessor "$accessor"
+  done
+  vault token revoke -self
+}
+
+tries=0
+until vault status > /tmp/status 2>&1; do
+  tries=$((tries + 1))
+  if [ "$tries" -ge 60 ]; then
+    cat /tmp/status >&2
+    fail "Vault does not answer, or it stays sealed. Look at the log of the container unseal in" \
+      "Vault's pod, and at the keys in Secret $SECRET (docs/operations.md, Vault stays sealed)."
+  fi
+  sleep 3
+done
+
+if is_set_up; then
+  vault token revoke -self > /dev/null
+  echo "the login $LOGIN works, nothing is to be done"
+  exit 0
+fi
+unset VAULT_TOKEN
+become_root || fail "The program's login $LOGIN does not work or must be changed, and the keys in" \
+  "Secret $SECRET do not give a root token: $(cat /tmp/login.error)" \
+  "Put the unseal or recovery keys back from the backup and run the update again" \
+  "(docs/operations.md, the program can't log in to Vault)."
+set_up
+revoke_root_tokens
+unset VAULT_TOKEN
+is_set_up || fail "The login $LOGIN was made and does not work: $(cat /tmp/login.error)"
+vault token revoke -self > /dev/null
+echo "the login $LOGIN works, and no root token is left"
