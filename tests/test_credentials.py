@@ -35,7 +35,7 @@ def places(recording: Recording, value: str) -> Iterator[tuple[Recorded | None, 
 def test_a_generated_password_is_secret_wherever_it_is(name: str) -> None:
     recording = configurations.recording(name)
     passwords = generated(recording)
-    assert {"vault-root-token-1", "shlink-api-key-1"} <= passwords.keys()
+    assert {"vault-secret-id-1", "shlink-api-key-1"} <= passwords.keys()
     for resource, value in passwords.items():
         found = list(places(recording, value))
         assert found, f"{resource} is used nowhere, or the recorder makes up other values"
@@ -122,7 +122,7 @@ def test_passwords_are_long_and_no_two_are_the_same_resource(name: str) -> None:
 
 def test_the_kinds_of_password_are_independent(dev: Recording) -> None:
     passwords = {
-        "root token": manifest(dev, "Secret", "vault-root-token")["stringData"]["token"],
+        "login": manifest(dev, "Secret", "vault-login")["stringData"]["secret-id"],
         "redis": manifest(dev, "Secret", "shlink-redis-auth")["stringData"]["password"],
         "shlink": manifest(dev, "Secret", "shlink-db-pguser-shlink")["stringData"]["password"],
         "postgres": manifest(dev, "Secret", "shlink-db-pguser-postgres")["stringData"]["password"],

@@ -9,6 +9,7 @@ from components.external_secrets import SecretDelivery, SecretDeliveryArgs
 from components.network import SHLINK, VAULT, Dns, Namespace, NamespaceArgs, flows, namespaces
 from components.operators import operators
 from components.settings import load
+from components.tls import Authority
 from components.vault import Vault, VaultArgs
 
 REPORTS = "reports"
@@ -29,13 +30,11 @@ spaces[REPORTS] = Namespace(
 installed = operators(settings, spaces, opts, consumers=[SHLINK, REPORTS])
 vault = Vault(
     "vault",
-    VaultArgs(
-        spaces[VAULT].name,
-        settings.charts.vault,
-        settings.vault,
-        settings.images,
-        servers.vault,
-        settings.protect,
+    VaultArgs.from_settings(
+        settings,
+        namespace=spaces[VAULT].name,
+        authority=Authority("authority", opts=opts),
+        provider_address=servers.vault,
     ),
     opts,
 )

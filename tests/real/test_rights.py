@@ -138,7 +138,7 @@ _NOBODY = [
         Ask("get update patch", "core/secrets", namespace, "another")
         for namespace in (*NAMESPACES, "kube-system")
     ),
-    Ask("get", "core/secrets", "vault", "vault-root-token"),
+    Ask("get", "core/secrets", "vault", "vault-login"),
     Ask("get", "core/secrets", "postgres", "shlink-db-pguser-postgres"),
     Ask("get", "core/secrets", "shlink", "shlink-db-pguser-shlink"),
     Ask("create", "core/serviceaccounts/token", "kube-system", "default"),
