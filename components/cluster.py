@@ -65,11 +65,11 @@ class ClusterAccess:
 
     context: str
     kubeconfig: str | None = None
-    """Path or contents, as in `kubernetes:kubeconfig`; $KUBECONFIG, then ~/.kube/config when None."""
+    """Path or contents, as in `kubernetes:kubeconfig`. None: $KUBECONFIG, then ~/.kube/config."""
 
     @property
     def kubectl(self) -> str:
-        """The command that reaches the same cluster, for messages; without a kubeconfig given by its contents."""
+        """The kubectl command that reaches the same cluster, for messages."""
         file = (
             []
             if self.kubeconfig is None or _is_contents(self.kubeconfig)
@@ -78,10 +78,11 @@ class ClusterAccess:
         return shlex.join(["kubectl", *file, "--context", self.context])
 
     async def client(self) -> Any:
-        """A new client of kr8s, logged in, for the running event loop. Keep it: a login asks the API server and may run a plugin.
+        """A new client of kr8s, logged in, for the running event loop.
 
-        `Any`, because kr8s' types are half unknown. Raises ClusterError when the kubeconfig can't be used, and whatever kr8s does
-        when the API server or the credential plugin refuses.
+        Keep it: a login contacts the API server and may run a plugin. `Any`, because kr8s' types
+        are half unknown. Raises ClusterError when the kubeconfig can't be used, and whatever kr8s
+        raises when the API server or the credential plugin refuses.
         """
         import kr8s.asyncio  # noqa: PLC0415 - it takes half a second, and a preview never connects
 
@@ -90,13 +91,16 @@ class ClusterAccess:
         # kr8s would leave private keys behind in files. These go with the client.
         directory = tempfile.TemporaryDirectory(prefix="kubeconfig-")
         try:
-            # Not kr8s.asyncio.api(), which hands an older client out again and closes its open connections in logging it in anew.
+            # Not kr8s.asyncio.api(): it hands out an older client again, and closes that one's
+            # open connections when it logs in.
             api: Any = kr8s.asyncio.Api(
                 bypass_factory=True,
                 kubeconfig=self._reduced(Path(directory.name)),
                 context=self.context,
                 namespace="default",
-                serviceaccount="",  # else, without a kubeconfig, the account of the pod that this runs in: another cluster
+                # Without this and a kubeconfig it would be the account of the pod that this runs
+                # in, and so another cluster.
+                serviceaccount="",
             )
         except BaseException:
             directory.cleanup()
@@ -125,7 +129,8 @@ class ClusterAccess:
                     )  # the first file that has the name wins, as with kubectl
         if self.context not in known["contexts"]:
             raise ClusterError(
-                f"the kubeconfig has no context {self.context!r}, only: {', '.join(known['contexts']) or 'none'}"
+                f"the kubeconfig has no context {self.context!r}, only: "
+                f"{', '.join(known['contexts']) or 'none'}"
             )
         context = known["contexts"][self.context]
         cluster, user = (

@@ -1,7 +1,7 @@
-"""The custom resources of PGO, redis-operator and External Secrets, with the fields that this program sets.
+"""The custom resources that this program creates, with the fields that it sets.
 
-The types name fields exactly as the CRDs do; tests/real/test_crds.py holds every one of them against the real CRDs, so a raised
-pin that drops or renames a field is found by one command (`make verify`).
+The types name fields exactly as the CRDs do. tests/real/test_crds.py checks each of them against the
+real CRDs, so `make verify` finds a field that a newer version drops or renames.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,9 @@ class _Custom(CustomResource):
         opts: pulumi.ResourceOptions,
     ) -> None:
         # The base class takes any further keyword, untyped.
-        super().__init__(name, api_version, kind, metadata=metadata, spec=spec, opts=opts)  # pyright: ignore[reportUnknownMemberType]
+        super().__init__(  # pyright: ignore[reportUnknownMemberType]
+            name, api_version, kind, metadata=metadata, spec=spec, opts=opts
+        )
 
     @property
     def generation(self) -> pulumi.Output[int]:
@@ -32,7 +34,8 @@ class _Custom(CustomResource):
 
         0 where there is no API server, as in an offline preview.
         """
-        metadata: pulumi.Output[Any] = pulumi.get(self, "metadata")  # pyright: ignore[reportUnknownMemberType] -- untyped in the SDK
+        # Untyped in the SDK.
+        metadata: pulumi.Output[Any] = pulumi.get(self, "metadata")  # pyright: ignore[reportUnknownMemberType]
         return metadata.apply(_generation)
 
 
@@ -147,7 +150,10 @@ class PostgresClusterSpec(TypedDict):
 
 
 class PostgresCluster(_Custom):
-    """PGO's cluster: https://access.crunchydata.com/documentation/postgres-operator/latest/references/crd"""
+    """PGO's cluster.
+
+    https://access.crunchydata.com/documentation/postgres-operator/latest/references/crd
+    """
 
     def __init__(
         self,
@@ -224,7 +230,10 @@ class RedisFailoverSpec(TypedDict):
 
 
 class RedisFailover(_Custom):
-    """redis-operator's Redis with Sentinel: https://github.com/spotahome/redis-operator/tree/v1.2.4/example/redisfailover"""
+    """redis-operator's Redis with Sentinel.
+
+    https://github.com/spotahome/redis-operator/tree/v1.2.4/example/redisfailover
+    """
 
     def __init__(
         self,
@@ -311,7 +320,10 @@ class ExternalSecretSpec(TypedDict):
 
 
 class ExternalSecret(_Custom):
-    """External Secrets' copy of remote values in a Secret: https://external-secrets.io/latest/api/externalsecret/"""
+    """External Secrets' copy of remote values in a Secret.
+
+    https://external-secrets.io/latest/api/externalsecret/
+    """
 
     def __init__(
         self,
@@ -373,7 +385,10 @@ class CiliumNetworkPolicySpec(TypedDict):
 
 
 class CiliumNetworkPolicy(_Custom):
-    """Cilium's own policy: https://docs.cilium.io/en/stable/security/policy/language/#entities-based"""
+    """Cilium's own policy.
+
+    https://docs.cilium.io/en/stable/security/policy/language/#entities-based
+    """
 
     def __init__(
         self,

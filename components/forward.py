@@ -1,7 +1,8 @@
-"""Reaching a server inside the cluster from this process: a local port whose connections end in a pod.
+"""Tunnels from this process into the cluster: a local port whose connections end in a pod.
 
-On kr8s' websocket and not its PortForward: that one starts without complaint when the port is taken (a password could go to another
-stack's server), repeats a refused permission for ever, and stays with the pod that it saw first, whatever fails over.
+Built on kr8s' websocket and not on its PortForward (0.20). That one reports success when the port
+is taken, so a password could go to another stack's server; it repeats a refused permission for
+ever; and it keeps the pod that it chose first, whatever fails over.
 """
 
 import asyncio
@@ -20,12 +21,13 @@ import pulumi
 
 from .cluster import ClusterAccess, ClusterError, disconnect
 
-PATIENCE = 15.0
+TIMEOUT = 15.0
 """Seconds that a new connection waits for a Ready pod and for the API server."""
-_INTERVAL = 0.5
-"""Seconds between two looks for a pod."""
-_SILENCE = 2.0
-"""Seconds. The protocol has no half close, so when the client sends no more, the server is heard until it is silent this long."""
+_POLL_SECONDS = 0.5
+"""Seconds between two attempts to find a Ready pod."""
+_DRAIN_SECONDS = 2.0
+"""Keep reading until the server has been quiet this long, in seconds. The protocol has no half
+close, so nothing tells that an answer is complete once the client has finished sending."""
 _CHUNK = 64 * 1024
 """Bytes of one read and one frame."""
 _ERROR_CHANNEL = 1
@@ -33,18 +35,21 @@ _EXPIRED = "the API server does not accept the login (401), it may have expired"
 
 
 class ForwardError(pulumi.RunError):
-    """The cluster can't be reached as configured, or a local port can't be bound; the message names the cause and the remedy.
+    """A local port can't be bound; the message names the cause and the remedy.
 
     A `RunError`, so that Pulumi prints the message without a traceback.
     """
 
 
 class _NoConnectionError(Exception):
-    """What stands in the way, and what a person does about it. `passing`: the next look may find it gone."""
+    """Why there is no connection, and what a person does about it.
 
-    def __init__(self, cause: str, remedy: str, *, passing: bool = False) -> None:
+    `transient`: it may be gone at the next attempt.
+    """
+
+    def __init__(self, cause: str, remedy: str, *, transient: bool = False) -> None:
         super().__init__(cause)
-        self.cause, self.remedy, self.passing = cause, remedy, passing
+        self.cause, self.remedy, self.transient = cause, remedy, transient
 
 
 @dataclass(frozen=True)
@@ -64,22 +69,21 @@ class ForwardTarget:
 
 
 def local_port(project: str, stack: str, service: str) -> int:
-    """The port of this machine for a Service of a stack: the same from run to run, another for every stack and Service.
+    """The local port for a Service of a stack. It never changes, and differs between stacks.
 
-    In 20000 to 29999, below the ports that operating systems hand out by themselves. Two may rarely be the same; `Forward.start` says so.
+    Between 20000 and 29999, below the ports that operating systems hand out by themselves. Two
+    Services may rarely get the same one; `Forward.start` then says so.
     """
-    return (
-        20000
-        + int.from_bytes(hashlib.sha256(f"{project}/{stack}/{service}".encode()).digest()[:8])
-        % 10000
-    )
+    digest = hashlib.sha256(f"{project}/{stack}/{service}".encode()).digest()
+    return 20000 + int.from_bytes(digest[:8]) % 10000
 
 
 class Forward:
     """A port of 127.0.0.1 whose connections each end in the pod that is right at that moment.
 
-    `start` binds the port and asks nothing of the cluster; the first connection does. It ends with the process or with `close`.
-    A connection that can't be made is closed, and the cause goes to `report`, once until it changes or a connection succeeds.
+    `start` binds the port and contacts nothing; the first connection does. The forward ends with
+    the process or with `close`. If a connection can't be made, it is closed and the cause goes to
+    `report`: once, until the cause changes or a connection succeeds.
     """
 
     def __init__(
@@ -89,33 +93,40 @@ class Forward:
         port: int,
         setting: str,
         *,
-        patience: float = PATIENCE,
+        timeout: float = TIMEOUT,
         report: Callable[[str], object] = pulumi.log.error,
     ) -> None:
-        """`setting`: the group of settings to name in messages, `shlink:vault`; it has `localPort` and `address`.
+        """Describe the forward; `start` opens it.
 
-        `patience`: seconds that a connection waits for a Ready pod and for the API server. The default `report` makes an update fail;
-        it is called in the forward's thread.
+        `setting` is the group of settings that messages name, such as `shlink:vault`; it has the
+        keys `localPort` and `address`. `timeout` is in seconds: how long a connection waits for a
+        Ready pod and for the API server. `report` is called in the forward's thread; the default
+        makes the update fail.
         """
         self._access, self._target, self._port, self._setting = access, target, port, setting
-        self._patience, self._report = patience, report
+        self._timeout, self._report = timeout, report
         self._reported: str | None = None
         self._api: Any = None
         self._login = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def start(self) -> None:
-        """Bind the port, then serve it in a daemon thread. Raises ForwardError when the port can't be bound, as when it is taken."""
+        """Bind the port and serve it in a daemon thread.
+
+        Raises ForwardError when the port can't be bound, for example because it is taken.
+        """
         try:
             listener = socket.create_server(("127.0.0.1", self._port), backlog=128)
         except OSError as error:
             raise ForwardError(
-                f"{self._target.service}: port {self._port} of 127.0.0.1 can't be bound: {os.strerror(error.errno or 0)}. "
+                f"{self._target.service}: port {self._port} of 127.0.0.1 can't be bound: "
+                f"{os.strerror(error.errno or 0)}. "
                 "Stop what holds it, perhaps `make forward` or another run of this stack, "
                 f"or choose another: pulumi config set --path {self._setting}.localPort PORT"
             ) from None
         loop = self._loop = asyncio.new_event_loop()
-        # Pulumi keeps its engine's address in context variables, which a thread does not inherit, and the default report needs it.
+        # The default report needs the engine's address. Pulumi keeps it in context variables,
+        # which a thread does not inherit.
         context = contextvars.copy_context()
         self._thread = threading.Thread(
             target=context.run,
@@ -129,7 +140,7 @@ class Forward:
         ).result()
 
     def close(self) -> None:
-        """Stop listening and cut the open connections. Harmless before `start` and when repeated."""
+        """Stop listening and cut the open connections. Does nothing before `start` or twice."""
         loop, self._loop = self._loop, None
         if loop is None:
             return
@@ -158,11 +169,13 @@ class Forward:
             target = self._target
             fault = _NoConnectionError(
                 f"nothing answers on port {target.port} of its pod: {refusal}",
-                f"Look at its log: {self._access.kubectl} -n {target.namespace} logs -l {target.selector} --all-containers",
+                f"Look at its log: {self._access.kubectl} -n {target.namespace} logs "
+                f"-l {target.selector} --all-containers",
             )
         except asyncio.CancelledError:
             return  # by close(); asyncio's streams would print it as a failure
-        except Exception as error:  # noqa: BLE001 - a server, a proxy, a plugin can fail in any way, and someone has to be told
+        # A server, a proxy or a plugin can fail in any way, and a person has to be told.
+        except Exception as error:  # noqa: BLE001
             fault = self._diagnose(error)
         message = (
             f"{self._target.service} can't be reached: {fault.cause}. {fault.remedy}. "
@@ -175,21 +188,22 @@ class Forward:
     async def _open(self, stack: contextlib.AsyncExitStack) -> "WebSocket":
         """A stream to a pod, closed by the stack. Raises _NoConnectionError."""
         silent = f"neither the login nor the API server of context {self._access.context!r} answers"
-        fault = _NoConnectionError(silent, self._check_login(), passing=True)
+        fault = _NoConnectionError(silent, self._check_login(), transient=True)
         try:
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(self._timeout):
                 while True:
                     try:
                         return await self._attempt(stack)
                     except Exception as error:  # noqa: BLE001 - as above
                         fault = self._diagnose(error)
-                        # Once an outage has been told, whoever tries again is answered at once: a provider's retries would add up.
-                        if not fault.passing or self._reported is not None:
+                        # Once an outage is reported, the next attempt fails at once: the timeouts
+                        # of a provider's retries would add up.
+                        if not fault.transient or self._reported is not None:
                             raise fault from None
-                    await asyncio.sleep(_INTERVAL)
+                    await asyncio.sleep(_POLL_SECONDS)
         except TimeoutError:
             raise _NoConnectionError(
-                f"{fault.cause} ({self._patience:g} s long)", fault.remedy
+                f"{fault.cause} ({self._timeout:g} s long)", fault.remedy
             ) from None
 
     async def _attempt(self, stack: contextlib.AsyncExitStack) -> "WebSocket":
@@ -204,7 +218,8 @@ class Forward:
             raise_for_status=False,
         ) as response:
             if response.status_code == HTTPStatus.UNAUTHORIZED and self._api is api:
-                # The login expired. kr8s' own new login, which raise_for_status would bring, closes every connection of this client.
+                # The login expired. kr8s would log in again from raise_for_status, and close
+                # every connection of this client.
                 self._api = None
             if response.is_error:
                 raise self._refused(response.status_code, "list", "pods")
@@ -231,19 +246,20 @@ class Forward:
         target = self._target
         cause = f"there is no pod in namespace {target.namespace} with {target.selector}"
         if pods:
-            cause = f"not Ready: {', '.join(sorted(pod['metadata']['name'] for pod in pods))} in namespace {target.namespace}"
+            names = ", ".join(sorted(pod["metadata"]["name"] for pod in pods))
+            cause = f"not Ready: {names} in namespace {target.namespace}"
         remedy = (
             f"See {self._access.kubectl} -n {target.namespace} describe pods -l {target.selector}"
         )
-        raise _NoConnectionError(cause, remedy, passing=True)
+        raise _NoConnectionError(cause, remedy, transient=True)
 
     def _refused(self, status: int, verb: str, resource: str) -> _NoConnectionError:
         if status == HTTPStatus.UNAUTHORIZED:
-            return _NoConnectionError(_EXPIRED, self._check_login(), passing=True)
+            return _NoConnectionError(_EXPIRED, self._check_login(), transient=True)
         if status != HTTPStatus.FORBIDDEN:
             cause = f"the API server answers {status} to {verb} {resource}"
             return _NoConnectionError(
-                cause, self._check_login(), passing=status >= HTTPStatus.NOT_FOUND
+                cause, self._check_login(), transient=status >= HTTPStatus.NOT_FOUND
             )
         # A websocket is a GET; since Kubernetes 1.35 the API server asks for `create` as well.
         can_i = f"{self._access.kubectl} -n {self._target.namespace} auth can-i"
@@ -254,19 +270,21 @@ class Forward:
         )
         return _NoConnectionError(
             f"no permission to {verb} {resource} in namespace {self._target.namespace} (403)",
-            f"It takes a Role there with list on pods, and get and create on pods/portforward; check with {can_i} {checks}",
+            "It takes a Role there with list on pods, and get and create on pods/portforward; "
+            f"check with {can_i} {checks}",
         )
 
     def _check_login(self) -> str:
-        return f"Check that this works here: {self._access.kubectl} -n {self._target.namespace} get pods"
+        kubectl = f"{self._access.kubectl} -n {self._target.namespace}"
+        return f"Check that this works here: {kubectl} get pods"
 
     def _diagnose(self, error: Exception) -> _NoConnectionError:
-        """Any failure as one line for a person. Nothing that a credential plugin prints: it may be a token."""
+        """Describe any failure in one line, never by what a credential plugin prints: a token, perhaps."""
         import httpx  # noqa: PLC0415 - comes with kr8s
         import httpx_ws  # noqa: PLC0415
         import kr8s  # noqa: PLC0415
 
-        cause, remedy, passing = (
+        cause, remedy, transient = (
             f"{type(error).__name__}: {str(error)[:200]}".replace("\n", " "),
             self._check_login(),
             False,
@@ -279,15 +297,18 @@ class Forward:
             case kr8s.ServerError(response=httpx.Response(status_code=HTTPStatus.UNAUTHORIZED)):
                 cause = _EXPIRED  # and kr8s has logged in anew by now
             case kr8s.ServerError():
-                cause, passing = f"the API server answers: {error}", True
+                cause, transient = f"the API server answers: {error}", True
             case httpx.TransportError() | kr8s.APITimeoutError() | httpx_ws.HTTPXWSException():
-                cause, passing = (
+                cause, transient = (
                     f"no connection to the API server ({str(error) or type(error).__name__})",
                     True,
                 )
             case ClusterError():
                 cause = str(error)
-                remedy = "Set kubernetes:context, and kubernetes:kubeconfig where needed, to what kubectl config get-contexts shows"
+                remedy = (
+                    "Set kubernetes:context, and kubernetes:kubeconfig where needed, "
+                    "to what kubectl config get-contexts shows"
+                )
             case FileNotFoundError():
                 cause, remedy = (
                     f"the kubeconfig needs the command {error.filename}, which is not found here",
@@ -300,7 +321,7 @@ class Forward:
                 )
             case _:
                 pass
-        return _NoConnectionError(cause, remedy, passing=passing)
+        return _NoConnectionError(cause, remedy, transient=transient)
 
 
 class WebSocket(Protocol):
@@ -311,9 +332,10 @@ class WebSocket(Protocol):
 
 
 class Relay:
-    """One connection, between a local socket and a port-forward stream of one port (Kubernetes' v4.channel.k8s.io).
+    """Copies one connection between a local socket and a port-forward stream.
 
-    Every frame begins with its channel: 0 data, 1 errors. The first two bytes that the server sends on each are the port.
+    The stream speaks Kubernetes' v4.channel.k8s.io for one port. Every frame begins with its
+    channel: 0 is data, 1 is errors. On each channel the server first sends two bytes, the port.
     """
 
     def __init__(
@@ -325,7 +347,10 @@ class Relay:
         self._refusal: str | None = None
 
     async def run(self) -> str | None:
-        """Relay until either side is done, and deliver what is left. Returns the error of a server that said nothing else."""
+        """Copy until either side is done, and deliver the rest.
+
+        Returns the error of a server that sent nothing else.
+        """
         tasks = [asyncio.ensure_future(self._upload()), asyncio.ensure_future(self._download())]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -333,9 +358,10 @@ class Relay:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        # Closing a socket with something unread in it takes back what was sent last: read on until the client has seen the end.
+        # Closing a socket with unread data discards what was sent last, so read on until the
+        # client has seen the end.
         with contextlib.suppress(OSError):
-            async with asyncio.timeout(_SILENCE):
+            async with asyncio.timeout(_DRAIN_SECONDS):
                 self._writer.write_eof()
                 while await self._reader.read(_CHUNK):
                     pass
@@ -349,8 +375,11 @@ class Relay:
                 await self._websocket.send_bytes(b"\0" + data)
         now = asyncio.get_running_loop().time
         self._last_sent = now()
-        while (left := max(self._last_sent, self._last_heard or 0) + _SILENCE - now()) > 0:  # noqa: ASYNC110 - waits for time
+        while (left := self._quiet_until() - now()) > 0:  # noqa: ASYNC110 -- waits for time
             await asyncio.sleep(left)
+
+    def _quiet_until(self) -> float:
+        return max(self._last_sent or 0, self._last_heard or 0) + _DRAIN_SECONDS
 
     async def _download(self) -> None:
         port_bytes = dict[int, int]()
@@ -361,7 +390,8 @@ class Relay:
             if not (data := data[skipped:]):
                 continue
             if channel == _ERROR_CHANNEL:
-                # After an answer, or once the client has left, it tells of an ordinary end: "connection reset by peer".
+                # After an answer, or once the client has left, this is an ordinary end:
+                # "connection reset by peer".
                 if self._last_heard is None and self._last_sent is None:
                     self._refusal = data.decode(errors="replace").strip()
                 return

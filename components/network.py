@@ -272,8 +272,8 @@ class Namespace(pulumi.ComponentResource):
     """One namespace with everything that governs its pods: Pod Security and network policies."""
 
     name: pulumi.Output[str]
-    """The namespace's name, known to depend on its policies: whatever uses it as an input is created
-    after them and deleted before them."""
+    """The namespace's name, as a value that depends on its policies too: whatever uses it as an
+    input is created after them and deleted before them."""
 
     def __init__(
         self, name: str, args: NamespaceArgs, opts: pulumi.ResourceOptions | None = None

@@ -1,7 +1,7 @@
 """The outputs contract: what another stack may read of an environment. No value here is secret.
 
-A consumer reads it through `read(stack_reference)` (examples/consumer), so no key is written in it. Names and types
-are a promise: tests/test_outputs.py holds them.
+A consumer reads it through `read(stack_reference)` (examples/consumer) and so writes no key itself.
+Names and types are a promise, which tests/test_outputs.py keeps.
 """
 
 from collections.abc import Mapping
@@ -44,7 +44,7 @@ class Outputs:
     """What is deployed, by product."""
     # Pulumi leaves an output out when it is None.
     redis_host: str | None = None
-    """What a Redis client connects to first: a Sentinel, or the managed Redis; None without Redis."""
+    """What a Redis client connects to first: a Sentinel, or the managed Redis. None: no Redis."""
     redis_port: int | None = None
     redis_sentinel_service: str | None = None
     """The name of the monitored master; None without Sentinel."""
@@ -65,11 +65,14 @@ def export(values: Mapping[str, pulumi.Input[Any]]) -> None:
 
 
 def read(stack: pulumi.StackReference) -> "pulumi.Output[Outputs]":
-    """The outputs of another stack; fails with the name of what is missing there or of another type."""
+    """The outputs of another stack; fails with the name of each missing or mistyped output."""
     return stack.outputs.apply(parse)
 
 
 def parse(found: Mapping[str, Any]) -> Outputs:
-    """The contract out of a stack's raw outputs; what else the stack exports is ignored. Raises ValueError (pydantic's)."""
+    """Read the contract from a stack's raw outputs; its other outputs are ignored.
+
+    Raises ValueError (pydantic's).
+    """
     names = [field.name for field in fields(Outputs)]
     return _CONTRACT.validate_python({name: found[name] for name in names if name in found})

@@ -1,4 +1,4 @@
-"""What every pod of this program shares: Pod Security `restricted`, sizes, spreading, volumes, Jobs."""
+"""What every pod of this program shares: Pod Security, sizes, spreading, volumes, Jobs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ https://kubernetes.io/docs/concepts/security/pod-security-standards/
 
 
 def pod_security(user: int, group: int | None = None) -> Any:
-    """A pod's security context for `restricted`: it runs as `user`, and `group` owns its volumes."""
+    """A pod's security context for `restricted`: runs as `user`, and `group` owns its volumes."""
     group = user if group is None else group
     return {
         "runAsNonRoot": True,

@@ -1,4 +1,4 @@
-"""Shlink: one migration Job, then the replicas behind a Service, and what leads to them from outside."""
+"""Shlink: one migration Job, then replicas behind a Service, and the way to them from outside."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -115,7 +115,7 @@ class ShlinkArgs:
     own: ShlinkSecrets
     """The secrets that only Shlink knows."""
     delivered: Mapping[str, SecretRef]
-    """Every delivery of `database`, `redis` and `own`, as it arrives in `namespace`, by its name."""
+    """Every delivery of `database`, `redis` and `own` as it arrives in `namespace`, by its name."""
 
     @property
     def database_secret(self) -> SecretRef:
@@ -196,7 +196,8 @@ class Shlink(pulumi.ComponentResource):
                     ),
                     spec=core.v1.PodSpecArgs(
                         automount_service_account_token=False,
-                        # Kubernetes' variables for each Service would be SHLINK_*, like Shlink's own.
+                        # Kubernetes' variables for each Service would begin with SHLINK_, like
+                        # Shlink's own.
                         enable_service_links=False,
                         security_context=pod_security(_USER),
                         termination_grace_period_seconds=_STOP_SECONDS,
@@ -329,7 +330,8 @@ def _server(args: ShlinkArgs) -> core.v1.ContainerArgs:
 
 def _container(container: str, args: ShlinkArgs) -> core.v1.ContainerArgs:
     """Shlink's image with its writable folders; the caller adds the variables."""
-    mounts = {"data": _DATA, "tmp": "/tmp", "php": _PHP_SETTINGS}  # noqa: S108 -- an emptyDir of the pod, not a shared folder
+    # S108: an emptyDir of the pod, not a shared folder.
+    mounts = {"data": _DATA, "tmp": "/tmp", "php": _PHP_SETTINGS}  # noqa: S108
     return core.v1.ContainerArgs(
         name=container,
         image=args.images.shlink,
@@ -360,7 +362,8 @@ def _database(args: ShlinkArgs) -> list[core.v1.EnvVarArgs]:
         "DB_PORT": str(args.database.port),
         "DB_NAME": args.database.database,
         "DB_USE_ENCRYPTION": "true",  # PGO refuses a connection without TLS
-        # Shlink 4.6.0 hands that setting to the driver where PostgreSQL's doesn't look; libpq looks here.
+        # Shlink 4.6.0 hands that setting to a part of the driver that PostgreSQL's ignores; libpq
+        # reads this.
         "PGSSLMODE": "require",
         # Each rotation takes another login; what they create belongs to one role.
         "PGOPTIONS": f"-c role={args.database.role}",
@@ -458,7 +461,7 @@ def _spread() -> core.v1.TopologySpreadConstraintArgs:
 
 
 def _versions(secrets: Sequence[SecretRef | None]) -> Mapping[str, pulumi.Input[str]]:
-    """Annotations with each Secret's version: a changed value changes the template, and pods roll."""
+    """Annotations with each Secret's version: a changed value changes the template: pods roll."""
     return {
         f"{_VERSION_ANNOTATION}{secret.name}": secret.version
         for secret in secrets
@@ -472,7 +475,7 @@ def _after(
     resources: Sequence[pulumi.Resource],
     ready: Sequence[pulumi.ResourceHook] = (),
 ) -> pulumi.ResourceOptions:
-    """Wait for these resources and hooks, and until these Secrets hold the version the pods need."""
+    """Wait for these resources and hooks, and until the Secrets hold the version the pods need."""
     delivered = [secret for secret in secrets if secret is not None]
     hooks = [*(secret.synced for secret in delivered), *ready]
     return pulumi.ResourceOptions.merge(

@@ -38,7 +38,7 @@ class WaitTarget:
 def wait_hook(
     name: str, access: ClusterAccess, targets: Sequence[WaitTarget]
 ) -> pulumi.ResourceHook:
-    """A hook that returns once every target is ready; it fails the update with the reason otherwise.
+    """A hook that returns once every target is ready; otherwise it fails the update with the reason.
 
     Not run in a preview. A failed `before_` hook is repeated by the next `up`.
     """
@@ -106,7 +106,7 @@ def steadily(check: ReadinessCheck, looks: int = 2) -> ReadinessCheck:
 
 
 def replicas_ready(item: Mapping[str, Any]) -> str | None:
-    """For Deployments and StatefulSets: the controller saw the latest spec, and all pods are Ready."""
+    """For Deployments and StatefulSets: the latest spec was seen, and all pods are Ready."""
     replicas, status = item["spec"]["replicas"], item.get("status", {})
     if status.get("observedGeneration", 0) < item["metadata"]["generation"]:
         return "its controller has not seen the latest change"
@@ -117,7 +117,7 @@ def replicas_ready(item: Mapping[str, Any]) -> str | None:
 
 
 def synced(item: Mapping[str, Any]) -> str | None:
-    """For ExternalSecrets: this very generation is synced. `Ready` alone stays True from the last sync.
+    """For ExternalSecrets: this generation is synced. `Ready` alone stays True from the last sync.
 
     `status.syncedResourceVersion` begins with the generation
     (external-secrets/external-secrets, util.GetResourceVersion).

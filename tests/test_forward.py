@@ -119,7 +119,7 @@ def test_close_frees_the_port_and_may_be_repeated(refusing: type[Refusing]) -> N
 
 
 def reported(
-    refusing: type[Refusing], error: Exception, connections: int = 1, patience: float = 0.1
+    refusing: type[Refusing], error: Exception, connections: int = 1, timeout: float = 0.1
 ) -> list[str]:
     refusing.error = error
     messages: list[str] = []
@@ -129,7 +129,7 @@ def reported(
         TARGET,
         port,
         "shlink:postgres",
-        patience=patience,
+        timeout=timeout,
         report=messages.append,
     )
     one.start()
@@ -233,7 +233,7 @@ def test_the_report_sees_the_context_of_the_program(refusing: type[Refusing]) ->
 
 
 def test_only_what_may_pass_is_tried_again(refusing: type[Refusing]) -> None:
-    reported(refusing, httpx.ConnectError("refused"), patience=0.7)
+    reported(refusing, httpx.ConnectError("refused"), timeout=0.7)
     assert refusing.logins == 2
 
 
@@ -409,9 +409,7 @@ def talk(cluster: Cluster, connections: int = 1) -> tuple[list[bytes], list[str]
     fake = type("Fake", (Fake,), {"cluster": cluster})
     messages: list[str] = []
     port = free_port()
-    one = Forward(
-        fake("dev"), TARGET, port, "shlink:postgres", patience=1.2, report=messages.append
-    )
+    one = Forward(fake("dev"), TARGET, port, "shlink:postgres", timeout=1.2, report=messages.append)
     one.start()
     answers: list[bytes] = []
     with contextlib.closing(one):
@@ -526,7 +524,7 @@ def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 @pytest.fixture(autouse=True)
 def short_silence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forward, "_SILENCE", 0.2)
+    monkeypatch.setattr(forward, "_DRAIN_SECONDS", 0.2)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Waiting: what counts as done, patience, and the reason in the message."""
+"""Waiting: what counts as done, timeout, and the reason in the message."""
 
 import asyncio
 import contextvars
@@ -50,11 +50,11 @@ def missing(item: Mapping[str, Any]) -> str | None:
     return None if item["done"] else f"step {item['step']} of 3"
 
 
-def wait(where: Access, patience: float = 5) -> None:
+def wait(where: Access, timeout: float = 5) -> None:
     asyncio.run(
         until_ready(
             where,
-            WaitTarget("things.example.org", "space", "it", missing, patience),
+            WaitTarget("things.example.org", "space", "it", missing, timeout),
             interval=0.001,
         )
     )
@@ -83,7 +83,7 @@ def test_the_end_of_patience_says_what_was_last_missing_and_where_to_look(
     answers: list[Answer], reason: str
 ) -> None:
     with pytest.raises(TimeoutError) as error:
-        wait(access(*answers), patience=0.05)
+        wait(access(*answers), timeout=0.05)
     assert str(error.value) == (
         f"things.example.org space/it: not ready after 0.05 s: {reason}. Inspect it with: kubectl --context 'prod eu' -n space describe things.example.org it"
     )

@@ -30,9 +30,9 @@ from tests.real.servers import PostgresServer, postgres_binaries, postgres_serve
 
 KUBECONFIG = os.environ.get("SHLINK_TEST_KUBECONFIG", "")
 NAMESPACE = "postgres"
-PATIENCE = 2.0
+TIMEOUT = 2.0
 MARGIN = 1.5
-"""Seconds that a report may come after the patience, on a busy machine."""
+"""Seconds that a report may come after the timeout, on a busy machine."""
 
 pytestmark = [
     pytest.mark.skipif(
@@ -122,7 +122,7 @@ def forward(run_id: str) -> Iterator[Open]:
             "postgres/shlink-db-primary", NAMESPACE, {"forward-test": test or run_id}, 5432
         )
         access = access or ClusterAccess(context(), KUBECONFIG)
-        one = Forward(access, target, port, "shlink:postgres", patience=PATIENCE, report=reports)
+        one = Forward(access, target, port, "shlink:postgres", timeout=TIMEOUT, report=reports)
         one.start()
         started.append(one)
         return port, reports
@@ -231,7 +231,7 @@ def test_a_connection_waits_for_a_pod(server: PostgresServer, forward: Open, run
     port, reports = forward(test)
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(ask, server, port)
-        time.sleep(PATIENCE / 4)
+        time.sleep(TIMEOUT / 4)
         create_pod(f"{test}-3", test)
         assert asked.result()
     delete_pod(f"{test}-3")
@@ -284,7 +284,7 @@ def refused(port: int, reports: Reports, seconds: float) -> str:
 
 @pytest.mark.usefixtures("ready_pod")
 def test_no_pod(forward: Open) -> None:
-    message = refused(*forward("nobody"), PATIENCE)
+    message = refused(*forward("nobody"), TIMEOUT)
     assert "there is no pod in namespace postgres with forward-test=nobody (2 s long)" in message
     assert (
         f"kubectl --kubeconfig {KUBECONFIG} --context {context()} -n postgres describe pods -l forward-test=nobody"
@@ -296,7 +296,7 @@ def test_no_pod(forward: Open) -> None:
 def test_a_pod_that_is_never_ready(forward: Open, run_id: str) -> None:
     name = f"{run_id}-other"
     create_pod(name, name, schedulable=False)
-    message = refused(*forward(name), PATIENCE)
+    message = refused(*forward(name), TIMEOUT)
     assert f"not Ready: {name} in namespace postgres (2 s long)" in message
     assert f"describe pods -l forward-test={name}" in message
     delete_pod(name)
@@ -353,7 +353,7 @@ def test_an_expired_login(forward: Open) -> None:
 def test_an_unreachable_api_server(forward: Open) -> None:
     config = kubeconfig(token="any")
     config["clusters"][0]["cluster"]["server"] = f"https://127.0.0.1:{free_port()}"
-    message = refused(*forward(access=ClusterAccess("limited", json.dumps(config))), PATIENCE)
+    message = refused(*forward(access=ClusterAccess("limited", json.dumps(config))), TIMEOUT)
     assert "no connection to the API server (All connection attempts failed) (2 s long)" in message
 
 
@@ -363,7 +363,7 @@ def test_an_api_server_that_never_answers(forward: Open) -> None:
     config = kubeconfig(token="any")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         config["clusters"][0]["cluster"]["server"] = f"https://127.0.0.1:{silent.getsockname()[1]}"
-        message = refused(*forward(access=ClusterAccess("limited", json.dumps(config))), PATIENCE)
+        message = refused(*forward(access=ClusterAccess("limited", json.dumps(config))), TIMEOUT)
     gc.collect()  # httpx leaves the socket of an interrupted handshake to it
     assert "neither the login nor the API server of context 'limited' answers (2 s long)" in message
 
