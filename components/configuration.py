@@ -229,7 +229,9 @@ class _Explainer:
         for branch in _branches(self.schema, node):
             if part in branch.get("properties", {}):
                 return _resolve(self.schema, branch["properties"][part])
-        return _resolve(self.schema, node.get("additionalProperties", {}))
+        # A map whose keys have a pattern has its values there.
+        patterns = list(node.get("patternProperties", {}).values())
+        return _resolve(self.schema, node.get("additionalProperties") or (patterns or [{}])[0])
 
     def explain(self, fault: ErrorDetails) -> str:
         """One line for a person: the key as written in the file, its value, what is wrong and what is allowed."""

@@ -92,11 +92,21 @@ class RepositoryS3(TypedDict):
     region: str
 
 
+class RepositoryGcs(TypedDict):
+    bucket: str
+
+
+class RepositoryAzure(TypedDict):
+    container: str
+
+
 class PostgresRepository(TypedDict):
     name: str
-    schedules: RepositorySchedules
+    schedules: NotRequired[RepositorySchedules]
     volume: NotRequired[RepositoryVolume]
     s3: NotRequired[RepositoryS3]
+    gcs: NotRequired[RepositoryGcs]
+    azure: NotRequired[RepositoryAzure]
 
 
 class SecretProjection(TypedDict):
@@ -107,16 +117,42 @@ class RepositoryConfiguration(TypedDict):
     secret: SecretProjection
 
 
+class PgBackRestRestore(TypedDict):
+    enabled: bool
+    repoName: str
+    options: Sequence[str]
+
+
 # `global` is one of Python's words, hence the functional notation.
 PgBackRest = TypedDict(
     "PgBackRest",
     {
         "image": NotRequired[str],
-        "global": Mapping[str, str],
+        "global": Mapping[str, Input[str]],
         "configuration": NotRequired[Sequence[RepositoryConfiguration]],
         "repos": Sequence[PostgresRepository],
+        "restore": NotRequired[PgBackRestRestore],
     },
 )
+
+PgBackRestDataSource = TypedDict(
+    "PgBackRestDataSource",
+    {
+        "stanza": str,
+        "global": Mapping[str, Input[str]],
+        "configuration": NotRequired[Sequence[RepositoryConfiguration]],
+        "repo": PostgresRepository,
+        "options": Sequence[str],
+    },
+)
+
+
+class PostgresDataSource(TypedDict):
+    pgbackrest: PgBackRestDataSource
+
+
+class PostgresMetadata(TypedDict):
+    annotations: Mapping[str, str]
 
 
 class PostgresBackups(TypedDict):
@@ -146,6 +182,8 @@ class PostgresClusterSpec(TypedDict):
     users: Sequence[PostgresUser]
     config: PostgresConfig
     backups: PostgresBackups
+    dataSource: NotRequired[PostgresDataSource]
+    metadata: NotRequired[PostgresMetadata]
     monitoring: NotRequired[PostgresMonitoring]
 
 

@@ -14,6 +14,7 @@ import pulumi
 from pulumi_kubernetes import core, meta, networking
 
 from . import ports
+from .backup_settings import Store
 from .crds import CiliumNetworkPolicy
 from .settings import Seal, Settings, ShlinkSettings, Transit
 
@@ -167,11 +168,15 @@ def _key_service(seal: Seal) -> list[Flow]:
     if isinstance(seal, Transit):
         return [Flow(VAULT_SERVER, ANYWHERE, [seal.port])]
     rows = [Flow(VAULT_SERVER, ANYWHERE, [ports.HTTPS])]
-    rows += [
-        Flow(VAULT_SERVER, Addresses([cidr]), identity_ports)
-        for cidr, identity_ports in _IDENTITY[seal.type]
-    ]
+    rows += _identity(VAULT_SERVER, seal.type)
     return rows
+
+
+def _identity(pods: Pods, kind: str) -> list[Flow]:
+    """What pods need to ask a cloud for their identity."""
+    return [
+        Flow(pods, Addresses([cidr]), identity_ports) for cidr, identity_ports in _IDENTITY[kind]
+    ]
 
 
 def _postgres(settings: Settings) -> list[Flow]:
@@ -181,9 +186,20 @@ def _postgres(settings: Settings) -> list[Flow]:
         Flow(SERVER, DATABASE, [ports.POSTGRES]),
         Flow(MIGRATION, DATABASE, [ports.POSTGRES]),
     ]
-    if settings.postgres.backups.s3:
-        rows.append(Flow(DATABASE, ANYWHERE, [ports.HTTPS]))
+    for store in _stores(settings):
+        rows.append(Flow(DATABASE, Addresses(store.cidrs), [store.port]))
+        if store.type == "gcs" and store.key is None:
+            rows += _identity(DATABASE, "gcpckms")
     return rows
+
+
+def _stores(settings: Settings) -> list[Store]:
+    """The object stores that pgBackRest writes to, and the one that it restores from."""
+    stores = list(settings.postgres.backups.repositories.values())
+    restore = settings.postgres.restore
+    if restore is not None and restore.type == "store":
+        stores.append(restore.store)
+    return stores
 
 
 def _redis(settings: Settings) -> list[Flow]:

@@ -48,6 +48,9 @@ class Outputs:
     redis_port: int | None = None
     redis_sentinel_service: str | None = None
     """The name of the monitored master; None without Sentinel."""
+    database_backups: dict[str, str] | None = None
+    """Paths of the database's backups by object store (`repo2`), for a restore elsewhere; None
+    without one. Keep it where the cluster is not."""
 
 
 _CONTRACT = TypeAdapter(Outputs)

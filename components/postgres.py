@@ -15,15 +15,17 @@ import pulumi_random as random
 from pulumi_kubernetes import core, meta
 
 from . import ports
-from .cluster import ClusterAccess
-from .crds import (
-    PgBackRest,
-    PostgresCluster,
-    PostgresClusterSpec,
-    PostgresUser,
-    RepositoryS3,
-    RepositorySchedules,
+from .backup_settings import InPlaceRestore, StoreRestore
+from .backups import (
+    RESTORE_ANNOTATION,
+    BackupPlace,
+    Backups,
+    BackupsArgs,
+    Schedule,
+    restore_in_place,
 )
+from .cluster import ClusterAccess
+from .crds import PostgresCluster, PostgresClusterSpec, PostgresUser
 from .credentials import password
 from .delivery import Delivery
 from .forward import ForwardTarget
@@ -49,6 +51,7 @@ PRIMARY = ForwardTarget(
     port=ports.POSTGRES,
 )
 _CREATE_SECONDS = 1200
+_NEUTRAL_OPTIONS = ("NOCREATEDB", "NOCREATEROLE", "NOREPLICATION", "NOBYPASSRLS")
 _RETRIES = 45
 """Of what is done inside PostgreSQL, two seconds apart."""
 
@@ -140,6 +143,8 @@ class Postgres(pulumi.ComponentResource):
 
     endpoints: Mapping[str, DatabaseEndpoint]
     """Each user's access, by its name."""
+    backups: Mapping[str, BackupPlace]
+    """Where this database's backups are in each object store, by the repository's name."""
 
     def __init__(
         self, name: str, args: PostgresArgs, opts: pulumi.ResourceOptions | None = None
@@ -149,7 +154,8 @@ class Postgres(pulumi.ComponentResource):
         self._args = args
         child = pulumi.ResourceOptions(parent=self)
         superuser_password = password(f"{name}-superuser", args.superuser_rotation, child)
-        secrets = [self._user_secret(SUPERUSER, superuser_password, args.superuser_rotation)]
+        superuser = self._user_secret(SUPERUSER, superuser_password, args.superuser_rotation)
+        secrets = [superuser]
         passwords: dict[str, pulumi.Output[str]] = {}
         for user in args.users:
             for login in user.logins:
@@ -159,7 +165,10 @@ class Postgres(pulumi.ComponentResource):
                 )
                 secrets.append(self._user_secret(login, passwords[login], number))
 
-        cluster = self._cluster(secrets, self._backups(child))
+        # PGO deletes this Secret with the cluster, so a new one means a new database.
+        backups = self._backups(superuser.metadata.uid)
+        self.backups = backups.places
+        cluster = self._cluster(secrets, backups)
         complete = self._gate(cluster)
         inside = self._inside(cluster, superuser_password)
         rights = self._rights(inside)
@@ -183,23 +192,25 @@ class Postgres(pulumi.ComponentResource):
         alias = pulumi.Alias(name=f"{self._name}-user-{number}")
         return pulumi.ResourceOptions(parent=self, aliases=[alias])
 
-    def _cluster(
-        self, secrets: Sequence[pulumi.Resource], pgbackrest: PgBackRest
-    ) -> PostgresCluster:
+    def _cluster(self, secrets: Sequence[pulumi.Resource], backups: Backups) -> PostgresCluster:
         args = self._args
+        annotations = {
+            # Enough for what is done inside PostgreSQL: PGO writes it once the users and their
+            # passwords are in the database. What clients need is the gate's to see.
+            "pulumi.com/waitFor": json.dumps(["jsonpath={.status.usersRevision}"]),
+            "pulumi.com/timeoutSeconds": str(_CREATE_SECONDS),
+        }
+        restore = args.settings.restore
+        if isinstance(restore, InPlaceRestore):
+            annotations[RESTORE_ANNOTATION] = str(restore.number)
         return PostgresCluster(
             self._name,
             metadata=meta.v1.ObjectMetaArgs(
                 name=CLUSTER,
                 namespace=args.namespace,
-                annotations={
-                    # Enough for what is done inside PostgreSQL: PGO writes it once the users and
-                    # their passwords are in the database. What clients need is the gate's to see.
-                    "pulumi.com/waitFor": json.dumps(["jsonpath={.status.usersRevision}"]),
-                    "pulumi.com/timeoutSeconds": str(_CREATE_SECONDS),
-                },
+                annotations=annotations,
             ),
-            spec=_cluster_spec(args, pgbackrest),
+            spec=_cluster_spec(args, backups),
             opts=pulumi.ResourceOptions(
                 parent=self, depends_on=[*secrets, *args.operator], protect=args.protect
             ),
@@ -220,7 +231,9 @@ class Postgres(pulumi.ComponentResource):
         wait = wait_hook(f"{self._name}-complete", self._args.access, [target])
         hooks = pulumi.ResourceHookBinding(before_create=[wait], before_update=[wait])
         opts = pulumi.ResourceOptions(parent=self, depends_on=[cluster], hooks=hooks)
-        return pulumi.Stash(f"{self._name}-complete", input=cluster.generation, opts=opts)
+        # A restore is asked for by an annotation, which is no new generation.
+        state = {"generation": cluster.generation, "restore": _restore_number(self._args.settings)}
+        return pulumi.Stash(f"{self._name}-complete", input=state, opts=opts)
 
     def _inside(
         self, cluster: PostgresCluster, superuser_password: pulumi.Output[str]
@@ -279,7 +292,7 @@ class Postgres(pulumi.ComponentResource):
                 rights[user.name].append(membership)
         return rights
 
-    def _user_secret(self, login: str, secret: pulumi.Output[str], number: int) -> pulumi.Resource:
+    def _user_secret(self, login: str, secret: pulumi.Output[str], number: int) -> core.v1.Secret:
         """The Secret of a login, which PGO adopts: it sets this password in PostgreSQL.
 
         PGO looks for it by name and labels before it makes one of its own. It never compares
@@ -309,56 +322,26 @@ class Postgres(pulumi.ComponentResource):
             opts=child,
         )
 
-    def _backups(self, opts: pulumi.ResourceOptions) -> PgBackRest:
+    def _backups(self, identity: pulumi.Output[str | None]) -> Backups:
         args = self._args
-        backups, images = args.settings.backups, args.images
-        schedules: RepositorySchedules = {
-            "full": backups.full,
-            "differential": backups.differential,
-        }
-        pgbackrest: PgBackRest = {
-            # Left alone, pgBackRest keeps every full backup until the volume is full.
-            "global": {
-                "repo1-retention-full": str(backups.retention_full),
-                "repo1-retention-full-type": "count",
-            },
-            "repos": [
-                {
-                    "name": "repo1",
-                    "schedules": schedules,
-                    "volume": {"volumeClaimSpec": volume_claim(backups.storage)},
-                }
-            ],
-        }
-        if images.pgbackrest:
-            pgbackrest["image"] = images.pgbackrest
-        if backups.s3:
-            secret = core.v1.Secret(
-                f"{self._name}-pgbackrest-s3",
-                metadata=meta.v1.ObjectMetaArgs(
-                    name=f"{CLUSTER}-pgbackrest-s3", namespace=args.namespace
+        settings = args.settings.backups
+        return Backups(
+            self._name,
+            BackupsArgs(
+                namespace=args.namespace,
+                cluster=CLUSTER,
+                identity=identity,
+                volume=volume_claim(settings.storage),
+                schedule=Schedule(
+                    full=settings.full,
+                    differential=settings.differential,
+                    retention_full=settings.retention_full,
                 ),
-                string_data={
-                    "s3.conf": pulumi.Output.secret(
-                        "[global]\n"
-                        f"repo1-s3-key={backups.s3.key.get_secret_value()}\n"
-                        f"repo1-s3-key-secret={backups.s3.key_secret.get_secret_value()}\n"
-                    )
-                },
-                opts=opts,
-            )
-            bucket: RepositoryS3 = {
-                "bucket": backups.s3.bucket,
-                "endpoint": backups.s3.endpoint,
-                "region": backups.s3.region,
-            }
-            pgbackrest["configuration"] = [{"secret": {"name": secret.metadata.name.apply(str)}}]
-            pgbackrest["global"] = {
-                **pgbackrest["global"],
-                "repo1-path": f"/pgbackrest/{CLUSTER}/repo1",
-            }
-            pgbackrest["repos"] = [{"name": "repo1", "schedules": schedules, "s3": bucket}]
-        return pgbackrest
+                stores=settings.repositories,
+                image=args.images.pgbackrest,
+            ),
+            pulumi.ResourceOptions(parent=self),
+        )
 
 
 def incomplete(item: Mapping[str, Any]) -> str | None:
@@ -372,11 +355,29 @@ def incomplete(item: Mapping[str, Any]) -> str | None:
     status = item.get("status", {})
     if status.get("observedGeneration", 0) < item["metadata"]["generation"]:
         return "PGO has not seen the latest change"
-    reasons = [_lacking_instances(item, status), _lacking_repositories(item, status)]
+    reasons = [
+        _lacking_restore(item, status),
+        _lacking_instances(item, status),
+        _lacking_repositories(item, status),
+    ]
     if not status.get("usersRevision"):
         reasons.append("its users are not in the database yet")
     reasons = [reason for reason in reasons if reason]
     return "; ".join(str(reason) for reason in reasons) or None
+
+
+def _lacking_restore(item: Mapping[str, Any], status: Mapping[str, Any]) -> str | None:
+    number = item["metadata"].get("annotations", {}).get(RESTORE_ANNOTATION)
+    if number is None:
+        return None
+    restore = status.get("pgbackrest", {}).get("restore", {})
+    if restore.get("id") != number:
+        return f"restore {number} has not begun"
+    if restore.get("failed"):
+        return f"restore {number} has failed {restore['failed']} times; see its Job's log"
+    if not (restore.get("finished") and restore.get("succeeded")):
+        return f"restore {number} is running"
+    return None
 
 
 def _lacking_instances(item: Mapping[str, Any], status: Mapping[str, Any]) -> str | None:
@@ -438,19 +439,35 @@ def _delivery(user: DatabaseUser, secret: pulumi.Output[str]) -> Delivery:
     )
 
 
-def _logins(user: DatabaseUser) -> list[PostgresUser]:
-    return [
-        {"name": login, "databases": user.databases, "options": user.options}
-        for login in user.logins
-    ]
+def _restore_number(settings: PostgresSettings) -> int:
+    """The number of the restore in place that was asked for last; 0 for none."""
+    restore = settings.restore
+    return restore.number if isinstance(restore, InPlaceRestore) else 0
 
 
-def _cluster_spec(args: PostgresArgs, pgbackrest: PgBackRest) -> PostgresClusterSpec:
+def _options(user: DatabaseUser, restore_number: int) -> str:
+    """The user's options, written in another way for each restore.
+
+    A restored database has the passwords of its time. PGO (6.0.3) sets them again only when the
+    text of its statements is new, so each restore adds other options that hold anyway.
+    """
+    added = [option for bit, option in enumerate(_NEUTRAL_OPTIONS) if restore_number >> bit & 1]
+    return " ".join([user.options, *added])
+
+
+def _cluster_spec(args: PostgresArgs, backups: Backups) -> PostgresClusterSpec:
     settings, images = args.settings, args.images
+    pgbackrest = backups.spec
+    if isinstance(settings.restore, InPlaceRestore):
+        pgbackrest["restore"] = restore_in_place(settings.restore)
     # `postgres` gets a password only when it is listed.
     users: list[PostgresUser] = [{"name": SUPERUSER}]
     for user in args.users:
-        users.extend(_logins(user))
+        options = _options(user, _restore_number(settings))
+        users.extend(
+            {"name": login, "databases": user.databases, "options": options}
+            for login in user.logins
+        )
     spec: PostgresClusterSpec = {
         "postgresVersion": settings.version,
         "instances": [
@@ -468,6 +485,11 @@ def _cluster_spec(args: PostgresArgs, pgbackrest: PgBackRest) -> PostgresCluster
         "config": {"parameters": {"max_connections": settings.max_connections}},
         "backups": {"pgbackrest": pgbackrest},
     }
+    if isinstance(settings.restore, StoreRestore):
+        spec["dataSource"] = {"pgbackrest": backups.source(settings.restore)}
+    if settings.service_account_annotations:
+        # PGO hands them on to the ServiceAccount of the database pods.
+        spec["metadata"] = {"annotations": settings.service_account_annotations}
     if images.postgres:
         spec["image"] = images.postgres
     if settings.monitoring:

@@ -13,13 +13,13 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, Field, model_validator
 
 from . import configuration, pins, ports
+from .backup_settings import RepositoryName, Restore, Store
 from .configuration import SettingsError
 from .images import ImageReference
 from .setting_types import (
     EXPECTED,
     AnnotationName,
     AnnotationText,
-    Bucket,
     ChartRepository,
     ChartVersion,
     Cidr,
@@ -345,27 +345,11 @@ class Backups(Model):
         description="Full backups kept; older ones expire with their differentials and WAL.",
     )
     storage: Volume = Volume()
-    s3: "S3 | None" = Field(
-        default=None,
-        description="An object store instead of the volume, so that backups outlive the cluster.",
+    repositories: dict[RepositoryName, Store] = Field(
+        default={},
+        description="Object stores beside the volume, so that backups outlive the cluster: "
+        "`repo2`, `repo3`, `repo4`.",
     )
-
-
-class S3(Model):
-    """A bucket for pgBackRest."""
-
-    bucket: Bucket = Field(description="The bucket; it must exist.")
-    endpoint: Host = Field(
-        description="Host of the object store, with its port when that is not 443."
-    )
-    region: Region = Field(description="Region of the bucket; any word for stores without regions.")
-    key: Secret = Field(description="Access key's id.")
-    key_secret: Secret = Field(description="Access key's secret.")
-
-    @property
-    def port(self) -> int:
-        """The port that the network policies must leave open."""
-        return urlsplit(f"//{self.endpoint}").port or ports.HTTPS
 
 
 class PostgresSettings(Model):
@@ -384,6 +368,15 @@ class PostgresSettings(Model):
         description="PostgreSQL's max_connections; checked against Shlink's workers.",
     )
     backups: Backups = Backups()
+    restore: Restore | None = Field(
+        default=None,
+        description="Start from a backup. It may stay set: what was restored is not restored again.",
+    )
+    service_account_annotations: dict[str, str] = Field(
+        default={},
+        description="Workload identity of the database pods, for object stores without a key: "
+        "`eks.amazonaws.com/role-arn`, `iam.gke.io/gcp-service-account`.",
+    )
     monitoring: bool = Field(default=False, description="pgMonitor's exporter on port 9187.")
     address: Host | None = Field(
         default=None,

@@ -182,6 +182,8 @@ class _Provider(mocks.Mocks):
         digest = hashlib.sha256(args.name.encode())
         if args.typ == "random:index/randomPassword:RandomPassword":
             state["result"] = digest.hexdigest()[: int(state["length"])]
+        if args.typ == "random:index/randomId:RandomId":
+            state["hex"] = digest.hexdigest()[: 2 * int(state["byteLength"])]
         if args.typ == "random:index/randomBytes:RandomBytes":
             state["base64"] = b64encode(digest.digest()[: int(state["length"])]).decode()
         if args.typ.startswith("tls:"):

@@ -55,13 +55,62 @@ SWITCHES: Mapping[str, Mapping[str, Any]] = {
     "backups-s3": {
         "postgres": {
             "backups": {
-                "s3": {
-                    "bucket": "backups",
-                    "endpoint": "s3.example.org",
-                    "region": "eu-central-1",
-                    "key": "k",
-                    "keySecret": "s",
+                "repositories": {
+                    "repo2": {
+                        "type": "s3",
+                        "bucket": "backups",
+                        "endpoint": "s3.example.org",
+                        "region": "eu-central-1",
+                        "key": "k",
+                        "keySecret": "s",
+                    }
                 }
+            }
+        }
+    },
+    "backups-everywhere": {
+        "postgres": {
+            "backups": {
+                "repositories": {
+                    "repo2": {
+                        "type": "s3",
+                        "bucket": "backups",
+                        "endpoint": "minio.example.org:9000",
+                        "region": "any-1",
+                        "pathStyle": True,
+                        "ca": "-----BEGIN CERTIFICATE-----\n",
+                        "cidrs": ["192.0.2.10/32"],
+                        "encrypted": False,
+                        "full": "0 4 * * 6",
+                        "retentionFull": 8,
+                    },
+                    "repo3": {"type": "gcs", "bucket": "google"},
+                    "repo4": {
+                        "type": "azure",
+                        "container": "container",
+                        "account": "account",
+                        "key": "azurekey",
+                    },
+                }
+            },
+            "serviceAccountAnnotations": {"eks.amazonaws.com/role-arn": "arn"},
+        }
+    },
+    "restore-in-place": {
+        "postgres": {"restore": {"type": "inPlace", "number": 2, "time": "2026-11-24 09:30:00+00"}}
+    },
+    "restore-store": {
+        "postgres": {
+            "restore": {
+                "type": "store",
+                "store": {
+                    "type": "gcs",
+                    "bucket": "prod",
+                    "key": "{}",
+                },
+                "path": "/shlink-db/0a1b2c3d/repo2",
+                "passphrase": "passphrase",
+                "set": "20261124-093000F",
             }
         }
     },

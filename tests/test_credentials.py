@@ -71,14 +71,37 @@ GIVEN: list[dict[str, Any]] = [
         },
         "postgres": {
             "backups": {
-                "s3": {
+                "repositories": {
+                    "repo2": {
+                        "type": "s3",
+                        "bucket": "backups",
+                        "endpoint": "e",
+                        "region": "r",
+                        "key": "hunter2key",
+                        "keySecret": "hunter2keysecret",
+                    },
+                    "repo3": {"type": "gcs", "bucket": "backups", "key": "{hunter2gcs}"},
+                    "repo4": {
+                        "type": "azure",
+                        "container": "container",
+                        "account": "account",
+                        "key": "hunter2azure",
+                    },
+                }
+            },
+            "restore": {
+                "type": "store",
+                "store": {
+                    "type": "s3",
                     "bucket": "backups",
                     "endpoint": "e",
                     "region": "r",
-                    "key": "hunter2key",
-                    "keySecret": "hunter2keysecret",
-                }
-            }
+                    "key": "hunter2restorekey",
+                    "keySecret": "hunter2restoresecret",
+                },
+                "path": "/p",
+                "passphrase": "hunter2passphrase",
+            },
         },
     },
     {"vault": {"authLogin": {"path": "auth/jwt/login", "parameters": {"jwt": "hunter2jwt"}}}},

@@ -25,6 +25,7 @@ PROMISED = {
     "redis_host": str | None,
     "redis_port": int | None,
     "redis_sentinel_service": str | None,
+    "database_backups": dict[str, str] | None,
     "versions": dict[str, str],
 }
 

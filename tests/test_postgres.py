@@ -238,7 +238,8 @@ def test_shlink_waits_for_the_complete_cluster_of_this_generation(dev: Recording
     gate = dev.one("Stash", "shlink-db-complete")
     assert gate.hooks["before_create"] == gate.hooks["before_update"] == ("shlink-db-complete",)
     assert dev.one("PostgresCluster", "shlink-db").urn in gate.depends_on
-    assert plain(gate.inputs)["input"] == 0  # no API server here that would number it
+    # No API server here that would number it.
+    assert plain(gate.inputs)["input"] == {"generation": 0, "restore": 0}
     assert ("Stash", "shlink-db-complete") in before(dev, "Job", "shlink-migration")
     assert ("Stash", "shlink-db-complete") not in before(dev, "Grant", "shlink-db-public-schema")
 
@@ -296,32 +297,6 @@ def test_a_direct_address_needs_no_forward(address: str, expected: tuple[str, in
 def test_the_forward_ends_in_the_primary_of_the_moment() -> None:
     assert PRIMARY.pod_labels == {f"{_LABEL}/cluster": "shlink-db", f"{_LABEL}/role": "master"}
     assert (PRIMARY.namespace, PRIMARY.port) == ("postgres", 5432)
-
-
-@pytest.mark.parametrize("name", ["defaults", "backups-s3"])
-def test_backups_run_and_old_ones_expire(name: str) -> None:
-    backups = cluster(name)["spec"]["backups"]["pgbackrest"]
-    # Left alone, pgBackRest keeps every full backup until the volume is full.
-    assert (
-        backups["global"]["repo1-retention-full"],
-        backups["global"]["repo1-retention-full-type"],
-    ) == ("2", "count")
-    assert [one["name"] for one in backups["repos"]] == ["repo1"]
-    assert backups["repos"][0]["schedules"] == {"full": "0 1 * * 0", "differential": "0 1 * * 1-6"}
-
-
-def test_backups_go_to_a_bucket_whose_key_is_in_a_secret() -> None:
-    recording = configurations.recording("backups-s3")
-    backups = cluster("backups-s3")["spec"]["backups"]["pgbackrest"]
-    assert "volume" not in backups["repos"][0]
-    assert backups["repos"][0]["s3"] == {
-        "bucket": "backups",
-        "endpoint": "s3.example.org",
-        "region": "eu-central-1",
-    }
-    assert backups["configuration"] == [{"secret": {"name": "shlink-db-pgbackrest-s3"}}]
-    secret = manifest(recording, "Secret", "shlink-db-pgbackrest-s3")["stringData"]["s3.conf"]
-    assert secret.splitlines() == ["[global]", "repo1-s3-key=k", "repo1-s3-key-secret=s"]
 
 
 @pytest.mark.parametrize(("name", "monitored"), [("defaults", False), ("monitoring", True)])

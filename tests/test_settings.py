@@ -9,7 +9,14 @@ from tests.conftest import Fault, configuration
 
 _SEAL = {"type": "awskms", "region": "eu-central-1", "kmsKeyId": "alias/vault"}
 _TRANSIT = {"type": "transit", "address": "https://vault.example.org", "keyName": "k", "token": "t"}
-_S3 = {"bucket": "backups", "endpoint": "e", "region": "r", "key": "k", "keySecret": "s"}
+_S3 = {
+    "type": "s3",
+    "bucket": "backups",
+    "endpoint": "e",
+    "region": "r",
+    "key": "k",
+    "keySecret": "s",
+}
 _EXTERNAL = {"mode": "external", "servers": ["tcp://redis.example.org:6379"]}
 _INGRESS = {"type": "ingress", "className": "nginx", "controllerNamespace": "ingress"}
 
@@ -236,12 +243,12 @@ _NUMBER = 1029384756
         ),
         ({"redis": _EXTERNAL | {"password": _NUMBER}}, "shlink:redis.password"),
         (
-            {"postgres": {"backups": {"s3": _S3 | {"key": _NUMBER}}}},
-            "shlink:postgres.backups.s3.key",
+            {"postgres": {"backups": {"repositories": {"repo2": _S3 | {"key": _NUMBER}}}}},
+            "shlink:postgres.backups.repositories.repo2.key",
         ),
         (
-            {"postgres": {"backups": {"s3": _S3 | {"keySecret": _NUMBER}}}},
-            "shlink:postgres.backups.s3.keySecret",
+            {"postgres": {"backups": {"repositories": {"repo2": _S3 | {"keySecret": _NUMBER}}}}},
+            "shlink:postgres.backups.repositories.repo2.keySecret",
         ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
