@@ -117,7 +117,7 @@ outputs.export(
         "redis_host": redis.host if redis else None,
         "redis_port": redis.port if redis else None,
         "redis_sentinel_service": redis.sentinel_service if redis else None,
-        "database_backups": {key: place.path for key, place in postgres.backups.items()} or None,
+        "database_backups": {key: place.path for key, place in postgres.backups.items()},
         "versions": settings.versions,
     }
 )

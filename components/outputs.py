@@ -40,6 +40,8 @@ class Outputs:
     database_host: str
     database_port: int
     database_name: str
+    database_backups: dict[str, str]
+    """Path of the database's backups in each object store (`repo2`), for a restore elsewhere."""
     versions: dict[str, str]
     """What is deployed, by product."""
     # Pulumi leaves an output out when it is None.
@@ -48,9 +50,6 @@ class Outputs:
     redis_port: int | None = None
     redis_sentinel_service: str | None = None
     """The name of the monitored master; None without Sentinel."""
-    database_backups: dict[str, str] | None = None
-    """Paths of the database's backups by object store (`repo2`), for a restore elsewhere; None
-    without one. Keep it where the cluster is not."""
 
 
 _CONTRACT = TypeAdapter(Outputs)

@@ -109,6 +109,9 @@ class DatabaseEndpoint:
     """The login, for the consumer's namespace: USER_KEY and PASSWORD_KEY."""
     ready: Sequence[pulumi.Resource]
     """What a client depends on: the database is complete, and the user may create its tables."""
+    restore: int
+    """The number of the restore in place that its data comes from; 0 for none. A client that
+    prepares the database does so again when it changes."""
 
 
 @dataclass(frozen=True)
@@ -181,6 +184,7 @@ class Postgres(pulumi.ComponentResource):
                 role=user.name,
                 delivery=_delivery(user, passwords[user.login]),
                 ready=[complete, *rights[user.name]],
+                restore=_restore_number(args.settings),
             )
         self.endpoints = endpoints
         self.register_outputs({"hosts": {key: item.host for key, item in endpoints.items()}})

@@ -33,6 +33,7 @@ _USER = 1001
 _DATA = "/etc/shlink/data"
 _PHP_SETTINGS = "/etc/shlink-php"
 _VERSION_ANNOTATION = "shlink.io/secret-version."
+_RESTORE_ANNOTATION = "shlink.io/database-restore"
 # RoadRunner needs up to 30 s to stop, even idle (measured on Shlink 4.6.0). Endpoints learn of a
 # stopping pod a little later than the pod does, so it first waits while it still answers.
 _DRAIN_SECONDS = 10
@@ -192,7 +193,7 @@ class Shlink(pulumi.ComponentResource):
                 ),
                 template=core.v1.PodTemplateSpecArgs(
                     metadata=meta.v1.ObjectMetaArgs(
-                        labels=SERVER.labels, annotations=_versions(secrets)
+                        labels=SERVER.labels, annotations=_versions(secrets, args.database)
                     ),
                     spec=core.v1.PodSpecArgs(
                         automount_service_account_token=False,
@@ -288,7 +289,7 @@ def _migration(
             containers=[container],
             init_containers=[_wait(args, "postgres", args.database.host, args.database.port)],
             volumes=volumes,
-            annotations=_versions(secrets),
+            annotations=_versions(secrets, args.database),
         ),
         _after(opts, secrets, args.database.ready),
     )
@@ -460,13 +461,21 @@ def _spread() -> core.v1.TopologySpreadConstraintArgs:
     )
 
 
-def _versions(secrets: Sequence[SecretRef | None]) -> Mapping[str, pulumi.Input[str]]:
-    """Annotations with each Secret's version: a changed value changes the template: pods roll."""
-    return {
+def _versions(
+    secrets: Sequence[SecretRef | None], database: DatabaseEndpoint
+) -> Mapping[str, pulumi.Input[str]]:
+    """Annotations with each Secret's version: a changed value changes the template, and pods roll.
+
+    A restored database may need migrations again, and what pods remember of it is wrong.
+    """
+    annotations: dict[str, pulumi.Input[str]] = {
         f"{_VERSION_ANNOTATION}{secret.name}": secret.version
         for secret in secrets
         if secret is not None
     }
+    if database.restore:
+        annotations[_RESTORE_ANNOTATION] = str(database.restore)
+    return annotations
 
 
 def _after(

@@ -312,6 +312,41 @@ MUTANTS = [
         ],
     ),
     Mutant(
+        "an object store takes the place of the volume, and PGO deletes the backups on it",
+        [Change("components/backups.py", 'VOLUME = "repo1"', 'VOLUME = "repo4"')],
+    ),
+    Mutant(
+        "every incarnation of the database writes to one path",
+        [
+            Change(
+                "components/backups.py",
+                '"/", self._args.cluster, "/", incarnation.hex, "/", repository',
+                '"/", self._args.cluster, "/", repository',
+            )
+        ],
+    ),
+    Mutant(
+        "a restore leaves the passwords of its time",
+        [
+            Change(
+                "components/postgres.py",
+                'return " ".join([user.options, *added])',
+                "return user.options",
+            )
+        ],
+    ),
+    Mutant(
+        "the object store's port is closed",
+        [
+            Change(
+                "components/network.py",
+                "Flow(DATABASE, Addresses(store.cidrs), [store.port])",
+                "Flow(DATABASE, Addresses(store.cidrs), [ports.HTTP])",
+            )
+        ],
+        ["tests/real/test_network.py"],
+    ),
+    Mutant(
         "the migration does not wait for the grant",
         [
             Change(

@@ -9,7 +9,7 @@ from components.setting_types import Model
 from components.settings import parse
 from offline.record import plain
 from tests import configurations
-from tests.conftest import Fault, Program, before, configuration, manifest
+from tests.conftest import Fault, Program, before, configuration, manifest, pod
 
 _STORE = {"type": "gcs", "bucket": "backups"}
 _S3 = {"type": "s3", "bucket": "backups", "endpoint": "s3.example.org", "region": "eu"}
@@ -147,6 +147,18 @@ def _options(program: Program, **postgres: Any) -> str:
     cluster = manifest(program(postgres=postgres), "PostgresCluster", "shlink-db")
     users = {user["name"]: user for user in cluster["spec"]["users"]}
     return str(users["shlink"]["options"])
+
+
+@pytest.mark.parametrize("kind", ["Job", "Deployment"])
+def test_a_restored_database_is_migrated_again_and_every_pod_starts_anew(kind: str) -> None:
+    name = {"Job": "shlink-migration", "Deployment": "shlink"}[kind]
+    recording = configurations.recording("restore-in-place")
+    assert (
+        pod(recording, kind, name)["metadata"]["annotations"]["shlink.io/database-restore"] == "2"
+    )
+    assert ("Stash", "shlink-db-complete") in before(recording, kind, name)
+    plain_run = pod(configurations.recording("defaults"), kind, name)
+    assert "shlink.io/database-restore" not in plain_run["metadata"]["annotations"]
 
 
 def test_a_new_environment_starts_from_a_store() -> None:

@@ -22,10 +22,10 @@ PROMISED = {
     "database_host": str,
     "database_port": int,
     "database_name": str,
+    "database_backups": dict[str, str],
     "redis_host": str | None,
     "redis_port": int | None,
     "redis_sentinel_service": str | None,
-    "database_backups": dict[str, str] | None,
     "versions": dict[str, str],
 }
 
