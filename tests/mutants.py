@@ -252,11 +252,33 @@ MUTANTS = [
         [
             Change(
                 "deploy/rbac/preview.yaml",
-                "resources: [namespaces, serviceaccounts,",
-                "resources: [namespaces, secrets, serviceaccounts,",
+                "resources: [serviceaccounts,",
+                "resources: [secrets, serviceaccounts,",
             )
         ],
         ["tests/real/test_rights.py", "-k", "preview"],
+    ),
+    Mutant(
+        "whoever previews may read every ConfigMap",
+        [
+            Change(
+                "deploy/rbac/preview.yaml",
+                "resources: [serviceaccounts,",
+                "resources: [configmaps, serviceaccounts,",
+            )
+        ],
+        ["tests/real/test_rights.py", "-k", "preview"],
+    ),
+    Mutant(
+        "whoever deploys may bind any ClusterRole",
+        [
+            Change(
+                "deploy/rbac/deploy.yaml",
+                """    resourceNames: ["system:auth-delegator", shlink-redis-operator]\n    verbs: [bind]""",
+                "    verbs: [bind]",
+            )
+        ],
+        ["tests/real/test_rights.py", "-k", "deploy"],
     ),
     Mutant(
         "the PostgresCluster does not wait for its operator, and outlives it on destroy",

@@ -263,7 +263,22 @@ def _everything(*, charts: bool = True) -> dict[str, Mapping[str, Any]]:
                 "metadata": metadata,
                 "spec": stateful,
             },
-            {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata},
+            {
+                "apiVersion": "v1",
+                "kind": "ConfigMap",
+                "metadata": {**metadata, "name": "vault-config"},
+            },
+            {
+                "apiVersion": "rbac.authorization.k8s.io/v1",
+                "kind": "ClusterRoleBinding",
+                "metadata": {"name": "vault-server-binding"},
+                "roleRef": {
+                    "apiGroup": "rbac.authorization.k8s.io",
+                    "kind": "ClusterRole",
+                    "name": "system:auth-delegator",
+                },
+                "subjects": [{"kind": "ServiceAccount", **metadata}],
+            },
         ]
     return {json.dumps(one, sort_keys=True): one for one in found}
 
@@ -283,25 +298,47 @@ def _create(cluster: Cluster, manifest: Mapping[str, Any]) -> Call:
 
 
 @pytest.mark.usefixtures("people")
-def test_preview_reads_everything_but_secrets(
+def test_preview_gets_everything_but_secrets_and_lists_nothing(
     cluster: Cluster, record_property: Callable[[str, object], None]
 ) -> None:
     objects = list(_everything().values())
-    reads = _as(cluster, "shlink:preview", [Call("GET", cluster.path(one)) for one in objects])
-    lists = _as(
+    reads = _as(cluster, "shlink:preview", [Call("GET", cluster.path(item)) for item in objects])
+    folders = sorted({cluster.path(item).rpartition("/")[0] for item in objects})
+    lists = _as(cluster, "shlink:preview", [Call("GET", folder) for folder in folders])
+    for item, read in zip(objects, reads, strict=True):
+        forbidden = item["kind"] == "Secret"
+        assert (read.status == 403) == forbidden, f"{item['kind']}: {read.message}"
+    assert {answer.status for answer in lists} == {403}
+    # A refused dry run is what pulumi-kubernetes falls back from.
+    tried = _as(cluster, "shlink:preview", [_create(cluster, item) for item in objects])
+    assert {answer.status for answer in tried} == {403}
+    record_property("checks", 2 * len(objects) + len(folders))
+
+
+@pytest.mark.usefixtures("people")
+def test_the_password_of_redis_is_not_read_by_who_previews(cluster: Cluster) -> None:
+    """redis-operator copies it into a ConfigMap, in plain text."""
+    copied = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "rfr-shlink-redis", "namespace": "redis"},
+        "data": {"redis.conf": "requirepass secret"},
+    }
+    cluster.must([copied])
+    path = cluster.path(copied)
+    assert cluster.call("GET", path).ok
+    answers = _as(
         cluster,
         "shlink:preview",
-        [Call("GET", cluster.path(one).rpartition("/")[0]) for one in objects],
+        [
+            Call("GET", path),
+            Call("GET", path.rpartition("/")[0]),
+            Call("GET", path.rpartition("/")[0], params={"watch": "true"}),
+            Call("GET", "/api/v1/configmaps"),
+        ],
     )
-    for one, read, listed in zip(objects, reads, lists, strict=True):
-        forbidden = one["kind"] == "Secret"
-        assert (read.status == 403) == (listed.status == 403) == forbidden, (
-            f"{one['kind']}: {read.message}"
-        )
-    # A refused dry run is what pulumi-kubernetes falls back from.
-    tried = _as(cluster, "shlink:preview", [_create(cluster, one) for one in objects])
-    assert {answer.status for answer in tried} == {403}
-    record_property("checks", 3 * len(objects))
+    cluster.delete([copied])
+    assert [answer.status for answer in answers] == [403] * 4
 
 
 @pytest.mark.parametrize("configuration", ["defaults", "vault-transit", "redis-rotated"])
@@ -323,6 +360,12 @@ def test_preview_may_not(cluster: Cluster, record_property: Callable[[str, objec
     refused = [
         *_NOBODY,
         *(Ask("get", "core/secrets", namespace, "any") for namespace in NAMESPACES),
+        *(Ask("list watch", "core/configmaps", namespace) for namespace in NAMESPACES),
+        *(Ask("get", "core/configmaps", namespace, "any") for namespace in NAMESPACES),
+        Ask("get list watch", "core/configmaps"),
+        Ask("get", "apps/deployments", "kube-system", "any"),
+        Ask("get", "core/namespaces", "", "kube-system"),
+        Ask("get", "rbac.authorization.k8s.io/clusterroles", "", "cluster-admin"),
         *(Ask("create get", "core/pods/portforward", namespace) for namespace in NAMESPACES),
         *(
             Ask("create update patch delete", "core/configmaps", namespace)
@@ -367,8 +410,21 @@ def test_deploy_makes_everything(
             Ask("create get list update delete", "core/secrets", namespace)
             for namespace in ("external-secrets", "postgres", "redis")
         ),
-        Ask("create get list watch update patch", "apiextensions.k8s.io/customresourcedefinitions"),
-        Ask("bind escalate", "rbac.authorization.k8s.io/clusterroles"),
+        Ask("create get list watch", "apiextensions.k8s.io/customresourcedefinitions"),
+        *(
+            Ask(
+                "get update patch delete", "apiextensions.k8s.io/customresourcedefinitions", "", crd
+            )
+            for crd in (
+                "externalsecrets.external-secrets.io",
+                "secretstores.external-secrets.io",
+                "passwords.generators.external-secrets.io",
+            )
+        ),
+        *(
+            Ask("bind escalate", "rbac.authorization.k8s.io/roles", namespace)
+            for namespace in NAMESPACES
+        ),
     ]
     awaits = [
         Ask("list watch", resource, namespace)
@@ -415,9 +471,59 @@ def test_deploy_may_not(cluster: Cluster) -> None:
         Ask("create update", "admissionregistration.k8s.io/validatingwebhookconfigurations"),
         Ask("create update", "admissionregistration.k8s.io/mutatingwebhookconfigurations"),
         Ask("update", "certificates.k8s.io/certificatesigningrequests/approval"),
+        Ask("escalate", "rbac.authorization.k8s.io/clusterroles"),
+        Ask("bind", "rbac.authorization.k8s.io/clusterroles", "", "cluster-admin"),
+        Ask("update patch delete", "rbac.authorization.k8s.io/clusterroles", "", "admin"),
+        *(
+            Ask("update patch delete", "apiextensions.k8s.io/customresourcedefinitions", "", crd)
+            for crd in (
+                "postgresclusters.postgres-operator.crunchydata.com",
+                "redisfailovers.databases.spotahome.com",
+            )
+        ),
         Ask("*", "*/*"),
     ]
     assert not _differs(cluster, ("somebody", ["shlink:deploy"]), refused, expected=False)
+
+
+def _cluster_role(name: str, rule: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    return {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRole",
+        "metadata": {"name": name},
+        "rules": [rule],
+    }
+
+
+def _cluster_binding(role: str) -> dict[str, Any]:
+    group = "rbac.authorization.k8s.io"
+    return {
+        "apiVersion": f"{group}/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": {"name": "another"},
+        "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": role},
+        "subjects": [{"kind": "User", "apiGroup": group, "name": "somebody"}],
+    }
+
+
+@pytest.mark.usefixtures("people")
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        _cluster_binding("cluster-admin"),
+        _cluster_role(
+            "shlink-redis-operator", {"apiGroups": [""], "resources": ["nodes"], "verbs": ["list"]}
+        ),
+        _cluster_role("another", {"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}),
+    ],
+    ids=["bind cluster-admin", "widen the operator's role", "a role of everything"],
+)
+def test_deploy_hands_out_no_cluster_wide_right_that_it_lacks(
+    cluster: Cluster, manifest: Mapping[str, Any]
+) -> None:
+    """Asked of admission itself: the rules against escalation are not in the authoriser."""
+    (answer,) = _as(cluster, "shlink:deploy", [_create(cluster, manifest)])
+    assert answer.status == 403, answer.message
 
 
 @pytest.mark.usefixtures("people")
