@@ -239,13 +239,29 @@ def people(cluster: Cluster, environment: Mapping[str, Any]) -> Iterator[None]:
     cluster.delete(objects)
 
 
+# A scratch API server has no CRD for these; the authoriser can be asked all the same.
+_NOT_SERVED = {
+    "HTTPRoute": "gateway.networking.k8s.io/httproutes",
+    "CiliumNetworkPolicy": "cilium.io/ciliumnetworkpolicies",
+}
+
+
+@pytest.mark.usefixtures("people")
+@pytest.mark.parametrize("resource", _NOT_SERVED.values())
+def test_kinds_that_only_some_clusters_serve(cluster: Cluster, resource: str) -> None:
+    every_namespace = [Ask("get", resource, namespace) for namespace in NAMESPACES]
+    assert not _differs(cluster, ("p", ["shlink:preview"]), every_namespace, expected=True)
+    changes = [Ask("get create update patch delete list watch", resource, "shlink")]
+    assert not _differs(cluster, ("d", ["shlink:deploy"]), changes, expected=True)
+
+
 def _everything(*, charts: bool = True) -> dict[str, Mapping[str, Any]]:
     """Each differing object that the program declares, by its content; Vault's chart adds these kinds to them."""
     found = [
         plain(one.inputs)
         for name in configurations.NAMES
         for one in configurations.recording(name).resources.values()
-        if one.is_kubernetes_object and one.kind != "HTTPRoute"
+        if one.is_kubernetes_object and one.kind not in _NOT_SERVED
     ]
     if charts:
         metadata = {"name": "vault", "namespace": "vault"}
