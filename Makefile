@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/.uv/bin:$(PATH)
 export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
-.PHONY: help setup preview test verify lint hooks format check clean bench mutants schema \
+.PHONY: help setup preview test verify scratch-cluster lint hooks format check clean bench mutants schema \
 	live-preview up destroy refresh recover forward doctor smoke
 
 help: ## list the targets
@@ -49,6 +49,9 @@ clean: ## delete build/ and all caches; .venv and .uv stay
 
 verify: setup ## try every object and every claim on real parts; SHLINK_TEST_KUBECONFIG names a scratch cluster
 	@$(PY) -m pytest tests/real -q
+
+scratch-cluster: setup ## start a Kubernetes API that nobody uses, for `make verify`; prints its kubeconfig
+	@scripts/scratch_cluster up
 
 bench: setup ## how long a preview takes against bare resources; counts; the longest chain
 	@$(PY) -m offline.bench $(STACK)

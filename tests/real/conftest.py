@@ -16,7 +16,7 @@ from tests.real.cluster import Cluster
 
 _VARIABLE = "SHLINK_TEST_KUBECONFIG"
 _NO_CLUSTER = (
-    f"no cluster to try it on: {_VARIABLE} names no kubeconfig. Start a scratch cluster, e.g. `../shared/lab/cluster up`, "
+    f"no cluster to try it on: {_VARIABLE} names no kubeconfig. Start a scratch cluster with `make scratch-cluster` "
     f"and set {_VARIABLE} to the path that it prints; never a cluster that is in use"
 )
 _API_SERVER, _POSTGRES, _REDIS, _FORWARDS = (
