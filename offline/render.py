@@ -14,6 +14,7 @@ from offline.record import Recorded, Recording
 
 WIDTH = 160
 """Columns of what goes into a file or a pipe."""
+_POLICY_PATHS = 4
 _LAYERS = ("network", "operators", "vault", "postgres", "redis", "externalsecrets", "shlink")
 """The order of the tree: an unknown layer comes first."""
 
@@ -100,6 +101,15 @@ def _label(recording: Recording, resource: Recorded) -> str:
     return f"{label}  [dim]{detail}[/]" if detail else label
 
 
+def _policy_paths(policy: str) -> str:
+    """What a policy of Vault opens; of a long one the first paths."""
+    paths = re.findall(r'"([^"]+)": \{\s*"capabilities"', policy)
+    shown = ", ".join(paths[:_POLICY_PATHS])
+    if len(paths) > _POLICY_PATHS:
+        return f"{shown} and {len(paths) - _POLICY_PATHS} more paths"
+    return shown
+
+
 def _detail(resource: Recorded) -> str:
     """What a reader would open the manifest for."""
     inputs, metadata = resource.inputs, resource.inputs.get("metadata")
@@ -108,8 +118,7 @@ def _detail(resource: Recorded) -> str:
         target = f"{inputs['objectType']} {inputs['schema']} of {inputs['database']}"
         return f"{privileges} on {target} to {inputs['role']}"
     if resource.kind == "Policy":
-        paths = re.findall(r'"([^"]+)": \{\s*"capabilities"', str(inputs["policy"]))
-        return f"{', '.join(paths)}: read"
+        return _policy_paths(str(inputs["policy"]))
     if resource.kind == "SecretV2":
         return f"{inputs['mount']}/{inputs['name']}"
     if resource.kind in ("Release", "Chart"):
