@@ -58,6 +58,7 @@ if isinstance(settings.redis, FailoverRedis):
         RedisArgs(
             namespace=spaces[REDIS].name,
             operator=installed.redis_operator,
+            labels=installed.redis_failover_labels,
             access=access,
             image=settings.images.redis,
             exporter_image=settings.images.redis_exporter,

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import pulumi
-from pulumi_kubernetes import core, helm, meta
+from pulumi_kubernetes import apps, core, helm, meta
 
 from .charts import ChartSource
 from .images import ImageReference
 from .network import EXTERNAL_SECRETS, POSTGRES, REDIS, SHLINK, Namespace
-from .pods import CONTAINER_SECURITY, requirements
+from .pods import CONTAINER_SECURITY, pod_security, requirements, variables
 from .redis import FAILOVER as REDIS_FAILOVER
 from .redis import auth_secret_name
 from .rights import account_subject, bound_cluster_role, bound_role, rule
@@ -170,10 +170,21 @@ class RedisOperatorArgs(OperatorArgs):
 
     auth_secrets: Sequence[str]
     """Names of the Secrets in its namespace that hold a Redis' password; it reads no other Secret."""
+    fork_group: str | None = None
+    """Operator group of the fork (freshworks-oss), which looks after RedisFailovers with the label of
+    its group and no others; None for the archived project, which looks after all of them."""
+
+
+GROUP_LABEL = "redis-failover.freshworks.com/operator-group"
+"""On a RedisFailover: which operator of the fork looks after it (v3.3.5, factory.go)."""
 
 
 class RedisOperator(pulumi.ComponentResource):
-    """redis-operator. It cannot be told to watch one namespace, so its rights keep it to its own."""
+    """redis-operator. It cannot be told to watch one namespace, so its rights keep it to its own.
+
+    The fork exits without OPERATOR_GROUP_ID, which its chart cannot set (3.3.4). So of that chart only
+    the CRD is used, with no replica, and the operator runs in a Deployment of this program.
+    """
 
     def __init__(
         self, name: str, args: RedisOperatorArgs, opts: pulumi.ResourceOptions | None = None
@@ -190,14 +201,70 @@ class RedisOperator(pulumi.ComponentResource):
             # Off, the chart makes no ServiceAccount, ClusterRole or binding of its own and uses the
             # account named here.
             "serviceAccount": {"create": False, "name": name},
-            # The chart's default is refused by Pod Security `restricted`.
-            "securityContext": {**CONTAINER_SECURITY, "runAsUser": 1000, "runAsGroup": 1000},
+            "securityContext": _REDIS_OPERATOR_SECURITY,
             "resources": requirements(args.resources),
         }
-        if args.image:
+        if args.fork_group:
+            values["replicas"] = 0
+        elif args.image:
             values["image"] = args.image.helm_values()
         release = _release(self, name, args, "redis-operator", values, [account, *rights])
+        if args.fork_group:
+            # After the release: where the archived operator ran before, it has gone by then.
+            after = pulumi.ResourceOptions(parent=self, depends_on=[release, account, *rights])
+            _fork_deployment(name, args, args.fork_group, after)
         self.register_outputs({"version": release.version})
+
+
+# The chart's default is refused by Pod Security `restricted`.
+_REDIS_OPERATOR_USER = 1000
+_REDIS_OPERATOR_SECURITY: Any = {
+    **CONTAINER_SECURITY,
+    "runAsUser": _REDIS_OPERATOR_USER,
+    "runAsGroup": _REDIS_OPERATOR_USER,
+}
+
+
+def _fork_deployment(
+    name: str, args: RedisOperatorArgs, group: str, opts: pulumi.ResourceOptions
+) -> apps.v1.Deployment:
+    """As the chart's own, with the group. The labels are the chart's, so its metrics Service fits."""
+    labels = {"app.kubernetes.io/name": "redis-operator", "app.kubernetes.io/instance": name}
+    probe = core.v1.TCPSocketActionArgs(port="metrics")
+    container = core.v1.ContainerArgs(
+        name="redis-operator",
+        image=str(args.image),
+        image_pull_policy="IfNotPresent",
+        args=[pulumi.Output.concat("--supported-namespaces-regex=^", args.namespace, "$")],
+        env=variables({"OPERATOR_GROUP_ID": group}),
+        ports=[core.v1.ContainerPortArgs(name="metrics", container_port=_REDIS_OPERATOR_METRICS)],
+        readiness_probe=core.v1.ProbeArgs(tcp_socket=probe, period_seconds=3),
+        liveness_probe=core.v1.ProbeArgs(tcp_socket=probe, initial_delay_seconds=30),
+        security_context=_REDIS_OPERATOR_SECURITY,
+        resources=requirements(args.resources),
+    )
+    return apps.v1.Deployment(
+        f"{name}-fork",
+        metadata=meta.v1.ObjectMetaArgs(
+            name=f"{name}-fork", namespace=args.namespace, labels=labels
+        ),
+        spec=apps.v1.DeploymentSpecArgs(
+            replicas=1,
+            selector=meta.v1.LabelSelectorArgs(match_labels=labels),
+            template=core.v1.PodTemplateSpecArgs(
+                metadata=meta.v1.ObjectMetaArgs(labels=labels),
+                spec=core.v1.PodSpecArgs(
+                    service_account_name=name,
+                    security_context=pod_security(_REDIS_OPERATOR_USER),
+                    containers=[container],
+                ),
+            ),
+        ),
+        opts=opts,
+    )
+
+
+_REDIS_OPERATOR_METRICS = 9710
 
 
 def _redis_operator_rights(
@@ -205,10 +272,13 @@ def _redis_operator_rights(
 ) -> list[pulumi.Resource]:
     """The chart's ClusterRole reads every Secret of the cluster.
 
-    v1.2.4 lists RedisFailovers everywhere, and needs no more than that outside its own namespace.
+    v1.2.4 and the fork's v3.3.5 list RedisFailovers everywhere, and need no more than that outside
+    their own namespace.
     """
     subject = account_subject(name, args.namespace)
     redis_failovers = "databases.spotahome.com"
+    # The fork annotates its pods, by an update.
+    pod_verbs = "get list update patch delete" if args.fork_group else "get list patch delete"
     return [
         bound_cluster_role(
             f"{name}-watch",
@@ -226,7 +296,7 @@ def _redis_operator_rights(
                 rule("", "services", "get create update delete"),
                 rule("", "configmaps", "get create update"),  # its lock is a ConfigMap and a Lease
                 rule("coordination.k8s.io", "leases", "get create update"),
-                rule("", "pods", "get list patch delete"),
+                rule("", "pods", pod_verbs),
                 rule("", "persistentvolumeclaims", "list update"),
                 rule("", "secrets", "get", args.auth_secrets),
                 rule("apps", "statefulsets deployments", "get create update"),
@@ -246,6 +316,8 @@ class Operators:
     """By the consumer's namespace."""
     pgo: OperatorResources
     redis_operator: OperatorResources
+    redis_failover_labels: Mapping[str, str]
+    """On each RedisFailover, so that its operator looks after it."""
 
 
 def operators(
@@ -271,19 +343,35 @@ def operators(
         pgo_resources.append(PostgresOperator("pgo", arguments, opts))
     redis_resources: list[pulumi.Resource] = []
     if redis.install and settings.redis.mode == "failover":
-        redis_arguments = RedisOperatorArgs(
-            namespace=namespaces[REDIS].name,
-            chart=_source("redis-operator", settings.charts.redis_operator),
-            image=_image(settings.images.redis_operator),
-            resources=redis.resources,
-            auth_secrets=[auth_secret_name(REDIS_FAILOVER)],
-        )
+        redis_arguments = _redis_operator_args(settings, namespaces[REDIS].name)
         redis_resources.append(RedisOperator("redis-operator", redis_arguments, opts))
     return Operators(
         external_secrets=_secrets_controllers(settings, namespaces, opts, consumers),
         pgo=pgo_resources,
         redis_operator=redis_resources,
+        redis_failover_labels=_failover_labels(settings),
     )
+
+
+def _redis_operator_args(settings: Settings, namespace: pulumi.Input[str]) -> RedisOperatorArgs:
+    charts, images, chosen = settings.charts, settings.images, settings.operators.redis_operator
+    fork = chosen.distribution == "freshworks"
+    return RedisOperatorArgs(
+        namespace=namespace,
+        chart=_source(
+            "redis-operator", charts.redis_operator_fork if fork else charts.redis_operator
+        ),
+        image=_image(images.redis_operator_fork if fork else images.redis_operator),
+        resources=chosen.resources,
+        auth_secrets=[auth_secret_name(REDIS_FAILOVER)],
+        fork_group=chosen.group if fork else None,
+    )
+
+
+def _failover_labels(settings: Settings) -> dict[str, str]:
+    """What the operator, installed here or not, recognises its RedisFailovers by."""
+    operator = settings.operators.redis_operator
+    return {GROUP_LABEL: operator.group} if operator.distribution == "freshworks" else {}
 
 
 def _secrets_controllers(

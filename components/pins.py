@@ -17,6 +17,10 @@ PGO_REPOSITORY: Final = "oci://registry.developers.crunchydata.com/crunchydata/p
 # Held at 3.2.9: 3.3.0 has a template inside crds/ and can't be installed.
 REDIS_OPERATOR_CHART: Final = "3.2.9"
 REDIS_OPERATOR_REPOSITORY: Final = "https://spotahome.github.io/redis-operator"
+# The maintained fork's chart brings its CRD; its numbers are not those of the image.
+# renovate: datasource=docker depName=ghcr.io/freshworks-oss/charts/redis-operator
+REDIS_OPERATOR_FORK_CHART: Final = "3.3.4"
+REDIS_OPERATOR_FORK_REPOSITORY: Final = "oci://ghcr.io/freshworks-oss/charts/redis-operator"
 
 # renovate: datasource=docker depName=docker.io/shlinkio/shlink
 SHLINK_IMAGE: Final = "docker.io/shlinkio/shlink:4.6.0"
@@ -33,3 +37,5 @@ REDIS_IMAGE: Final = "docker.io/library/redis:7.2.11-alpine"
 REDIS_EXPORTER_IMAGE: Final = "docker.io/oliver006/redis_exporter:v1.74.0-alpine"
 # Held at the last stable release of the archived project; the maintained fork is a setting (docs/upgrades.md).
 REDIS_OPERATOR_IMAGE: Final = "quay.io/spotahome/redis-operator:v1.2.4"
+# renovate: datasource=docker depName=ghcr.io/freshworks-oss/redis-operator
+REDIS_OPERATOR_FORK_IMAGE: Final = "ghcr.io/freshworks-oss/redis-operator:v3.3.5"

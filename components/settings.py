@@ -104,6 +104,9 @@ class Charts(Model):
     redis_operator: Chart = Chart(
         repository=pins.REDIS_OPERATOR_REPOSITORY, version=pins.REDIS_OPERATOR_CHART
     )
+    redis_operator_fork: Chart = Chart(
+        repository=pins.REDIS_OPERATOR_FORK_REPOSITORY, version=pins.REDIS_OPERATOR_FORK_CHART
+    )
 
     @model_validator(mode="after")
     def _installable(self) -> Self:
@@ -130,6 +133,7 @@ class Images(Model):
     redis: Image = pins.REDIS_IMAGE
     redis_exporter: Image = pins.REDIS_EXPORTER_IMAGE
     redis_operator: Image = pins.REDIS_OPERATOR_IMAGE
+    redis_operator_fork: Image = pins.REDIS_OPERATOR_FORK_IMAGE
     pgo: Image | None = None
     postgres: Image | None = None
     pgbackrest: Image | None = None
@@ -183,12 +187,26 @@ class Operator(Model):
         return self
 
 
+class RedisOperatorSettings(Operator):
+    """redis-operator: the archived project, or its maintained fork."""
+
+    distribution: Literal["spotahome", "freshworks"] = Field(
+        default="spotahome",
+        description="spotahome: archived in June 2026, the last stable release. freshworks: the "
+        "maintained fork with the same API group. Changing it restarts the Redis pods one by one.",
+    )
+    group: Name = Field(
+        default="shlink",
+        description="Operator group of the fork: it looks after RedisFailovers with this label only.",
+    )
+
+
 class Operators(Model):
     """The operators that the custom resources need."""
 
     external_secrets: Operator = Operator()
     pgo: Operator = Operator(resources=Resources(memory="128Mi", memory_limit="512Mi"))
-    redis_operator: Operator = Operator()
+    redis_operator: RedisOperatorSettings = RedisOperatorSettings()
 
 
 class AwsKms(Model):
@@ -696,6 +714,9 @@ class Settings(Model):
     def versions(self) -> dict[str, str]:
         """What is deployed, by product; where a chart brings the image, the chart's version."""
         images, charts, operators = self.images, self.charts, self.operators
+        redis_operator = charts.redis_operator
+        if operators.redis_operator.distribution == "freshworks":
+            redis_operator = charts.redis_operator_fork
         deployed = {
             "shlink": images.shlink,
             "vault": images.vault,
@@ -710,7 +731,7 @@ class Settings(Model):
             if operators.external_secrets.install
             else None,
             "pgo": charts.pgo if operators.pgo.install else None,
-            "redis_operator": charts.redis_operator
+            "redis_operator": redis_operator
             if operators.redis_operator.install and self.redis.mode == "failover"
             else None,
         }

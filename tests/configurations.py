@@ -43,6 +43,7 @@ SWITCHES: Mapping[str, Mapping[str, Any]] = {
         }
     },
     "redis-rotated": {"rotation": {"redis": 2}},
+    "redis-fork": {"operators": {"redisOperator": {"distribution": "freshworks"}}},
     "database-rotated": {"rotation": {"database": 2, "superuser": 3}},
     "database-sized": {
         "postgres": {

@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 from pydantic.alias_generators import to_snake
 
-from components.settings import Charts
+from components import network
+from components.operators import GROUP_LABEL
+from components.settings import Charts, Images
 from offline.record import ROOT, Recording, object_name, plain, record
 from tests import configurations
-from tests.conftest import REPRESENTATIVE, Program, before, manifest
+from tests.conftest import REPRESENTATIVE, Program, before, manifest, pod, variables
 
 _FOLDER = {"repository": "./charts/it", "version": "9.9.9"}
 _MIRROR = {"repository": "oci://registry.example.org/charts/it", "version": "9.9.9"}
@@ -86,6 +88,49 @@ def test_redis_operators_chart_makes_no_rights_of_its_own(dev: Recording) -> Non
         account["name"]
         == dev.one("ServiceAccount", "redis-operator-account").inputs["metadata"]["name"]
     )
+
+
+@pytest.fixture(scope="module")
+def fork() -> Recording:
+    """With the maintained fork of redis-operator."""
+    return configurations.recording("redis-fork")
+
+
+def test_the_fork_gets_its_group(fork: Recording) -> None:
+    """It exits without one, and looks after RedisFailovers with that label and no others."""
+    labels = manifest(fork, "RedisFailover", "shlink-redis")["metadata"]["labels"]
+    (container,) = pod(fork, "Deployment", "redis-operator-fork")["spec"]["containers"]
+    assert (
+        labels
+        == {GROUP_LABEL: variables(container)["OPERATOR_GROUP_ID"]}
+        == {GROUP_LABEL: "shlink"}
+    )
+    assert container["args"] == ["--supported-namespaces-regex=^redis$"]
+    assert container["image"] == Images().redis_operator_fork
+
+
+def test_the_forks_chart_brings_the_crd_and_runs_nothing(fork: Recording) -> None:
+    """Its chart can't set the group. Where the archived operator ran, the release ends it first."""
+    release = manifest(fork, "Release", "redis-operator")
+    assert release["values"]["replicas"] == 0
+    assert release["values"]["serviceAccount"]["create"] is False
+    assert release["chart"] == Charts().redis_operator_fork.repository
+    assert ("Release", "redis-operator") in before(fork, "Deployment", "redis-operator-fork")
+
+
+def test_the_fork_outlives_the_redis_failover(fork: Recording) -> None:
+    assert ("Deployment", "redis-operator-fork") in before(fork, "RedisFailover", "shlink-redis")
+
+
+def test_the_network_lets_the_fork_work(fork: Recording) -> None:
+    """By the labels of the chart's own pods."""
+    labels = pod(fork, "Deployment", "redis-operator-fork")["metadata"]["labels"]
+    assert network.REDIS_OPERATOR.labels.items() <= labels.items()
+
+
+def test_an_archived_operator_gets_no_label(dev: Recording) -> None:
+    """Another label would be a change for nothing."""
+    assert "labels" not in manifest(dev, "RedisFailover", "shlink-redis")["metadata"]
 
 
 def test_external_secrets_looks_after_one_namespace_and_asks_for_no_ones_token(
