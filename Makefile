@@ -10,7 +10,7 @@ export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
 .PHONY: help setup preview test verify scratch-cluster lint hooks format check clean bench mutants schema \
-	live-preview up destroy refresh recover forward doctor smoke
+	live-preview drift up destroy refresh recover forward doctor smoke
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -72,6 +72,10 @@ endef
 live-preview: setup ## the difference between STACK's program and what is running
 	$(need_pulumi)
 	$(PULUMI) preview --stack $(STACK)
+
+drift: setup ## compare what really runs with STACK's program; fails if anything differs, changes nothing
+	$(need_pulumi)
+	$(PULUMI) preview --refresh --run-program --expect-no-changes --stack $(STACK)
 
 up: setup ## create or update STACK
 	$(need_pulumi)

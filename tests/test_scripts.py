@@ -51,6 +51,23 @@ def run(
     )
 
 
+@pytest.mark.parametrize("status", [0, 7])
+def test_the_plan_is_printed_and_is_in_the_summary(
+    commands: tuple[MakeCommand, dict[str, str]], tmp_path: Path, status: int
+) -> None:
+    """A plan that fails fails the step; the reviewer sees what it printed all the same."""
+    make, environment = commands
+    make("make", f"echo '+ pod ```'; exit {status}")
+    summary = tmp_path / "summary.md"
+    environment["GITHUB_STEP_SUMMARY"] = str(summary)
+    done = run([str(ROOT / "scripts" / "plan"), "prod"], environment)
+    assert done.returncode == status
+    assert "+ pod" in done.stdout
+    assert summary.read_text().startswith("### prod\n\n    + pod ```\n")
+    assert ("the preview of prod failed" in summary.read_text()) == (status != 0)
+    assert "live-preview STACK=prod" in Path(environment["LOG"]).read_text()
+
+
 class TestPreviewDiff:
     """The comment under a pull request."""
 

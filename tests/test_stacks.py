@@ -28,9 +28,7 @@ def test_prod_has_the_same_topology(prod: Recording) -> None:
     # With a key service Vault's server has no business with the keys.
     unseals = {("Role", "vault-unseal-keys"), ("RoleBinding", "vault-unseal-keys")}
     assert things(dev) - things(prod) == unseals
-    # cert-manager's pod for the route's certificate runs beside Shlink.
-    route = {("Ingress", "shlink"), ("NetworkPolicy", "acme-solver")}
-    assert things(prod) - things(dev) == route
+    assert things(prod) - things(dev) == {("HTTPRoute", "shlink")}
 
 
 def test_prod_protects_what_holds_data(prod: Recording) -> None:

@@ -1,4 +1,4 @@
-"""The workflows: pinned, with least permissions, and every command in them exists here. And what Renovate is told to raise."""
+"""The workflows are pinned and have least permissions; Renovate raises every version."""
 
 import json
 import os
@@ -24,6 +24,10 @@ JOBS = {
 STEPS = [step for job in JOBS.values() for step in cast("list[dict[str, Any]]", job["steps"])]
 TARGETS = re.findall(r"^([a-z][a-z0-9-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE)
 ON = True  # YAML 1.1 reads the key `on` as a boolean
+
+
+def commands(job: dict[str, Any]) -> list[str]:
+    return [step["run"] for step in job["steps"] if "run" in step]
 
 
 def test_ci_lints_the_workflows_and_scripts() -> None:
@@ -108,19 +112,33 @@ def test_the_comment_runs_no_code_of_the_pull_request() -> None:
 
 
 def test_a_stack_is_never_updated_twice_at_once_and_prod_comes_after_dev() -> None:
-    jobs = WORKFLOWS["deploy"]["jobs"]
-    assert set(jobs) == set(stacks.names(ROOT))
-    for stack, job in jobs.items():
-        assert job["environment"] == stack
-        assert job["concurrency"] == {"group": f"stack-{stack}", "cancel-in-progress": False}
-        assert [step["run"] for step in job["steps"] if "run" in step] == [
-            f"scripts/with_kubeconfig make up STACK={stack}",
-            f"scripts/with_kubeconfig make smoke doctor STACK={stack}",
-        ]
-    assert jobs["prod"]["needs"] == "dev"
-    assert WORKFLOWS["preview-live"][ON]["workflow_dispatch"]["inputs"]["stack"][
-        "options"
-    ] == stacks.names(ROOT)
+    job = JOBS["deploy/up"]
+    assert job["strategy"]["max-parallel"] == 1
+    assert job["strategy"]["fail-fast"] is True
+    assert job["strategy"]["matrix"]["stack"] == ["dev", "prod"]
+    assert job["environment"] == "${{ matrix.stack }}"
+    assert job["concurrency"] == {"group": "stack-${{ matrix.stack }}", "cancel-in-progress": False}
+    assert commands(job) == [
+        'scripts/with_kubeconfig make up STACK="$STACK"',
+        'scripts/with_kubeconfig make smoke doctor STACK="$STACK"',
+    ]
+
+
+def test_the_reviewer_of_a_deployment_can_read_its_plan_in_the_same_run() -> None:
+    assert JOBS["deploy/up"]["needs"] == "plan"
+    plan = JOBS["deploy/plan"]
+    assert plan["environment"] == "plan-${{ matrix.stack }}"
+    assert commands(plan) == ['scripts/with_kubeconfig scripts/plan "$STACK"']
+
+
+def test_every_stack_is_planned_deployed_previewed_and_watched_for_drift() -> None:
+    names = stacks.names(ROOT)
+    for job in ("deploy/plan", "deploy/up", "drift/drift"):
+        assert JOBS[job]["strategy"]["matrix"]["stack"] == names
+    inputs = WORKFLOWS["preview-live"][ON]["workflow_dispatch"]["inputs"]
+    assert inputs["stack"]["options"] == names
+    assert WORKFLOWS["drift"][ON]["schedule"]
+    assert commands(JOBS["drift/drift"]) == ['scripts/with_kubeconfig make drift STACK="$STACK"']
 
 
 def test_every_command_exists() -> None:
