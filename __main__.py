@@ -37,6 +37,7 @@ postgres = Postgres(
     PostgresArgs(
         namespace=spaces[POSTGRES].name,
         access=access,
+        authority=authority,
         users=[
             DatabaseUser(name="shlink", databases=["shlink"], rotation=settings.rotation.database)
         ],

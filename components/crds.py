@@ -181,6 +181,8 @@ class PostgresClusterSpec(TypedDict):
     instances: Sequence[PostgresInstance]
     users: Sequence[PostgresUser]
     config: PostgresConfig
+    customTLSSecret: SecretProjection
+    customReplicationTLSSecret: SecretProjection
     backups: PostgresBackups
     dataSource: NotRequired[PostgresDataSource]
     metadata: NotRequired[PostgresMetadata]

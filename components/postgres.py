@@ -4,9 +4,11 @@ import asyncio
 import base64
 import hashlib
 import hmac
+import ipaddress
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pulumi
@@ -32,6 +34,7 @@ from .forward import ForwardTarget
 from .network import POSTGRES
 from .pods import requirements, volume_claim
 from .settings import Images, PostgresSettings
+from .tls import Authority, Certificate, ca_file
 from .waits import WaitTarget, steadily, wait_hook
 
 CLUSTER = "shlink-db"
@@ -51,6 +54,7 @@ PRIMARY = ForwardTarget(
     port=ports.POSTGRES,
 )
 _CREATE_SECONDS = 1200
+_REPLICATION_ROLE = "_crunchyrepl"
 _NEUTRAL_OPTIONS = ("NOCREATEDB", "NOCREATEROLE", "NOREPLICATION", "NOBYPASSRLS")
 _RETRIES = 45
 """Of what is done inside PostgreSQL, two seconds apart."""
@@ -105,6 +109,8 @@ class DatabaseEndpoint:
     role: str
     """Clients work as this role (`SET ROLE`), whichever login they use, so that all objects have
     one owner. libpq does so with `PGOPTIONS="-c role=<role>"`."""
+    ca_pem: pulumi.Output[str]
+    """What a client verifies the server with (`sslmode=verify-full`); not secret."""
     delivery: Delivery
     """The login, for the consumer's namespace: USER_KEY and PASSWORD_KEY."""
     ready: Sequence[pulumi.Resource]
@@ -122,14 +128,17 @@ class PostgresArgs:
     """Where the cluster runs."""
     access: ClusterAccess
     """For the waits: the same cluster as the Kubernetes provider's."""
+    authority: Authority
+    """Signs the server's certificate, and the one with which replicas log in."""
     users: Sequence[DatabaseUser]
     """The users, each with its own password and grant. The superuser is not one of them."""
     settings: PostgresSettings
     """Sizes and backups of the environment."""
     images: Images
     """Images that replace those of PGO's chart."""
-    provider_host: pulumi.Input[str]
-    """Where this program reaches the primary: a forward's end, or a direct address."""
+    provider_host: str
+    """Where this program reaches the primary: a forward's end, or a direct address. The server's
+    certificate names it."""
     provider_port: pulumi.Input[int]
     """TCP port of the same."""
     operator: Sequence[pulumi.Resource] = ()
@@ -137,6 +146,9 @@ class PostgresArgs:
     Empty where PGO is there already."""
     superuser_rotation: int = 1
     """Raise it by one for a new password of `postgres`, which only this program uses."""
+    ca_file: str | None = None
+    """File that the authority's certificates are written to for the provider, which takes a path
+    only: build/tls/STACK-NAME.pem by default. Another path is a change of the provider."""
     protect: bool = False
     """Refuse to delete the cluster, and its data with it."""
 
@@ -171,7 +183,8 @@ class Postgres(pulumi.ComponentResource):
         # PGO deletes this Secret with the cluster, so a new one means a new database.
         backups = self._backups(superuser.metadata.uid)
         self.backups = backups.places
-        cluster = self._cluster(secrets, backups)
+        certificates = [self._server_certificate(), self._replication_certificate()]
+        cluster = self._cluster([*secrets, *certificates], backups)
         complete = self._gate(cluster)
         inside = self._inside(cluster, superuser_password)
         rights = self._rights(inside)
@@ -182,12 +195,63 @@ class Postgres(pulumi.ComponentResource):
                 port=ports.POSTGRES,
                 database=user.databases[0],
                 role=user.name,
+                ca_pem=args.authority.ca_pem,
                 delivery=_delivery(user, passwords[user.login]),
                 ready=[complete, *rights[user.name]],
                 restore=_restore_number(args.settings),
             )
         self.endpoints = endpoints
         self.register_outputs({"hosts": {key: item.host for key, item in endpoints.items()}})
+
+    def _server_certificate(self) -> core.v1.Secret:
+        """For the Services that lead to the instances, and for where this program connects."""
+        namespace = self._args.namespace
+        names: list[pulumi.Input[str]] = []
+        for service in (f"{CLUSTER}-primary", f"{CLUSTER}-replicas"):
+            names += [
+                pulumi.Output.concat(service, ".", namespace, ".svc"),
+                pulumi.Output.concat(service, ".", namespace),
+                service,
+            ]
+        addresses = ["127.0.0.1"]
+        host = self._args.provider_host
+        if _is_address(host):
+            addresses = sorted({*addresses, host})
+        else:
+            names.append(host)
+        certificate = self._args.authority.certificate(
+            f"{self._name}-server",
+            dns_names=names,
+            ip_addresses=addresses,
+            opts=pulumi.ResourceOptions(parent=self),
+        )
+        return self._certificate_secret("server", certificate)
+
+    def _replication_certificate(self) -> core.v1.Secret:
+        """The login of replicas: PGO's role `_crunchyrepl`, by certificate only."""
+        certificate = self._args.authority.certificate(
+            f"{self._name}-replication",
+            dns_names=[_REPLICATION_ROLE],
+            ip_addresses=[],
+            common_name=_REPLICATION_ROLE,
+            opts=pulumi.ResourceOptions(parent=self),
+        )
+        return self._certificate_secret("replication", certificate)
+
+    def _certificate_secret(self, purpose: str, certificate: Certificate) -> core.v1.Secret:
+        """PGO's pods see a renewed one by themselves, and PostgreSQL reads it again."""
+        return core.v1.Secret(
+            f"{self._name}-{purpose}-tls",
+            metadata=meta.v1.ObjectMetaArgs(
+                name=f"{CLUSTER}-{purpose}-tls", namespace=self._args.namespace
+            ),
+            string_data={
+                "tls.crt": certificate.certificate_pem,
+                "tls.key": certificate.private_key_pem,
+                "ca.crt": certificate.ca_pem,
+            },
+            opts=pulumi.ResourceOptions(parent=self),
+        )
 
     def _password_options(self, user: DatabaseUser, number: int) -> pulumi.ResourceOptions:
         if user is not self._args.users[0]:
@@ -244,6 +308,7 @@ class Postgres(pulumi.ComponentResource):
     ) -> pulumi.ResourceOptions:
         """Options of what lives inside PostgreSQL."""
         args = self._args
+        file = args.ca_file or f"build/tls/{pulumi.get_stack()}-{self._name}.pem"
         # Connects when something inside PostgreSQL changes, not before; a preview opens no connection.
         provider = postgresql.Provider(
             self._name,
@@ -252,8 +317,8 @@ class Postgres(pulumi.ComponentResource):
             username=SUPERUSER,
             password=superuser_password,
             database=args.users[0].databases[0],
-            # PGO's pg_hba.conf has nothing but hostssl lines.
-            sslmode="require",
+            sslmode="verify-full",
+            sslrootcert=args.authority.ca_pem.apply(lambda pem: ca_file(pem, Path(file))),
             # Saves the provider a connection for asking.
             expected_version=f"{args.settings.version}.0.0",
             connect_timeout=30,
@@ -428,6 +493,14 @@ async def _retry(args: pulumi.ErrorHookArgs) -> bool:
     return True
 
 
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def _grant_name(name: str, user: DatabaseUser, database: str) -> str:
     if user.name == database:
         return f"{name}-{user.schema}-schema"
@@ -487,6 +560,9 @@ def _cluster_spec(args: PostgresArgs, backups: Backups) -> PostgresClusterSpec:
         ],
         "users": users,
         "config": {"parameters": {"max_connections": settings.max_connections}},
+        # PGO refuses one without the other, and both must have one authority.
+        "customTLSSecret": {"name": f"{CLUSTER}-server-tls"},
+        "customReplicationTLSSecret": {"name": f"{CLUSTER}-replication-tls"},
         "backups": {"pgbackrest": pgbackrest},
     }
     if isinstance(settings.restore, StoreRestore):

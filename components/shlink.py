@@ -32,6 +32,7 @@ _GEOLITE_LICENSE = "geolite-license-key"
 _USER = 1001
 _DATA = "/etc/shlink/data"
 _PHP_SETTINGS = "/etc/shlink-php"
+_DATABASE_CA = "/etc/shlink-database-ca"
 _VERSION_ANNOTATION = "shlink.io/secret-version."
 _RESTORE_ANNOTATION = "shlink.io/database-restore"
 # RoadRunner needs up to 30 s to stop, even idle (measured on Shlink 4.6.0). Endpoints learn of a
@@ -171,7 +172,13 @@ class Shlink(pulumi.ComponentResource):
             data={"timeouts.ini": _PHP_INI},
             opts=child,
         )
-        volumes = _volumes(php)
+        database_ca = core.v1.ConfigMap(
+            f"{name}-database-ca",
+            metadata=meta.v1.ObjectMetaArgs(name=f"{name}-database-ca", namespace=args.namespace),
+            data={"ca.crt": args.database.ca_pem},
+            opts=child,
+        )
+        volumes = _volumes({"php": php, "database-ca": database_ca})
         migration = _migration(name, args, volumes, child)
         secrets = [args.database_secret, args.redis_secret, args.geolite, args.environment]
         after_redis: list[pulumi.Resource] = []
@@ -332,7 +339,12 @@ def _server(args: ShlinkArgs) -> core.v1.ContainerArgs:
 def _container(container: str, args: ShlinkArgs) -> core.v1.ContainerArgs:
     """Shlink's image with its writable folders; the caller adds the variables."""
     # S108: an emptyDir of the pod, not a shared folder.
-    mounts = {"data": _DATA, "tmp": "/tmp", "php": _PHP_SETTINGS}  # noqa: S108
+    mounts = {
+        "data": _DATA,
+        "tmp": "/tmp",  # noqa: S108
+        "php": _PHP_SETTINGS,
+        "database-ca": _DATABASE_CA,
+    }
     return core.v1.ContainerArgs(
         name=container,
         image=args.images.shlink,
@@ -344,15 +356,13 @@ def _container(container: str, args: ShlinkArgs) -> core.v1.ContainerArgs:
     )
 
 
-def _volumes(php: core.v1.ConfigMap) -> list[core.v1.VolumeArgs]:
+def _volumes(config_maps: Mapping[str, core.v1.ConfigMap]) -> list[core.v1.VolumeArgs]:
     empty = core.v1.EmptyDirVolumeSourceArgs()
-    return [
-        core.v1.VolumeArgs(name="data", empty_dir=empty),
-        core.v1.VolumeArgs(name="tmp", empty_dir=empty),
-        core.v1.VolumeArgs(
-            name="php", config_map=core.v1.ConfigMapVolumeSourceArgs(name=php.metadata.name)
-        ),
-    ]
+    volumes = [core.v1.VolumeArgs(name=name, empty_dir=empty) for name in ("data", "tmp")]
+    for name, config_map in config_maps.items():
+        source = core.v1.ConfigMapVolumeSourceArgs(name=config_map.metadata.name)
+        volumes.append(core.v1.VolumeArgs(name=name, config_map=source))
+    return volumes
 
 
 def _database(args: ShlinkArgs) -> list[core.v1.EnvVarArgs]:
@@ -365,7 +375,8 @@ def _database(args: ShlinkArgs) -> list[core.v1.EnvVarArgs]:
         "DB_USE_ENCRYPTION": "true",  # PGO refuses a connection without TLS
         # Shlink 4.6.0 hands that setting to a part of the driver that PostgreSQL's ignores; libpq
         # reads this.
-        "PGSSLMODE": "require",
+        "PGSSLMODE": "verify-full",
+        "PGSSLROOTCERT": f"{_DATABASE_CA}/ca.crt",
         # Each rotation takes another login; what they create belongs to one role.
         "PGOPTIONS": f"-c role={args.database.role}",
         "TIMEZONE": args.settings.timezone,

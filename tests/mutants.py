@@ -369,6 +369,21 @@ MUTANTS = [
         ["tests/real/test_network.py"],
     ),
     Mutant(
+        "Shlink takes any server for PostgreSQL",
+        [Change("components/shlink.py", '"PGSSLMODE": "verify-full"', '"PGSSLMODE": "require"')],
+        ["tests/real/test_postgres.py", "-k", "verify"],
+    ),
+    Mutant(
+        "replicas log in with a certificate of another role",
+        [
+            Change(
+                "components/postgres.py",
+                "            common_name=_REPLICATION_ROLE,\n",
+                "",
+            )
+        ],
+    ),
+    Mutant(
         "the migration does not wait for the grant",
         [
             Change(

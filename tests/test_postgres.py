@@ -12,7 +12,16 @@ import pytest
 from components.postgres import PRIMARY, incomplete, scram_verifier
 from offline.record import Recording, plain, record
 from tests import configurations
-from tests.conftest import REPRESENTATIVE, Program, before, manifest, pod, reached, variables
+from tests.conftest import (
+    REPRESENTATIVE,
+    Program,
+    before,
+    manifest,
+    pod,
+    reached,
+    server,
+    variables,
+)
 
 _LABEL = "postgres-operator.crunchydata.com"
 USERS = ["shlink", "postgres"]
@@ -125,12 +134,14 @@ _TWO_USERS = """
 from components.cluster import ClusterAccess
 from components.postgres import DatabaseUser, Postgres, PostgresArgs
 from components.settings import Images, PostgresSettings
+from components.tls import Authority
 
 Postgres(
     "db",
     PostgresArgs(
         namespace="postgres",
         access=ClusterAccess(context="lab"),
+        authority=Authority("authority"),
         users=[
             DatabaseUser(name="shlink", databases=["shlink"]),
             DatabaseUser(name="stats", databases=["shlink"], privileges=["USAGE"]),
@@ -275,7 +286,10 @@ def test_the_provider_is_the_superuser_over_tls_and_waits_for_the_cluster(dev: R
         "postgres",
         user(dev, "postgres")["stringData"]["password"],
     )
-    assert found["sslmode"] == "require"  # PGO refuses what is not encrypted
+    assert found["sslmode"] == "verify-full"
+    authority = plain(dev.one("SelfSignedCert", "authority-certificate-1").inputs)
+    assert authority["isCaCertificate"] is True
+    assert Path(found["sslrootcert"]).read_text().startswith("-----BEGIN CERTIFICATE-----")
     assert found["host"] == "127.0.0.1"
     assert dev.one("PostgresCluster", "shlink-db").urn in provider.depends_on
     # Saves a connection, so that a preview makes none.
@@ -292,6 +306,37 @@ def test_a_direct_address_needs_no_forward(address: str, expected: tuple[str, in
     found, forwards = reached({"postgres": {"address": address}})
     assert (found.postgres_host, found.postgres_port) == expected
     assert forwards == ["vault/vault"]
+
+
+@pytest.mark.parametrize(
+    ("name", "addresses"), [("defaults", ["127.0.0.1"]), ("direct", ["10.0.0.8", "127.0.0.1"])]
+)
+def test_the_certificate_names_every_way_to_the_primary(name: str, addresses: list[str]) -> None:
+    recording = configurations.recording(name)
+    request = manifest(recording, "CertRequest", "shlink-db-server-request")
+    assert request["ipAddresses"] == addresses
+    provider = plain(recording.one("postgresql", "shlink-db").inputs)
+    assert provider["host"] in [*request["ipAddresses"], *request["dnsNames"]]
+    assert server(recording)["DB_HOST"] in request["dnsNames"]
+
+
+def test_replicas_log_in_with_a_certificate_of_the_same_authority(dev: Recording) -> None:
+    """PGO would give them one of its own authority, which the server does not trust then."""
+    spec = cluster("stack dev")["spec"]
+    request = manifest(dev, "CertRequest", "shlink-db-replication-request")
+    assert request["subject"]["commonName"] == "_crunchyrepl"
+    authorities: set[str] = set()
+    for field, purpose in (
+        ("customTLSSecret", "server"),
+        ("customReplicationTLSSecret", "replication"),
+    ):
+        secret = manifest(dev, "Secret", f"shlink-db-{purpose}-tls")
+        assert spec[field] == {"name": secret["metadata"]["name"]}
+        assert set(secret["stringData"]) == {"tls.crt", "tls.key", "ca.crt"}
+        assert ("Secret", f"shlink-db-{purpose}-tls") in before(dev, "PostgresCluster", "shlink-db")
+        authorities.add(secret["stringData"]["ca.crt"])
+    shlink = manifest(dev, "ConfigMap", "shlink-database-ca")["data"]["ca.crt"]
+    assert authorities == {shlink}
 
 
 def test_the_forward_ends_in_the_primary_of_the_moment() -> None:

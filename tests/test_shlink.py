@@ -115,7 +115,8 @@ def test_the_database_is_reached_over_tls_with_what_was_delivered(
         "DB_USER": ("shlink-db-pguser-shlink", "user"),
         "DB_PASSWORD": ("shlink-db-pguser-shlink", "password"),
         "DB_USE_ENCRYPTION": "true",
-        "PGSSLMODE": "require",
+        "PGSSLMODE": "verify-full",
+        "PGSSLROOTCERT": "/etc/shlink-database-ca/ca.crt",
         "PGOPTIONS": "-c role=shlink",
     }
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ class PostgresServer:
     port: int
     user: str
     password: str
+    certificate: Path
+    """Its own authority, for clients that verify."""
 
     def dsn(self, port: int | None = None) -> str:
         """For a client on this machine; another port leads through a forward."""
@@ -45,7 +47,11 @@ def postgres_binaries() -> Path | None:
 
 @contextlib.contextmanager
 def postgres_server(
-    port: int, *, user: str = "postgres", settings: Mapping[str, str] | None = None
+    port: int,
+    *,
+    user: str = "postgres",
+    settings: Mapping[str, str] | None = None,
+    names: Sequence[str] = ("DNS:localhost", "IP:127.0.0.1"),
 ) -> Generator[PostgresServer]:
     """A new PostgreSQL on 127.0.0.1:`port`, with a self-signed certificate and a random password; gone afterwards.
 
@@ -96,6 +102,8 @@ def postgres_server(
             "2",
             "-subj",
             "/CN=localhost",
+            "-addext",
+            f"subjectAltName={','.join(names)}",
             *certificate,
         )
         (data / "pg_hba.conf").write_text("hostssl all all all scram-sha-256\n")
@@ -120,7 +128,7 @@ def postgres_server(
             ) as process,
         ):
             try:
-                server = PostgresServer(port, user, password)
+                server = PostgresServer(port, user, password, data / "server.crt")
                 _wait_for(server, process, log)
                 yield server
             finally:

@@ -8,6 +8,7 @@ import base64
 import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, LiteralString
 
 import psycopg
@@ -66,7 +67,12 @@ def declared() -> Declared:
 def server(declared: Declared) -> Iterator[PostgresServer]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    with postgres_server(port) as running:
+    request = plain(
+        configurations.recording("defaults").one("CertRequest", "shlink-db-server-request").inputs
+    )
+    names = [f"DNS:{name}" for name in request["dnsNames"]]
+    names += [f"IP:{address}" for address in request["ipAddresses"]]
+    with postgres_server(port, names=names) as running:
         with psycopg.connect(running.dsn(), autocommit=True) as admin:
             _as_pgo_does(admin, declared)
         yield running
@@ -245,22 +251,40 @@ def test_verifier_is_what_postgresql_computes(server: PostgresServer) -> None:
 
 
 def test_nothing_without_tls(server: PostgresServer, declared: Declared) -> None:
-    """PGO's pg_hba.conf has hostssl lines only; the variables of Shlink's pods ask for TLS where libpq looks."""
+    """PGO's pg_hba.conf has hostssl lines only."""
     with pytest.raises(psycopg.OperationalError, match=r"no pg_hba\.conf entry"):
         _connect(server, "shlink", declared.users["shlink"][0], sslmode="disable")
-    deployment = plain(configurations.recording("defaults").one("Deployment", "shlink").inputs)
-    variables = {
-        one["name"]: one.get("value")
-        for one in deployment["spec"]["template"]["spec"]["containers"][0]["env"]
-    }
-    with _connect(
-        server,
-        "shlink",
-        declared.users["shlink"][0],
-        database=variables["DB_NAME"],
-        sslmode=variables["PGSSLMODE"],
-    ):
-        pass
+
+
+def test_shlink_and_the_provider_verify_the_server(
+    server: PostgresServer, declared: Declared, tmp_path: Path
+) -> None:
+    """With the names of the declared certificate, and no other server is believed."""
+    recording = configurations.recording("defaults")
+    deployment = plain(recording.one("Deployment", "shlink").inputs)
+    items = deployment["spec"]["template"]["spec"]["containers"][0]["env"]
+    variables = {item["name"]: item.get("value") for item in items}
+    provider = plain(recording.one("postgresql", "shlink-db").inputs)
+    # The test may run as root, PostgreSQL's folder is its own account's.
+    authority = tmp_path / "ca.crt"
+    authority.write_bytes(server.certificate.read_bytes())
+
+    def connect(host: str, sslmode: str) -> None:
+        psycopg.connect(
+            host=host,
+            hostaddr="127.0.0.1",
+            port=server.port,
+            dbname=variables["DB_NAME"],
+            user="shlink",
+            password=declared.users["shlink"][0],
+            sslmode=sslmode,
+            sslrootcert=str(authority),
+        ).close()
+
+    connect(str(variables["DB_HOST"]), str(variables["PGSSLMODE"]))
+    connect(provider["host"], provider["sslmode"])
+    with pytest.raises(psycopg.OperationalError, match="does not match host name"):
+        connect("another.example", str(variables["PGSSLMODE"]))
 
 
 def test_the_grant_comes_between_cluster_and_migration_and_goes_with_the_cluster() -> None:
