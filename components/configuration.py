@@ -229,9 +229,9 @@ class _Explainer:
         for branch in _branches(self.schema, node):
             if part in branch.get("properties", {}):
                 return _resolve(self.schema, branch["properties"][part])
-        # A map whose keys have a pattern has its values there.
-        patterns = list(node.get("patternProperties", {}).values())
-        return _resolve(self.schema, node.get("additionalProperties") or (patterns or [{}])[0])
+        for field in node.get("patternProperties", {}).values():
+            return _resolve(self.schema, field)
+        return _resolve(self.schema, node.get("additionalProperties", {}))
 
     def explain(self, fault: ErrorDetails) -> str:
         """One line for a person: the key as written in the file, its value, what is wrong and what is allowed."""
@@ -243,15 +243,17 @@ class _Explainer:
             return self._unknown(node, path)
         if kind == "missing":
             return f"{key}: is missing; {_allowed(node)}"
-        problem = value.reason if refused else _problem(fault, node)
         value = value.value if refused else value
+        problem = _problem(fault, node)
+        if refused and not isinstance(value, list | dict):
+            problem = cast("Refused", fault["input"]).reason
         if of_key:
             limits = "" if _SAYS_WHAT.search(problem) else _allowed(self._names(path[:-1]))
             return _line(f"{key}: {problem}", limits)
         if isinstance(value, Model) or (kind == "value_error" and isinstance(value, dict)):
             # A rule within a group, or between groups: it names its keys itself.
             return f"{key.rstrip(':')}{'.' if path else ':'}{problem}"
-        if isinstance(value, dict | list) or "properties" in node:
+        if isinstance(value, dict | list) or "properties" in node or "discriminator" in node:
             return _line(f"{key}: {problem}", _allowed(node))
         limits = "" if _SAYS_WHAT.search(problem) else _allowed(node)
         return _line(f"{key}: {self._shown(key, node, value)} {problem}", limits)
@@ -273,6 +275,7 @@ class _Explainer:
         return node, path, False
 
     def _names(self, path: list[str]) -> dict[str, Any]:
+        """What is allowed as a key of a map."""
         return self._at(path).get("propertyNames", {})
 
     def _unknown(self, node: dict[str, Any], path: list[str]) -> str:
@@ -309,6 +312,8 @@ class _Explainer:
 def _problem(fault: ErrorDetails, node: dict[str, Any]) -> str:
     """What is wrong, in our words; the limits follow."""
     kind, value = fault["type"], fault["input"]
+    if isinstance(value, Refused):
+        kind, value = "", value.value
     if kind == "value_error":
         return fault["msg"].removeprefix("Value error, ")
     if kind.startswith("union_tag"):

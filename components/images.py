@@ -16,7 +16,7 @@ _REFERENCE = re.compile(
     r"(?:@(?P<digest>sha256:[0-9a-f]{64}))?",
     re.ASCII,
 )
-_VERSION = re.compile(r"^v?\d|\d\.\d")
+_VERSION = re.compile(r"[0-9]+\.[0-9]+[.-][0-9]+")
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class ImageReference:
     def pinned(self) -> bool:
         """Whether a later pull brings the same image: a digest, or a tag that holds a version.
 
-        Versions are `4.6.0`, `v1`, `7.2.11-alpine`, Crunchy's `ubi9-16.11-2547`; not `stable`, `ubi9`.
+        Whole versions are `4.6.0`, `7.2.11-alpine`, Crunchy's `ubi9-16.11-2547`; not `stable`, `4.6`, `ubi9`.
         """
         return self.digest is not None or _VERSION.search(self.tag or "") is not None
 

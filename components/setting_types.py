@@ -140,7 +140,7 @@ def _read(value: Any, field: FieldInfo) -> Any:
         if kind is not type(field.default):
             return partial  # one of several kinds of group: the default may be another one
         return merged(field.default.model_dump(by_alias=True, exclude_unset=True), partial)
-    readers = {int: whole_number, bool: truth, str: text, SecretStr: secret_text}
+    readers = {int: whole_number, bool: truth, SecretStr: secret_text}
     try:
         return readers[kind](value) if kind in readers else value
     except ValueError as error:
@@ -246,6 +246,25 @@ Name = Annotated[
     BeforeValidator(text),
 ]
 """Of a namespace and whatever else must be a DNS label."""
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Names = Annotated[
+    list[Name],
+    Field(json_schema_extra=lambda schema: schema.update(_one_or_more(schema))),
+    BeforeValidator(_as_list),
+]
+"""One name, or a list of names."""
+
+
+def _one_or_more(schema: dict[str, Any]) -> dict[str, Any]:
+    names = {"type": schema.pop("type"), "items": schema.pop("items")}
+    return {"anyOf": [names["items"], names]}
+
+
 ObjectName = Annotated[
     str,
     Field(max_length=253),

@@ -31,6 +31,7 @@ from .setting_types import (
     Memory,
     Model,
     Name,
+    Names,
     ObjectName,
     PathPrefix,
     PhpMemory,
@@ -463,7 +464,7 @@ RedisSettings = Annotated[
 class Route(Model):
     """What leads to Shlink from outside, and from where its connections come."""
 
-    controller_namespace: Name | list[Name] = Field(
+    controller_namespace: Names = Field(
         default=[],
         description="Namespace of the ingress controller's or gateway's pods; a list if several.",
     )
@@ -476,8 +477,7 @@ class Route(Model):
     @property
     def controller_namespaces(self) -> list[str]:
         """The namespaces as a list."""
-        namespaces = self.controller_namespace
-        return namespaces if isinstance(namespaces, list) else [namespaces]
+        return self.controller_namespace
 
     @property
     def asks_cert_manager(self) -> bool:
@@ -488,7 +488,7 @@ class Route(Model):
     def _reachable(self) -> Self:
         if not self.controller_namespaces and not self.controller_addresses:
             raise ValueError(
-                "nothing could reach Shlink; set `controllerNamespace`, `controllerAddresses` or both"
+                "controllerNamespace: is missing; without it or `controllerAddresses` nothing could reach Shlink"
             )
         return self
 
@@ -743,7 +743,11 @@ class Settings(Model):
 class Cluster(Model):
     """The one cluster of this stack: `kubernetes:context` and, where needed, `kubernetes:kubeconfig`."""
 
-    context: Text = Field(description="Context in the kubeconfig. Never the ambient one.")
+    context: Text = Field(
+        # A list or a map in its place would get here as JSON text.
+        pattern=r"^[^\[{].*$",
+        description="Context in the kubeconfig. Never the ambient one.",
+    )
     kubeconfig: str | None = Field(
         default=None,
         min_length=1,

@@ -53,7 +53,11 @@ class StackFile:
 
 def read(path: Path) -> StackFile:
     """Read a stack's file. Raises StackFileError."""
-    return _Reader(path.name).read(_document(path))
+    document = _document(path)
+    try:
+        return _Reader(path.name).read(document)
+    except RecursionError:
+        raise StackFileError(f"{path.name} is nested too deeply") from None
 
 
 def _document(path: Path) -> Node | None:
@@ -109,18 +113,24 @@ def _compose(content: bytes) -> Iterator[Node]:
         loader.dispose()
 
 
+_CAUSES = {
+    "mapping values are not allowed": "a colon too many; put a value with `: ` in it in quotes",
+    "cannot start any token": "it holds a character that can't begin a value (a tab, @, ` or %); "
+    "indent with spaces and put such a value in quotes",
+    "expected '<document start>'": "it goes on where the file should end; check the indentation",
+    "expected ','": "a bracket or a quote is not closed, or a value with `: ` in it needs quotes",
+    "end of stream": "a bracket or a quote is not closed",
+    "undefined alias": "it begins with *, which names an alias; put such a value in quotes",
+    "expected <block end>": "the indentation or a colon is wrong here or just before",
+    "could not find expected ':'": "the indentation or a colon is wrong here or just before",
+}
+"""What a person did, by a piece of the parser's message."""
+
+
 def _in_our_words(problem: str) -> str:
-    if "mapping values are not allowed" in problem:
-        return "a colon too many; put a value with `: ` in it in quotes"
-    if "cannot start any token" in problem:
-        return (
-            "it holds a character that can't begin a value (a tab, @, ` or %); indent with spaces "
-            "and put such a value in quotes"
-        )
-    if "undefined alias" in problem:
-        return "it begins with *, which names an alias; put such a value in quotes"
-    if "expected <block end>" in problem or "could not find expected ':'" in problem:
-        return "the indentation or a colon is wrong here or just before"
+    for piece, cause in _CAUSES.items():
+        if piece in problem:
+            return cause
     return problem
 
 

@@ -115,6 +115,9 @@ def as_written(node: Any, key: str) -> Any:
             }
         elif name == "additionalProperties" and isinstance(value, dict):
             result[name] = as_written(value, f"{key}.*")
+        elif name == "patternProperties":
+            result[name] = {names: as_written(field, f"{key}.*") for names, field in value.items()}
+            result["additionalProperties"] = False
         elif name in ("items", "anyOf", "oneOf"):
             result[name] = as_written(value, key)
         elif name not in ("discriminator", "title"):
@@ -145,9 +148,10 @@ def _text_or_number(node: dict[str, Any], key: str) -> dict[str, Any]:
         return node
     if key.endswith(".cpu"):
         return {**node, "type": ["string", "number"], "minimum": 0.001, "maximum": 999}
-    if all(re.search(node["pattern"], digits) for digits in ("0", "7", "123456")):
+    lowest = [10**length for length in range(4) if re.search(node["pattern"], str(10**length))]
+    if lowest and re.search(node["pattern"], "1234567"):
         extra = ["boolean"] if ".environment" in key else []
-        return {**node, "type": ["string", "integer", *extra], "minimum": 0}
+        return {**node, "type": ["string", "integer", *extra], "minimum": lowest[0]}
     return node
 
 

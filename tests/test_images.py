@@ -38,7 +38,7 @@ def test_what_no_registry_would_take_is_refused(text: str) -> None:
     ("text", "pinned"),
     [
         ("a/b:4.6.0", True),
-        ("a/b:v1", True),
+        ("a/b:v1.0.2", True),
         ("a/b:ubi9-16.11-2547", True),
         (f"a/b:stable@{DIGEST}", True),
         ("a/b:stable", False),
