@@ -7,6 +7,7 @@ import difflib
 import json
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -165,13 +166,23 @@ def _properties(model: type[Model]) -> list[str]:
     return sorted(field.alias or name for name, field in model.model_fields.items())
 
 
+@cache
+def _schema(model: type[Model]) -> dict[str, Any]:
+    return model.model_json_schema()
+
+
 class _Explainer:
     """Says in words what pydantic found in one group."""
 
     def __init__(self, model: type[Model], group: str, secrets: frozenset[str]) -> None:
-        self.schema = model.model_json_schema()
+        self.model = model
         self.group = group
         self.secrets = secrets
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """Made only when there is something to explain: it takes a while."""
+        return _schema(self.model)
 
     def misplaced_secrets(self) -> list[str]:
         """What is encrypted in the file, although it must be in plain text in the cluster."""
