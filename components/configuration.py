@@ -263,6 +263,8 @@ class _Explainer:
             return _line(f"{key}: {problem}", limits)
         if isinstance(value, Model) or (kind == "value_error" and isinstance(value, dict)):
             # A rule within a group, or between groups: it names its keys itself.
+            if not re.match(r"[a-z][A-Za-z.]*(\.[A-Za-z0-9_]+)?: ", problem):
+                return f"{key}: {problem}"
             return f"{key.rstrip(':')}{'.' if path else ':'}{problem}"
         if isinstance(value, dict | list) or "properties" in node or "discriminator" in node:
             return _line(f"{key}: {problem}", _allowed(node))
@@ -389,12 +391,12 @@ def _resolve(schema: dict[str, Any], node: Any) -> dict[str, Any]:
     known = cast("dict[str, Any]", node)
     if "$ref" in known:
         target = _resolve(schema, schema["$defs"][known["$ref"].rpartition("/")[2]])
-        return {**target, **{key: known[key] for key in ("description",) if key in known}}
+        return {**target, **{key: known[key] for key in ("description", EXPECTED) if key in known}}
     branches = [branch for branch in known.get("anyOf", []) if branch.get("type") != "null"]
     if len(branches) == 1:
         return {
             **_resolve(schema, branches[0]),
-            **{key: known[key] for key in ("description",) if key in known},
+            **{key: known[key] for key in ("description", EXPECTED) if key in known},
         }
     return known
 

@@ -165,10 +165,9 @@ def _vault(settings: Settings) -> list[Flow]:
 
 
 def _key_service(seal: Seal) -> list[Flow]:
-    if isinstance(seal, Transit):
-        return [Flow(VAULT_SERVER, ANYWHERE, [seal.port])]
-    rows = [Flow(VAULT_SERVER, ANYWHERE, [ports.HTTPS])]
-    rows += _identity(VAULT_SERVER, seal.type)
+    rows = [Flow(VAULT_SERVER, ANYWHERE, [seal.port])]
+    if not isinstance(seal, Transit):
+        rows += _identity(VAULT_SERVER, seal.type)
     return rows
 
 

@@ -405,52 +405,52 @@ NAMES: Sequence[Case] = (
     ("shlink:operators: {pgo: false}", "operators.pgo: must be a map of keys"),
     ("shlink:operators: {certManager: {install: true}}", "operators.certManager: is not a setting"),
     (
-        "shlink:postgres: {backups: {s3: {bucket: B, endpoint: s3.example.org, region: r, "
+        "shlink:postgres: {backups: {repositories: {repo2: {type: s3, bucket: B, endpoint: s3.example.org, region: r, "
         + _S3
-        + "}}}",
-        'postgres.backups.s3.bucket: "B"',
+        + "}}}}",
+        'postgres.backups.repositories.repo2.bucket: "B"',
     ),
     (
-        'shlink:postgres: {backups: {s3: {bucket: "", endpoint: s3.example.org, region: r, '
+        'shlink:postgres: {backups: {repositories: {repo2: {type: s3, bucket: "", endpoint: s3.example.org, region: r, '
         + _S3
-        + "}}}",
-        'postgres.backups.s3.bucket: "" is empty',
+        + "}}}}",
+        'postgres.backups.repositories.repo2.bucket: "" is empty',
     ),
     (
-        'shlink:postgres: {backups: {s3: {bucket: buck, endpoint: "https://s3.example.org", region: r, '
+        'shlink:postgres: {backups: {repositories: {repo2: {type: s3, bucket: buck, endpoint: "https://s3.example.org", region: r, '
         + _S3
-        + "}}}",
-        "postgres.backups.s3.endpoint",
+        + "}}}}",
+        "postgres.backups.repositories.repo2.endpoint",
     ),
     (
-        'shlink:postgres: {backups: {s3: {bucket: buck, endpoint: s3.example.org, region: "", '
+        'shlink:postgres: {backups: {repositories: {repo2: {type: s3, bucket: buck, endpoint: s3.example.org, region: "", '
         + _S3
-        + "}}}",
-        "postgres.backups.s3.region",
+        + "}}}}",
+        "postgres.backups.repositories.repo2.region",
     ),
     (
-        "shlink:postgres: {backups: {s3: {bucket: buck, endpoint: s3.example.org, region: eu west, "
+        "shlink:postgres: {backups: {repositories: {repo2: {type: s3, bucket: buck, endpoint: s3.example.org, region: eu west, "
         + _S3
-        + "}}}",
-        "postgres.backups.s3.region",
+        + "}}}}",
+        "postgres.backups.repositories.repo2.region",
     ),
     (
-        'shlink:postgres: {backups: {s3: {bucket: buck, endpoint: s3.example.org, region: r, key: "", keySecret: s}}}',
-        "postgres.backups.s3.key: [secret] is empty",
+        'shlink:postgres: {backups: {repositories: {repo2: {type: s3, bucket: buck, endpoint: s3.example.org, region: r, key: "", keySecret: s}}}}',
+        "postgres.backups.repositories.repo2.key: [secret] is empty",
     ),
     (
-        'shlink:postgres: {backups: {s3: {bucket: buck, endpoint: s3.example.org, region: r, key: "a\\nb=c", keySecret: s}}}',
-        "postgres.backups.s3.key: [secret] has a line break",
+        'shlink:postgres: {backups: {repositories: {repo2: {type: s3, bucket: buck, endpoint: s3.example.org, region: r, key: "a\\nb=c", keySecret: s}}}}',
+        "postgres.backups.repositories.repo2.key: [secret] has a line break",
     ),
     (
-        "shlink:postgres: {backups: {s3: {bucket: buck, endpoint: s3.example.org, region: r, key: k}}}",
-        "postgres.backups.s3.keySecret: is missing",
+        "shlink:postgres: {backups: {repositories: {repo2: {type: s3, bucket: buck, endpoint: s3.example.org, region: r, key: k}}}}",
+        "postgres.backups.repositories.repo2: `key` and `keySecret` belong together",
     ),
     (
-        'shlink:postgres: {backups: {s3: {bucket: "a\\nb", endpoint: s3.example.org, region: r, '
+        'shlink:postgres: {backups: {repositories: {repo2: {type: s3, bucket: "a\\nb", endpoint: s3.example.org, region: r, '
         + _S3
-        + "}}}",
-        "postgres.backups.s3.bucket",
+        + "}}}}",
+        "postgres.backups.repositories.repo2.bucket",
     ),
     (
         "shlink:postgres: {backups: {retentionFull: 0}}",
@@ -597,6 +597,18 @@ IMAGES: Sequence[Case] = (
 )
 
 COMBINATIONS: Sequence[Case] = (
+    (
+        "shlink:postgres: {backups: {repositories: {repo1: {type: s3}}}}",
+        "postgres.backups.repositories.repo1: is not allowed; allowed: repo2, repo3 or repo4",
+    ),
+    (
+        "shlink:postgres: {backups: {repositories: {repo2: {type: ftp}}}}",
+        "postgres.backups.repositories.repo2: `type: ftp` is not possible; allowed: type: azure,",
+    ),
+    (
+        "shlink:postgres: {restore: {type: inPlace, number: 1, time: yesterday}}",
+        'postgres.restore.time: "yesterday" is not allowed; allowed: a moment with its offset',
+    ),
     (
         "shlink:vault: {mode: ha}",
         "vault.seal: is missing; in mode ha every server must unseal by itself",
