@@ -262,10 +262,7 @@ class _Explainer:
             limits = "" if _SAYS_WHAT.search(problem) else _allowed(self._names(path[:-1]))
             return _line(f"{key}: {problem}", limits)
         if isinstance(value, Model) or (kind == "value_error" and isinstance(value, dict)):
-            # A rule within a group, or between groups: it names its keys itself.
-            if not re.match(r"[a-z][A-Za-z.]*(\.[A-Za-z0-9_]+)?: ", problem):
-                return f"{key}: {problem}"
-            return f"{key.rstrip(':')}{'.' if path else ':'}{problem}"
+            return _rule(key, problem)
         if isinstance(value, dict | list) or "properties" in node or "discriminator" in node:
             return _line(f"{key}: {problem}", _allowed(node))
         limits = "" if _SAYS_WHAT.search(problem) else _allowed(node)
@@ -345,6 +342,13 @@ def _problem(fault: ErrorDetails, node: dict[str, Any]) -> str:
         "less_than_equal": "is out of range",
     }
     return sentences.get(kind) or _type_problem(value)
+
+
+def _rule(group: str, problem: str) -> str:
+    """What a rule within a group says, or one between groups; most name the key below the group themselves."""
+    if not re.match(r"[a-z][A-Za-z.]*(\.[A-Za-z0-9_]+)?: ", problem):
+        return f"{group}: {problem}"
+    return f"{group}{problem}" if group.endswith(":") else f"{group}.{problem}"
 
 
 def _kind_problem(kind: str, value: Any, node: dict[str, Any]) -> str:
