@@ -7,6 +7,7 @@ import asyncio
 import dataclasses
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from components.cluster import ClusterAccess, ClusterError, disconnect
@@ -77,8 +78,12 @@ async def examine(
     confirm: float = CONFIRM_SECONDS,
     checks: Sequence[Check] = CHECKS,
     progress: Callable[[str], object] = lambda _: None,
+    ahead: timedelta = timedelta(0),
 ) -> Report:
-    """Look at an environment, and a second time where the first look finds an error."""
+    """Look at an environment, and a second time where the first look finds an error.
+
+    `ahead`: look as if it were that much later, so that what is still starting counts as late.
+    """
     loop = asyncio.get_running_loop()
     started = loop.time()
     progress(f"connecting to {declared.cluster.context}")
@@ -91,11 +96,11 @@ async def examine(
         return _unreachable(declared, access, error, loop.time() - started)
     try:
         progress("looking")
-        view, problems = await _look(declared, access, api, checks)
+        view, problems = await _look(declared, access, api, checks, ahead)
         if confirm and _errors(problems):
             progress("looking again, so that a passing state is no finding")
             await asyncio.sleep(confirm)
-            view, later = await _look(declared, access, api, checks)
+            view, later = await _look(declared, access, api, checks, ahead)
             problems = _confirmed(problems, later)
         version = await _version(view)
     finally:
@@ -112,9 +117,14 @@ async def examine(
 
 
 async def _look(
-    declared: Declared, access: ClusterAccess, api: Any, checks: Sequence[Check]
+    declared: Declared,
+    access: ClusterAccess,
+    api: Any,
+    checks: Sequence[Check],
+    ahead: timedelta,
 ) -> tuple[View, dict[str, Sequence[Problem]]]:
     view = View(api)
+    view.now += ahead
     environment = Environment(declared, view, access.kubectl)
     results = await asyncio.gather(*(_run(check, environment) for check in checks))
     problems = dict(zip((check.name for check in checks), results, strict=True))

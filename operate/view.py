@@ -87,29 +87,36 @@ class View:
                 return item
         return None
 
-    async def reply(self, resource: str, namespace: str = "") -> Reply:
+    async def reply(
+        self, resource: str, namespace: str = "", patience: float | None = None
+    ) -> Reply:
         """The answer to a GET, such as `v1/pods` or `v1/pods/vault-0:8200/proxy/v1/sys/health`.
 
+        `patience`: seconds, where that is less than the view's own.
         Raises NoAnswerError or ForbiddenError; other refusals are the caller's to read.
         """
         key = (resource, namespace)
         if key not in self._reads:
-            self._reads[key] = asyncio.ensure_future(self._get(resource, namespace))
-        return await self._reads[key]
+            self._reads[key] = asyncio.ensure_future(self._get(resource, namespace, patience))
+        # Shielded: a check that gives up must not take the answer away from the others.
+        return await asyncio.shield(self._reads[key])
 
     async def post(self, resource: str, body: Object) -> Reply:
         """The answer to a question that is asked by POST, as SelfSubjectAccessReviews are."""
-        return await self._call("POST", resource, "", json=body)
+        return await self._call("POST", resource, "", None, json=body)
 
-    async def _get(self, resource: str, namespace: str) -> Reply:
-        return await self._call("GET", resource, namespace)
+    async def _get(self, resource: str, namespace: str, patience: float | None) -> Reply:
+        return await self._call("GET", resource, namespace, patience)
 
-    async def _call(self, method: str, resource: str, namespace: str, **more: Any) -> Reply:
+    async def _call(
+        self, method: str, resource: str, namespace: str, patience: float | None, **more: Any
+    ) -> Reply:
         base, version, url = _place(resource)
+        patience = self.patience if patience is None else patience
         where = f"in namespace {namespace}" if namespace else "in the cluster"
         try:
             async with (
-                asyncio.timeout(self.patience),
+                asyncio.timeout(patience),
                 self.api.call_api(
                     method,
                     version=version,
@@ -122,7 +129,7 @@ class View:
             ):
                 reply = Reply(response.status_code, _parsed(response))
         except TimeoutError:
-            raise NoAnswerError(f"no answer within {self.patience:g} s to {resource}") from None
+            raise NoAnswerError(f"no answer within {patience:g} s to {resource}") from None
         # A server, a proxy or a credential plugin can fail in any way.
         except Exception as error:  # noqa: BLE001
             raise NoAnswerError(

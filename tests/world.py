@@ -185,7 +185,7 @@ class World:
                 if pod["metadata"]["namespace"] == item["metadata"]["namespace"]
                 and labels.items() <= pod["metadata"]["labels"].items()
             ]
-            number = len([pod for pod in pods if _is_ready(pod)])
+            number = len([pod for pod in pods if is_ready(pod)])
             item["status"] = {
                 "observedGeneration": 1,
                 "replicas": len(pods),
@@ -194,14 +194,15 @@ class World:
             }
         for item in self.of("EndpointSlice"):
             ready = [
-                _is_ready(pod)
+                is_ready(pod)
                 for pod in self.of("Pod")
                 if pod["metadata"]["name"].startswith("shlink-7")
             ]
             item["endpoints"] = [{"conditions": {"ready": state}} for state in ready]
 
 
-def _is_ready(pod: Mapping[str, Any]) -> bool:
+def is_ready(pod: Mapping[str, Any]) -> bool:
+    """Whether a pod's status says Ready."""
     for entry in pod["status"].get("conditions", []):
         if entry["type"] == "Ready":
             return entry["status"] == "True"
@@ -348,10 +349,10 @@ def _secrets(world: World) -> None:
     for kind in ("SecretStore", "ExternalSecret"):
         for item in world.of(kind):
             item["status"] = {
-                "refreshTime": ago(600),
-                "syncedResourceVersion": "1-29fa",
-                "conditions": [{"type": "Ready", "status": "True", "reason": "Valid"}],
+                "conditions": [{"type": "Ready", "status": "True", "reason": "Valid"}]
             }
+            if kind == "ExternalSecret":
+                item["status"] |= {"refreshTime": ago(600), "syncedResourceVersion": "1-29fa"}
 
 
 def _postgres(world: World) -> None:
@@ -369,7 +370,8 @@ def _postgres(world: World) -> None:
             _claim(world, namespace, f"{instance[:-2]}-pgdata")
         _claim(world, namespace, f"{name}-repo1")
         pod(world, namespace, f"{name}-repo-host-0", {f"{PGO}/cluster": name}, "pgbackrest")
-        condition = {"status": "True", "lastTransitionTime": ago(86000)}
+        condition = {"status": "True", "reason": "Ready", "message": ""}
+        condition["lastTransitionTime"] = ago(86000)
         cluster["status"] = {
             "observedGeneration": 1,
             "usersRevision": "7c",

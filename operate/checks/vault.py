@@ -1,5 +1,6 @@
 """Vault: its pods, whether it is initialised and unsealed, and who leads."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -11,6 +12,8 @@ from operate.view import LookError, Object, age, at, condition, labels_of
 from .cluster import CLUSTER
 
 _LABELS = {"app.kubernetes.io/name": "vault", "component": "server"}
+_PROXY_SECONDS = 2.0
+"""Seconds for an answer through the API server's proxy, which some networks fence out."""
 _SEALED = "statuscode: 503"
 _NOT_INITIALISED = "statuscode: 501"
 """What a failed readiness probe says: https://developer.hashicorp.com/vault/api-docs/system/health"""
@@ -58,8 +61,9 @@ async def _unsealed(environment: Environment) -> list[Problem]:
     workload = await _workload(environment)
     pods = await pods_of(environment.view, workload)
     told: list[tuple[Object, Mapping[str, Any]]] = []
-    for pod in pods:
-        health = await _health(environment, pod) or await _health_by_probe(environment, pod)
+    answers = await asyncio.gather(*(_health(environment, pod) for pod in pods))
+    for pod, answer in zip(pods, answers, strict=True):
+        health = answer or await _health_by_probe(environment, pod)
         if health is not None:
             told.append((pod, health))
     serving = any(not health["sealed"] for _, health in told)
@@ -107,7 +111,9 @@ async def _health(environment: Environment, pod: Object) -> Mapping[str, Any] | 
     scheme = "https:" if address.scheme == "https" else ""
     place = f"v1/pods/{scheme}{pod['metadata']['name']}:{address.port or 8200}/proxy/v1/sys/health"
     try:
-        reply = await environment.view.reply(place, pod["metadata"]["namespace"])
+        reply = await environment.view.reply(
+            place, pod["metadata"]["namespace"], patience=_PROXY_SECONDS
+        )
     except LookError:
         # A network that fences out the control plane, or no right to the proxy: the probe tells.
         return None

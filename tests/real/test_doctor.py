@@ -1,0 +1,593 @@
+"""Doctor against a real API server: real schemas, controllers, scheduler, admission and authoriser.
+
+No container runs: what a kubelet would tell of a pod is written into its status here.
+"""
+
+import asyncio
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import timedelta
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from components.cluster import ClusterAccess
+from components.settings import parse
+from offline.record import ROOT
+from operate.declared import Declared, of_recording
+from operate.doctor import HEALTHY, Report, examine
+from operate.findings import Severity
+from tests import configurations, world
+from tests.real import test_rights as rights
+from tests.real.cluster import Call, Cluster
+
+ACCOUNT = {
+    "apiVersion": "v1",
+    "kind": "ServiceAccount",
+    "metadata": {"name": "doctor", "namespace": "default"},
+}
+LATER = timedelta(minutes=15)
+"""Doctor looks as if it were later, so that nothing counts as still starting."""
+_MERGE = "application/merge-patch+json"
+
+
+@pytest.fixture(scope="module")
+def declared() -> Declared:
+    recording = configurations.recording("defaults")
+    return of_recording(recording, *parse(configurations.configuration("defaults")))
+
+
+@pytest.fixture(scope="module")
+def roles(cluster: Cluster, environment: Mapping[str, Any]) -> Iterator[Sequence[Any]]:
+    """deploy/rbac/doctor.yaml and smoke.yaml, held by an account too, so that doctor can log in as it."""
+    assert environment
+    objects: list[Any] = [ACCOUNT]
+    for name in ("doctor", "smoke"):
+        objects += yaml.safe_load_all((ROOT / f"deploy/rbac/{name}.yaml").read_text())
+    for item in objects:
+        if item["kind"].endswith("Binding") and "doctor" in item["metadata"]["name"]:
+            subject = {"kind": "ServiceAccount", "name": "doctor", "namespace": "default"}
+            item["subjects"].append(subject)
+    cluster.must(objects)
+    yield objects
+    cluster.delete(objects)
+
+
+@pytest.fixture(scope="module")
+def access(
+    cluster: Cluster,
+    roles: Sequence[Any],
+    tmp_path_factory: pytest.TempPathFactory,
+    declared: Declared,
+) -> ClusterAccess:
+    """The scratch cluster, logged in with doctor's rights and no others."""
+    assert roles
+    path = "/api/v1/namespaces/default/serviceaccounts/doctor/token"
+    spec: dict[str, Any] = {}
+    request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
+    token = cluster.call("POST", path, request).body["status"]["token"]
+    document = yaml.safe_load(_kubeconfig().read_text())
+    for entry in document["clusters"]:
+        authority = entry["cluster"].get("certificate-authority")
+        if authority:
+            entry["cluster"]["certificate-authority"] = str(_kubeconfig().parent / authority)
+    for entry in document["users"]:
+        entry["user"] = {"token": token}
+    file = tmp_path_factory.mktemp("doctor") / "kubeconfig"
+    file.write_text(yaml.safe_dump(document))
+    assert declared.cluster.context
+    return ClusterAccess(document["current-context"], str(file))
+
+
+def _kubeconfig() -> Path:
+    return Path(os.environ["SHLINK_TEST_KUBECONFIG"])
+
+
+@pytest.fixture(scope="module")
+def running(cluster: Cluster, declared: Declared, roles: Sequence[Any]) -> Iterator[None]:
+    """A whole environment: what is declared, what the operators make of it, and their statuses."""
+    assert roles
+    objects = _objects(declared)
+    try:
+        _start(cluster, objects)
+        yield
+    finally:
+        cluster.delete(objects)
+        # At once: nothing runs in the pods, and their nodes take their time.
+        cluster.until(lambda: not _emptied(cluster, declared.namespaces), "pods are left", 60)
+
+
+def _start(cluster: Cluster, objects: Sequence[Mapping[str, Any]]) -> None:
+    """Create everything, write the statuses, and wait until the pods are Ready."""
+    cluster.must({key: item[key] for key in item if key != "status"} for item in objects)
+    for item in objects:
+        if "status" in item:
+            _status(cluster, item)
+    _settled(cluster)
+
+
+def _objects(declared: Declared) -> list[dict[str, Any]]:
+    """The healthy world of the unit tests as manifests that the API server takes.
+
+    Left out: what a controller makes of them, and what the session's environment has already.
+    """
+    healthy = world.healthy(declared)
+    made_elsewhere = {"Pod", "Node", "EndpointSlice", "Namespace", "PersistentVolumeClaim"}
+    roles_and_jobs = {"Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding", "Job"}
+    objects: list[dict[str, Any]] = []
+    for item in healthy.objects:
+        if item["kind"] in made_elsewhere | roles_and_jobs:
+            continue
+        metadata = item["metadata"]
+        for field in ("creationTimestamp", "generation"):
+            metadata.pop(field, None)
+        objects.append(item)
+        if item["kind"] == "Service" and not item["spec"]:
+            item["spec"] = {"clusterIP": "None", "selector": {"x": "y"}}
+        if item["kind"] in ("Deployment", "StatefulSet") and "template" not in item["spec"]:
+            _template(item)
+        if item["kind"] == "CronJob":
+            item["spec"] = {"schedule": "0 1 * * *", "suspend": False, "jobTemplate": _job()}
+    objects += [_instance(pod) for pod in healthy.pods("shlink-db-instance1")]
+    with_status = {"PostgresCluster", "SecretStore", "ExternalSecret", "CronJob"}
+    for item in objects:
+        if item["kind"] not in with_status:
+            item.pop("status", None)
+    return [json.loads(json.dumps(item)) for item in objects]
+
+
+def _template(item: dict[str, Any]) -> None:
+    labels = item["spec"]["selector"]["matchLabels"]
+    item["spec"]["template"] = {"metadata": {"labels": labels}, "spec": _pod_spec()}
+    if item["kind"] == "StatefulSet":
+        item["spec"]["serviceName"] = item["metadata"]["name"]
+    item.pop("status", None)
+
+
+def _pod_spec() -> dict[str, Any]:
+    security = {
+        "allowPrivilegeEscalation": False,
+        "runAsNonRoot": True,
+        "runAsUser": 1000,
+        "capabilities": {"drop": ["ALL"]},
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    container = {"name": "main", "image": "registry.example/main:1", "securityContext": security}
+    return {"containers": [container], "automountServiceAccountToken": False}
+
+
+def _job() -> dict[str, Any]:
+    template = {"spec": {**_pod_spec(), "restartPolicy": "Never"}}
+    return {"spec": {"template": template}}
+
+
+def _instance(pod: Mapping[str, Any]) -> dict[str, Any]:
+    """PGO makes one StatefulSet per instance."""
+    name = pod["metadata"]["name"].removesuffix("-0")
+    labels = pod["metadata"]["labels"]
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "StatefulSet",
+        "metadata": {"name": name, "namespace": "postgres"},
+        "spec": {
+            "replicas": 1,
+            "serviceName": name,
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": _pod_spec()},
+        },
+    }
+
+
+def _typed(item: Mapping[str, Any], version: str, kind: str) -> dict[str, Any]:
+    """Items of a list lack these two."""
+    return {**item, "apiVersion": version, "kind": kind}
+
+
+def _status(cluster: Cluster, item: Mapping[str, Any]) -> None:
+    path = f"{cluster.path(item)}/status"
+    answer = cluster.calls([Call("PATCH", path, {"status": item["status"]}, _MERGE)])[0]
+    assert answer.ok, answer.message
+
+
+def _patch(cluster: Cluster, item: Mapping[str, Any], change: Any, subresource: str = "") -> None:
+    answer = cluster.calls([Call("PATCH", cluster.path(item) + subresource, change, _MERGE)])[0]
+    # Not found: a pod that its controller has replaced meanwhile.
+    assert answer.ok or answer.status == HTTPStatus.NOT_FOUND, answer.message
+
+
+def _pods(cluster: Cluster, namespace: str, prefix: str) -> list[dict[str, Any]]:
+    listed = cluster.call("GET", f"/api/v1/namespaces/{namespace}/pods").body["items"]
+    return [
+        _typed(item, "v1", "Pod") for item in listed if item["metadata"]["name"].startswith(prefix)
+    ]
+
+
+def _emptied(cluster: Cluster, namespaces: Sequence[str]) -> list[dict[str, Any]]:
+    """Delete all pods of these namespaces; returns those that were left."""
+    left: list[dict[str, Any]] = []
+    for namespace in namespaces:
+        left += _pods(cluster, namespace, "")
+    cluster.delete(left)
+    return left
+
+
+def _settled(cluster: Cluster) -> None:
+    """Every pod of the environment is Ready."""
+
+    def ready() -> bool:
+        _kubelet(cluster)
+        expected = {"vault": 1, "postgres": 2, "redis": 7, "shlink": 3, "external-secrets": 1}
+        for namespace, number in expected.items():
+            pods = _pods(cluster, namespace, "")
+            if len([pod for pod in pods if world.is_ready(pod)]) < number:
+                return False
+        return True
+
+    cluster.until(ready, "the pods do not become Ready", 90)
+
+
+def look(declared: Declared, access: ClusterAccess) -> Report:
+    return asyncio.run(examine(declared, access, confirm=0, ahead=LATER))
+
+
+# Health and rights
+
+
+@pytest.mark.usefixtures("running")
+def test_a_healthy_environment_has_no_finding_with_the_rights_of_the_role(
+    declared: Declared, access: ClusterAccess
+) -> None:
+    report = look(declared, access)
+    assert [finding.message for finding in report.findings] == []
+    assert report.exit_code == HEALTHY
+    assert report.seconds < 10
+
+
+@pytest.mark.usefixtures("roles")
+def test_doctor_may_not(cluster: Cluster, record_property: Callable[[str, object], None]) -> None:
+    who = ("somebody", ["shlink:doctor"])
+    refused = [*vars(rights)["_NOBODY"]]
+    for place in rights.NAMESPACES:
+        refused += [
+            rights.Ask("get list", "core/configmaps", place),
+            rights.Ask("get", "core/secrets", place, "any"),
+            rights.Ask("create get", "core/pods/portforward", place),
+            rights.Ask("create get", "core/pods/exec", place),
+            rights.Ask("get", "core/pods/proxy", place, "another:8200"),
+            rights.Ask("update patch delete", "core/pods", place),
+            rights.Ask("update patch delete", "apps/deployments", place),
+        ]
+    for place in ("vault", "postgres", "redis", "external-secrets"):
+        refused.append(rights.Ask("get", "core/pods/log", place))
+    refused.append(rights.Ask("get", "core/pods/proxy", "vault", "vault-0:8201"))
+    refused.append(rights.Ask("create", "core/pods/proxy", "vault", "vault-0:8200"))
+    exceeds = vars(rights)["_differs"](cluster, who, refused, expected=False)
+    assert not exceeds, "\n".join(exceeds)
+    record_property("checks", sum(len(ask.verbs.split()) for ask in refused))
+
+
+@pytest.mark.usefixtures("roles")
+def test_smoke_may_read_one_secret_and_forward(cluster: Cluster) -> None:
+    who = ("somebody", ["shlink:smoke"])
+    differs = vars(rights)["_differs"]
+    allowed = [
+        rights.Ask("get", "core/secrets", "shlink", "shlink-api-key"),
+        rights.Ask("list", "core/pods", "shlink"),
+        rights.Ask("get create", "core/pods/portforward", "shlink"),
+    ]
+    assert not differs(cluster, who, allowed, expected=True)
+    refused = [
+        *vars(rights)["_NOBODY"],
+        rights.Ask("get", "core/secrets", "shlink", "shlink-redis"),
+    ]
+    others = ("vault", "postgres", "redis", "external-secrets")
+    refused += [rights.Ask("get create", "core/pods/portforward", place) for place in others]
+    assert not differs(cluster, who, refused, expected=False)
+
+
+# Faults
+
+
+@dataclasses.dataclass(frozen=True)
+class RealFault:
+    """Something that is broken in the cluster, and then mended."""
+
+    name: str
+    check: str
+    anchor: str
+    make: Callable[[Cluster], object]
+    mend: Callable[[Cluster], object]
+
+
+def _object(kind: str, version: str, namespace: str, name: str) -> dict[str, Any]:
+    return {
+        "apiVersion": version,
+        "kind": kind,
+        "metadata": {"name": name, "namespace": namespace},
+    }
+
+
+SHLINK = _object("Deployment", "apps/v1", "shlink", "shlink")
+PGO = _object("Deployment", "apps/v1", "postgres", "pgo")
+STORE = _object("SecretStore", "external-secrets.io/v1", "shlink", "vault-backend")
+REDIS = _object("ExternalSecret", "external-secrets.io/v1", "shlink", "redis-credentials")
+DATABASE = _object(
+    "PostgresCluster", "postgres-operator.crunchydata.com/v1beta1", "postgres", "shlink-db"
+)
+SCHEDULE = _object("CronJob", "batch/v1", "postgres", "shlink-db-repo1-full")
+POLICY = _object("NetworkPolicy", "networking.k8s.io/v1", "shlink", "shlink")
+HEADLESS = _object("Service", "v1", "redis", "rfr-shlink-redis")
+QUOTA = {**_object("ResourceQuota", "v1", "redis", "none"), "spec": {"hard": {"pods": "0"}}}
+CLAIM = {
+    **_object("PersistentVolumeClaim", "v1", "vault", "data-vault-0"),
+    "spec": {
+        "accessModes": ["ReadWriteOnce"],
+        "storageClassName": "does-not-exist",
+        "resources": {"requests": {"storage": "1Gi"}},
+    },
+}
+
+
+def _condition(item: dict[str, Any], status: str, message: str) -> Callable[[Cluster], None]:
+    entry = {"type": "Ready", "status": status, "reason": "Told", "message": message}
+    change = {"status": {"conditions": [{**entry, "lastTransitionTime": world.ago(60)}]}}
+    return lambda cluster: _patch(cluster, item, change, "/status")
+
+
+def _waiting(namespace: str, prefix: str, reason: str, message: str) -> Callable[[Cluster], None]:
+    """As the kubelet tells it."""
+
+    def make(cluster: Cluster) -> None:
+        pod = _pods(cluster, namespace, prefix)[0]
+        state = {"waiting": {"reason": reason, "message": message}}
+        _container(cluster, pod, state=state)
+
+    return make
+
+
+def _killed(cluster: Cluster) -> None:
+    pod = _pods(cluster, "vault", "vault-0")[0]
+    ended = {"reason": "OOMKilled", "exitCode": 137, "finishedAt": world.ago(30)}
+    waiting = {"waiting": {"reason": "CrashLoopBackOff"}}
+    _container(cluster, pod, state=waiting, lastState={"terminated": ended}, restartCount=4)
+
+
+def _container(cluster: Cluster, pod: Mapping[str, Any], **fields: Any) -> None:
+    statuses = [
+        {**status, "ready": False, **fields} for status in pod["status"]["containerStatuses"]
+    ]
+    conditions = [
+        {**entry, "status": "False" if entry["type"] == "Ready" else entry["status"]}
+        for entry in pod["status"]["conditions"]
+    ]
+    change = {"status": {"containerStatuses": statuses, "conditions": conditions}}
+    _patch(cluster, pod, change, "/status")
+
+
+def _again(namespace: str, prefix: str) -> Callable[[Cluster], None]:
+    """Delete the pods, so that their controller makes new ones."""
+
+    def mend(cluster: Cluster) -> None:
+        cluster.delete(_pods(cluster, namespace, prefix))
+
+    return mend
+
+
+def _spec(item: dict[str, Any], change: Any) -> Callable[[Cluster], None]:
+    return lambda cluster: _patch(cluster, item, {"spec": change})
+
+
+def _deleted(item: dict[str, Any]) -> Callable[[Cluster], None]:
+    return lambda cluster: cluster.delete([item])
+
+
+def _made(item: dict[str, Any]) -> Callable[[Cluster], object]:
+    return lambda cluster: cluster.must([item])
+
+
+def _redeclared(kind: str, name: str) -> Callable[[Cluster], object]:
+    """Apply an object of the environment again."""
+
+    def mend(cluster: Cluster) -> None:
+        recording = configurations.recording("defaults")
+        declared = of_recording(recording, *parse(configurations.configuration("defaults")))
+        for item in _objects(declared):
+            place = (item["kind"], item["metadata"]["name"])
+            if place == (kind, name) and item["metadata"]["namespace"] != "vault":
+                cluster.must([item])
+
+    return mend
+
+
+def _quota(cluster: Cluster) -> None:
+    cluster.must([QUOTA])
+    cluster.delete(_pods(cluster, "redis", "rfr-shlink-redis-2"))
+
+
+def _no_quota(cluster: Cluster) -> None:
+    cluster.delete([QUOTA])
+
+
+def _unrestricted(cluster: Cluster) -> None:
+    """Pod Security refuses the pods that this template asks for."""
+    container = {"name": "main", "image": "x:1"}
+    _patch(cluster, PGO, {"spec": {"template": {"spec": {"containers": [container]}}}})
+    cluster.delete(_pods(cluster, "postgres", "pgo-"))
+
+
+def _restricted(cluster: Cluster) -> None:
+    cluster.delete([PGO])
+    cluster.gone(PGO)
+    _redeclared("Deployment", "pgo")(cluster)
+
+
+_SECRET = 'secret "shlink-api-key" not found'
+FAULTS = [
+    RealFault(
+        "network policy deleted",
+        "cluster.policies",
+        "network-policy-missing",
+        _deleted(POLICY),
+        _redeclared("NetworkPolicy", "shlink"),
+    ),
+    RealFault(
+        "network policy edited",
+        "cluster.policies",
+        "network-policy-changed",
+        _spec(POLICY, {"egress": []}),
+        _redeclared("NetworkPolicy", "shlink"),
+    ),
+    RealFault(
+        "no storage class", "cluster.volumes", "volume-not-bound", _made(CLAIM), _deleted(CLAIM)
+    ),
+    RealFault(
+        "operator scaled to 0",
+        "operators.available",
+        "operator-down",
+        _spec(PGO, {"replicas": 0}),
+        _spec(PGO, {"replicas": 1}),
+    ),
+    RealFault(
+        "Pod Security refuses an operator",
+        "operators.available",
+        "pod-refused",
+        _unrestricted,
+        _restricted,
+    ),
+    RealFault(
+        "vault out of memory", "vault.running", "out-of-memory", _killed, _again("vault", "vault-0")
+    ),
+    RealFault(
+        "wrong role in vault",
+        "secrets.store",
+        "secret-store-not-ready",
+        _condition(STORE, "False", "invalid role name"),
+        _condition(STORE, "True", ""),
+    ),
+    RealFault(
+        "path missing in vault",
+        "secrets.synced",
+        "secret-not-synced",
+        _condition(REDIS, "False", "Secret does not exist"),
+        _condition(REDIS, "True", ""),
+    ),
+    RealFault(
+        "database image",
+        "postgres.running",
+        "image-not-pulled",
+        _waiting("postgres", "shlink-db-", "ImagePullBackOff", ""),
+        _again("postgres", "shlink-db-"),
+    ),
+    RealFault(
+        "database shut down",
+        "postgres.created",
+        "postgres-stopped",
+        _spec(DATABASE, {"shutdown": True}),
+        _spec(DATABASE, {"shutdown": None}),
+    ),
+    RealFault(
+        "backups suspended",
+        "postgres.backups",
+        "postgres-backup-old",
+        _spec(SCHEDULE, {"suspend": True}),
+        _spec(SCHEDULE, {"suspend": False}),
+    ),
+    RealFault("quota", "redis.running", "pod-refused", _quota, _no_quota),
+    RealFault(
+        "no headless service",
+        "redis.names",
+        "redis-no-names",
+        _deleted(HEADLESS),
+        _redeclared("Service", "rfr-shlink-redis"),
+    ),
+    RealFault(
+        "no node takes shlink",
+        "shlink.running",
+        "pod-pending",
+        _spec(SHLINK, {"template": {"spec": {"nodeSelector": {"disk": "none"}}}}),
+        _spec(SHLINK, {"template": {"spec": {"nodeSelector": None}}}),
+    ),
+    RealFault(
+        "secret missing",
+        "shlink.running",
+        "secret-not-found",
+        _waiting("shlink", "shlink-", "CreateContainerConfigError", _SECRET),
+        _again("shlink", "shlink-"),
+    ),
+    RealFault(
+        "shlink scaled to 0",
+        "shlink.running",
+        "shlink-scaled-to-0",
+        _spec(SHLINK, {"replicas": 0}),
+        _spec(SHLINK, {"replicas": 3}),
+    ),
+]
+
+
+@pytest.mark.usefixtures("running")
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_the_first_finding_is_the_cause(
+    fault: RealFault, cluster: Cluster, declared: Declared, access: ClusterAccess
+) -> None:
+    """Made for real, found, mended, and not found any more."""
+    expected = (fault.check, f"docs/runbook.md#{fault.anchor}")
+
+    def first() -> tuple[str, str] | None:
+        _kubelet(cluster)
+        findings = look(declared, access).findings
+        return (findings[0].check, findings[0].runbook) if findings else None
+
+    def healed() -> bool:
+        _kubelet(cluster)
+        return all(
+            finding.severity is not Severity.ERROR for finding in look(declared, access).findings
+        )
+
+    fault.make(cluster)
+    try:
+        cluster.until(lambda: first() == expected, f"not found: {expected}, but {first()}", 20)
+    finally:
+        fault.mend(cluster)
+    cluster.until(healed, "still found after it was mended", 40)
+
+
+def _kubelet(cluster: Cluster) -> None:
+    """What kubelets and redis-operator would do: new pods run and get a role, stopped ones go."""
+    for namespace in rights.NAMESPACES:
+        for pod in _pods(cluster, namespace, ""):
+            if "deletionTimestamp" in pod["metadata"]:
+                cluster.delete([pod])
+            elif "nodeName" in pod["spec"] and "containerStatuses" not in pod["status"]:
+                _run(cluster, pod)
+    for pod in _pods(cluster, "redis", "rfr-"):
+        if "redisfailovers-role" not in pod["metadata"]["labels"]:
+            role = "master" if pod["metadata"]["name"].endswith("-0") else "slave"
+            _patch(cluster, pod, {"metadata": {"labels": {"redisfailovers-role": role}}})
+
+
+def _run(cluster: Cluster, pod: Mapping[str, Any]) -> None:
+    """The pod's containers run and are Ready."""
+    containers = [
+        {
+            "name": container["name"],
+            "image": container["image"],
+            "imageID": "",
+            "ready": True,
+            "started": True,
+            "restartCount": 0,
+            "state": {"running": {"startedAt": world.ago(1)}},
+        }
+        for container in pod["spec"]["containers"]
+    ]
+    moment = world.ago(1)
+    conditions = [
+        {"type": kind, "status": "True", "lastTransitionTime": moment}
+        for kind in ("PodScheduled", "Initialized", "ContainersReady", "Ready")
+    ]
+    status = {"phase": "Running", "startTime": moment, "conditions": conditions}
+    _patch(cluster, pod, {"status": {**status, "containerStatuses": containers}}, "/status")
