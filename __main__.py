@@ -4,6 +4,7 @@ import pulumi
 
 from components import cluster, outputs, reach
 from components.external_secrets import SecretDelivery, SecretDeliveryArgs
+from components.monitoring import Monitoring, MonitoringArgs, targets, watched
 from components.network import POSTGRES, REDIS, SHLINK, VAULT, namespaces
 from components.operators import operators
 from components.postgres import DatabaseUser, Postgres, PostgresArgs
@@ -101,9 +102,23 @@ shlink = Shlink(
         redis=redis,
         own=own,
         delivered=delivery.secrets,
+        metrics=settings.monitoring.enabled,
     ),
     opts,
 )
+if settings.monitoring.enabled:
+    Monitoring(
+        "monitoring",
+        MonitoringArgs(
+            namespace=spaces[SHLINK].name,
+            targets=targets(settings, vault.certificate_secret),
+            watched=watched(settings),
+            certificates={"Vault": vault.certificate_expires},
+            labels=settings.monitoring.labels,
+            dashboard_labels=settings.monitoring.dashboard_labels,
+        ),
+        opts,
+    )
 
 outputs.export(
     {

@@ -438,3 +438,29 @@ class CiliumNetworkPolicy(_Custom):
         opts: pulumi.ResourceOptions,
     ) -> None:
         super().__init__(name, "cilium.io/v2", "CiliumNetworkPolicy", metadata, spec, opts)
+
+
+class PodMonitor(_Custom):
+    """What Prometheus scrapes: https://prometheus-operator.dev/docs/api-reference/api/"""
+
+    def __init__(
+        self,
+        name: str,
+        metadata: ObjectMetaArgs,
+        spec: Mapping[str, Any],
+        opts: pulumi.ResourceOptions,
+    ) -> None:
+        super().__init__(name, "monitoring.coreos.com/v1", "PodMonitor", metadata, spec, opts)
+
+
+class PrometheusRule(_Custom):
+    """Alerts: https://prometheus-operator.dev/docs/api-reference/api/"""
+
+    def __init__(
+        self,
+        name: str,
+        metadata: ObjectMetaArgs,
+        spec: Mapping[str, Any],
+        opts: pulumi.ResourceOptions,
+    ) -> None:
+        super().__init__(name, "monitoring.coreos.com/v1", "PrometheusRule", metadata, spec, opts)

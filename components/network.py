@@ -247,6 +247,12 @@ def _monitoring(settings: Settings) -> list[Flow]:
         rows.append(Flow(prometheus, DATABASE, [ports.POSTGRES_EXPORTER]))
     if settings.redis.mode == "failover":
         rows.append(Flow(prometheus, REDIS_SERVERS, [ports.REDIS_EXPORTER]))
+    if settings.monitoring.enabled:
+        rows.append(Flow(prometheus, SERVER, [ports.SHLINK_METRICS]))
+        if settings.operators.external_secrets.install:
+            rows.append(Flow(prometheus, CONTROLLER, [ports.EXTERNAL_SECRETS_METRICS]))
+        if settings.operators.redis_operator.install and settings.redis.mode == "failover":
+            rows.append(Flow(prometheus, REDIS_OPERATOR, [ports.REDIS_OPERATOR_METRICS]))
     return rows
 
 

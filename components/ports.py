@@ -14,5 +14,9 @@ REDIS: Final = 6379
 SENTINEL: Final = 26379
 REDIS_EXPORTER: Final = 9121
 SHLINK: Final = 8080
+SHLINK_METRICS: Final = 2112
+"""RoadRunner's metrics; open only where they are scraped."""
+EXTERNAL_SECRETS_METRICS: Final = 8080
+REDIS_OPERATOR_METRICS: Final = 9710
 HTTP: Final = 80
 HTTPS: Final = 443

@@ -616,6 +616,31 @@ class Network(Model):
     )
 
 
+class Monitoring(Model):
+    """Prometheus and Grafana that run in this cluster: what they scrape, alert on and show."""
+
+    enabled: bool = Field(
+        default=False,
+        description="PodMonitors, PrometheusRules and dashboards; the cluster must know the "
+        "Prometheus operator's kinds. Needs `network.monitoringNamespace`.",
+    )
+    labels: dict[str, str] = Field(
+        default={},
+        description="Labels by which your Prometheus selects monitors and rules, "
+        "e.g. {release: kube-prometheus-stack}.",
+    )
+    dashboard_labels: dict[str, str] = Field(
+        default={"grafana_dashboard": "1"},
+        description="Labels by which your Grafana finds dashboards in ConfigMaps.",
+    )
+    backup_hours: int = Field(
+        default=48,
+        ge=1,
+        le=8760,
+        description="Hours without a new backup after which an alert fires.",
+    )
+
+
 class RotationSettings(Model):
     """Raise a number and that password is made anew and reaches whoever uses it. See docs/operations.md."""
 
@@ -649,11 +674,17 @@ class Settings(Model):
     operators: Operators = Operators()
     rotation: RotationSettings = RotationSettings()
     network: Network = Network()
+    monitoring: Monitoring = Monitoring()
     charts: Charts = Charts()
     images: Images = Images()
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        if self.monitoring.enabled and self.network.monitoring_namespace is None:
+            raise ValueError(
+                "monitoring.enabled: true needs network.monitoringNamespace, where Prometheus runs; "
+                "without it the network policies keep it out"
+            )
         rules = (self._sentinel, self._connections, self._ports, self._databases)
         for rule in rules:
             rule()

@@ -119,6 +119,9 @@ class ShlinkArgs:
     delivered: Mapping[str, SecretRef]
     """Every delivery of `database`, `redis` and `own` as it arrives in `namespace`, by its name."""
 
+    metrics: bool = False
+    """Serve RoadRunner's metrics on a port of its own, for Prometheus. A change rolls the pods."""
+
     @property
     def database_secret(self) -> SecretRef:
         """User and password of the database."""
@@ -328,6 +331,12 @@ def _server(args: ShlinkArgs) -> core.v1.ContainerArgs:
         failure_threshold=6,
         timeout_seconds=5,
     )
+    if args.metrics:
+        # The image's entrypoint takes no options for RoadRunner, so the server starts here.
+        server.command = ["sh", "-ec", scripts.read("shlink_with_metrics.sh")]
+        metrics = core.v1.ContainerPortArgs(name="metrics", container_port=ports.SHLINK_METRICS)
+        server.ports = [*server.ports, metrics]
+        server.env = [*server.env, *variables({"METRICS_PORT": str(ports.SHLINK_METRICS)})]
     server.lifecycle = core.v1.LifecycleArgs(
         pre_stop=core.v1.LifecycleHandlerArgs(
             exec_=core.v1.ExecActionArgs(command=["sleep", str(_DRAIN_SECONDS)])

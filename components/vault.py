@@ -142,6 +142,8 @@ class VaultArgs:
     """File that the authority's certificates are written to for the provider, which takes a path
     only. Relative to the program's folder, so that it does not differ between machines.
     build/tls/STACK-NAME.pem by default; keep it out of version control."""
+    metrics: bool = False
+    """Serve metrics at /v1/sys/metrics without a token, for Prometheus. A change restarts Vault."""
     protect: bool = False
     """Refuse to delete the StatefulSet, the unseal keys and the store."""
 
@@ -177,6 +179,7 @@ class VaultArgs:
             rotation=settings.rotation.vault,
             token=token,
             auth_login=_auth_login(settings),
+            metrics=settings.monitoring.enabled,
             protect=settings.protect,
         )
 
@@ -222,6 +225,10 @@ class Vault(pulumi.ComponentResource):
     """Where pods find it."""
     ca_pem: pulumi.Output[str]
     """What a client must trust."""
+    certificate_secret: pulumi.Output[str]
+    """Secret beside the server whose `ca.crt` verifies it."""
+    certificate_expires: pulumi.Output[str]
+    """When the server's certificate ends (RFC 3339)."""
     mount: pulumi.Output[str]
     """Path of the KV v2 store; known once the store exists."""
     auth_path: pulumi.Output[str]
@@ -257,6 +264,8 @@ class Vault(pulumi.ComponentResource):
                 self.inside(self), pulumi.ResourceOptions(protect=args.protect)
             ),
         )
+        self.certificate_secret = certificate.metadata.name.apply(str)
+        self.certificate_expires = self._certificate.expires
         self.address = self._url(self._release)
         self.ca_pem = args.authority.ca_pem
         self.mount = store.path
@@ -763,6 +772,11 @@ def server_configuration(release: str, args: VaultArgs) -> dict[str, Any]:
         },
         "storage": {"file": {"path": "/vault/data"}},
     }
+    if args.metrics:
+        # Otherwise sys/metrics asks for a token. The network policies let only Prometheus come.
+        listener = configuration["listener"]["tcp"]
+        listener["telemetry"] = {"unauthenticated_metrics_access": True}
+        configuration["telemetry"] = {"prometheus_retention_time": "1h", "disable_hostname": True}
     if args.mode == "ha":
         join = [
             {

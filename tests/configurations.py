@@ -119,6 +119,11 @@ SWITCHES: Mapping[str, Mapping[str, Any]] = {
         "postgres": {"monitoring": True},
         "network": {"monitoringNamespace": "monitoring"},
     },
+    "monitored": {
+        "postgres": {"monitoring": True},
+        "network": {"monitoringNamespace": "monitoring"},
+        "monitoring": {"enabled": True, "labels": {"release": "kube-prometheus-stack"}},
+    },
     "vault-awskms": {"vault": _RAFT},
     "vault-gcpckms": {
         "vault": {

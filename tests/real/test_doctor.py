@@ -359,7 +359,8 @@ def _killed(cluster: Cluster) -> None:
 
 def _container(cluster: Cluster, pod: Mapping[str, Any], **fields: Any) -> None:
     statuses = [
-        {**status, "ready": False, **fields} for status in pod["status"]["containerStatuses"]
+        {**status, "ready": False, **fields}
+        for status in pod["status"].get("containerStatuses", [])
     ]
     conditions = [
         {**entry, "status": "False" if entry["type"] == "Ready" else entry["status"]}
@@ -550,20 +551,24 @@ def test_the_first_finding_is_the_cause(
 
     fault.make(cluster)
     try:
-        cluster.until(lambda: first() == expected, f"not found: {expected}, but {first()}", 20)
+        cluster.until(lambda: first() == expected, f"not found: {expected}", 40)
     finally:
         fault.mend(cluster)
-    cluster.until(healed, "still found after it was mended", 40)
+    cluster.until(healed, "still found after it was mended", 60)
 
 
 def _kubelet(cluster: Cluster) -> None:
-    """What kubelets and redis-operator would do: new pods run and get a role, stopped ones go."""
+    """What kubelets and operators would do: new pods run and get a role, stopped ones go."""
     for namespace in rights.NAMESPACES:
         for pod in _pods(cluster, namespace, ""):
             if "deletionTimestamp" in pod["metadata"]:
                 cluster.delete([pod])
             elif "nodeName" in pod["spec"] and "containerStatuses" not in pod["status"]:
                 _run(cluster, pod)
+    database = cluster.call("GET", cluster.path(DATABASE)).body
+    if "metadata" in database and database["metadata"].get("generation"):
+        seen = {"status": {"observedGeneration": database["metadata"]["generation"]}}
+        _patch(cluster, DATABASE, seen, "/status")
     for pod in _pods(cluster, "redis", "rfr-"):
         if "redisfailovers-role" not in pod["metadata"]["labels"]:
             role = "master" if pod["metadata"]["name"].endswith("-0") else "slave"
@@ -589,5 +594,13 @@ def _run(cluster: Cluster, pod: Mapping[str, Any]) -> None:
         {"type": kind, "status": "True", "lastTransitionTime": moment}
         for kind in ("PodScheduled", "Initialized", "ContainersReady", "Ready")
     ]
-    status = {"phase": "Running", "startTime": moment, "conditions": conditions}
+    # Endpoints are made of addresses; this one leads nowhere (RFC 5737).
+    address = "192.0.2.10"
+    status = {
+        "phase": "Running",
+        "startTime": moment,
+        "conditions": conditions,
+        "podIP": address,
+        "podIPs": [{"ip": address}],
+    }
     _patch(cluster, pod, {"status": {**status, "containerStatuses": containers}}, "/status")

@@ -1,0 +1,266 @@
+"""The alerts of an environment: each tells a person before a user does, and names its runbook page.
+
+Every query uses metrics that were seen at their source: Vault 1.21 (`vault_*`), External Secrets 2.9
+(`externalsecret_*`), pgMonitor in PGO's exporter (`ccp_*`), redis_exporter (`redis_*`), RoadRunner
+2025.1 (`rr_*`). `kube_*` and `kubelet_*` are the cluster's own: kube-state-metrics and the kubelet.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+RUNBOOK = "docs/runbook.md"
+_THREE_WEEKS = 21 * 86400
+
+
+@dataclass(frozen=True)
+class Alert:
+    """One alert."""
+
+    name: str
+    expression: str
+    """PromQL; the alert fires while it has a result."""
+    minutes: int
+    """How long that must hold."""
+    severity: str
+    """`critical`: users notice, or data is at risk. `warning`: within days."""
+    summary: str
+    """One sentence; `{{ $labels.x }}` stands for a label."""
+    page: str
+    """The section of docs/runbook.md."""
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What the alerts of one environment are about."""
+
+    vault: str
+    """Namespace of Vault, and so on."""
+    postgres: str
+    redis: str
+    shlink: str
+    external_secrets: str
+    exporter: bool
+    """Whether PostgreSQL's exporter runs (`postgres.monitoring`)."""
+    failover: bool
+    """Whether Redis runs here."""
+    backup_hours: int
+
+    @property
+    def namespaces(self) -> list[str]:
+        """All of them."""
+        return [self.vault, self.external_secrets, self.postgres, self.redis, self.shlink]
+
+
+def alerts(watched: Watched) -> list[Alert]:
+    """The alerts for what this environment has."""
+    found = [*_vault(watched), *_shlink(watched), *_cluster(watched)]
+    if watched.exporter:
+        found += _postgres(watched)
+    if watched.failover:
+        found += _redis(watched)
+    return found
+
+
+def _vault(watched: Watched) -> list[Alert]:
+    place = f'namespace="{watched.vault}"'
+    return [
+        Alert(
+            name="VaultSealed",
+            # A sealed server may answer no scrape at all.
+            expression=f'vault_core_unsealed{{{place}}} == 0 or up{{{place}, job=~".*/vault"}} == 0',
+            minutes=2,
+            severity="critical",
+            summary="Vault ({{ $labels.pod }}) is sealed or does not answer.",
+            page="vault-sealed",
+        ),
+        Alert(
+            name="ExternalSecretNotSynced",
+            expression=(
+                'externalsecret_status_condition{condition="Ready", status="False", '
+                f'exported_namespace="{watched.shlink}"}} == 1 or '
+                'externalsecret_status_condition{condition="Ready", status="False", '
+                f'namespace="{watched.shlink}"}} == 1'
+            ),
+            minutes=5,
+            severity="warning",
+            summary="Secret {{ $labels.name }} is not delivered.",
+            page="secret-not-synced",
+        ),
+    ]
+
+
+def _postgres(watched: Watched) -> list[Alert]:
+    place = f'namespace="{watched.postgres}"'
+    # By a pattern of names: `or` would drop a backup whose labels equal the other's.
+    names = "ccp_backrest_last_(full|diff|incr)_backup_time_since_completion_seconds"
+    ages = f'{{__name__=~"{names}", {place}}}'
+    return [
+        Alert(
+            name="PostgresNoPrimary",
+            # 2: not in recovery, so a primary; 1: a replica.
+            expression=(
+                f"max(ccp_is_in_recovery_status{{{place}}}) < 2 "
+                f"or absent(ccp_is_in_recovery_status{{{place}}})"
+            ),
+            minutes=2,
+            severity="critical",
+            summary="PostgreSQL has no primary.",
+            page="postgres-no-primary",
+        ),
+        Alert(
+            name="PostgresReplicaBehind",
+            expression=f"max by (pod) (ccp_replication_lag_size_bytes{{{place}}}) > 268435456",
+            minutes=5,
+            severity="warning",
+            summary="A replica of PostgreSQL is more than 256 MiB behind.",
+            page="postgres-replica-behind",
+        ),
+        Alert(
+            name="PostgresArchivingFailing",
+            expression=f"ccp_archive_command_status_seconds_since_last_fail{{{place}}} > 300",
+            minutes=5,
+            severity="critical",
+            summary="WAL of {{ $labels.pod }} can't be archived; its volume fills.",
+            page="postgres-archiving-failing",
+        ),
+        Alert(
+            name="PostgresBackupOld",
+            expression=f"min by (repo) ({ages}) > {watched.backup_hours * 3600}",
+            minutes=15,
+            severity="critical",
+            summary=(
+                f"The newest backup in repository {{{{ $labels.repo }}}} is older than "
+                f"{watched.backup_hours} hours."
+            ),
+            page="postgres-backup-old",
+        ),
+    ]
+
+
+def _redis(watched: Watched) -> list[Alert]:
+    place = f'namespace="{watched.redis}"'
+    return [
+        Alert(
+            name="RedisNoMaster",
+            expression=(
+                f'count(redis_instance_info{{{place}, role="master"}}) != 1 '
+                f'or absent(redis_instance_info{{{place}, role="master"}})'
+            ),
+            minutes=2,
+            severity="critical",
+            summary="Redis has no master, or more than one.",
+            page="redis-no-master",
+        ),
+        Alert(
+            name="RedisMemory",
+            # With no bound set in Redis, the container's is what counts.
+            expression=(
+                f"redis_memory_used_bytes{{{place}}} / (redis_memory_max_bytes{{{place}}} > 0) > 0.85 "
+                f'or on (pod) container_memory_working_set_bytes{{{place}, container="redis"}} / '
+                f'on (pod) kube_pod_container_resource_limits{{{place}, container="redis", '
+                'resource="memory"} > 0.85'
+            ),
+            minutes=10,
+            severity="warning",
+            summary="Redis ({{ $labels.pod }}) uses more than 85 % of its memory.",
+            page="redis-memory",
+        ),
+    ]
+
+
+def _shlink(watched: Watched) -> list[Alert]:
+    place = f'namespace="{watched.shlink}"'
+    return [
+        Alert(
+            name="ShlinkNotReady",
+            expression=f'kube_deployment_status_replicas_available{{{place}, deployment="shlink"}} == 0',
+            minutes=2,
+            severity="critical",
+            summary="No pod of Shlink is Ready: every request fails.",
+            page="shlink-no-endpoints",
+        ),
+        Alert(
+            name="ShlinkErrors",
+            expression=(
+                f'sum(rate(rr_http_request_total{{{place}, status=~"5.."}}[5m])) / '
+                f"sum(rate(rr_http_request_total{{{place}}}[5m])) > 0.05"
+            ),
+            minutes=5,
+            severity="critical",
+            summary="{{ $value | humanizePercentage }} of the requests end in a server error.",
+            page="shlink-errors",
+        ),
+        Alert(
+            name="ShlinkSlow",
+            expression=(
+                "histogram_quantile(0.5, sum by (le) "
+                f"(rate(rr_http_request_duration_seconds_bucket{{{place}}}[10m]))) > 0.5"
+            ),
+            minutes=10,
+            severity="warning",
+            summary="Half of the requests take longer than {{ $value | humanizeDuration }}.",
+            page="shlink-slow",
+        ),
+    ]
+
+
+def _cluster(watched: Watched) -> list[Alert]:
+    place = f'namespace=~"{"|".join(watched.namespaces)}"'
+    return [
+        Alert(
+            name="ContainerRestarts",
+            expression=(f"increase(kube_pod_container_status_restarts_total{{{place}}}[1h]) > 3"),
+            minutes=0,
+            severity="warning",
+            summary=(
+                "Container {{ $labels.container }} of {{ $labels.namespace }}/{{ $labels.pod }} "
+                "restarts again and again."
+            ),
+            page="restarts",
+        ),
+        Alert(
+            name="VolumeFilling",
+            expression=(
+                f"kubelet_volume_stats_available_bytes{{{place}}} / "
+                f"kubelet_volume_stats_capacity_bytes{{{place}}} < 0.15"
+            ),
+            minutes=10,
+            severity="critical",
+            summary=(
+                "Volume {{ $labels.namespace }}/{{ $labels.persistentvolumeclaim }} is more than "
+                "85 % full."
+            ),
+            page="volume-filling",
+        ),
+    ]
+
+
+def certificate_alert(title: str, expires: str) -> Alert:
+    """For one certificate, whose end the program knows: no exporter is needed. `expires`: RFC 3339."""
+    end = int(datetime.fromisoformat(expires).timestamp())
+    return Alert(
+        name="CertificateNearItsEnd",
+        expression=f"vector(time()) > {end - _THREE_WEEKS}",
+        minutes=60,
+        severity="warning",
+        summary=f"The certificate of {title} ends on {expires[:10]}; `make up` renews it.",
+        page="certificate-near-its-end",
+    )
+
+
+def rule(alert: Alert) -> dict[str, Any]:
+    """As the Prometheus operator's PrometheusRule has it."""
+    return {
+        "alert": alert.name,
+        "expr": alert.expression,
+        "for": f"{alert.minutes}m",
+        "labels": {"severity": alert.severity, "environment": "shlink"},
+        "annotations": {"summary": alert.summary, "runbook_url": f"{RUNBOOK}#{alert.page}"},
+    }
+
+
+def group(name: str, members: Sequence[Alert]) -> Mapping[str, Any]:
+    """A group of rules."""
+    return {"name": name, "rules": [rule(alert) for alert in members]}

@@ -1,0 +1,420 @@
+"""What Prometheus scrapes, alerts on and shows; each alert fires and stays quiet on real series."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from components.alerts import certificate_alert, group
+from components.network import Pods, flows
+from components.settings import parse
+from offline.record import ROOT, Recording, plain
+from tests import configurations
+from tests.conftest import Fault, manifest, pod
+
+NAME = "monitored"
+
+
+def recording() -> Recording:
+    return configurations.recording(NAME)
+
+
+def rules() -> list[Any]:
+    """Every alert of the environment."""
+    groups = manifest(recording(), "PrometheusRule", "shlink")["spec"]["groups"]
+    found: list[Any] = []
+    for entry in groups:
+        found += entry["rules"]
+    return found
+
+
+def monitors() -> list[Any]:
+    return [plain(item.inputs) for item in recording().of_kind("PodMonitor")]
+
+
+def dashboards() -> list[Any]:
+    found: list[Any] = []
+    for item in recording().of_kind("ConfigMap"):
+        data = plain(item.inputs)["data"]
+        found += [json.loads(text) for name, text in data.items() if name.endswith(".json")]
+    return found
+
+
+# What exists
+
+
+def test_nothing_is_made_unless_it_is_enabled() -> None:
+    for kind in ("PodMonitor", "PrometheusRule"):
+        assert configurations.recording("defaults").of_kind(kind) == []
+
+
+def test_it_needs_the_namespace_of_prometheus(fault: Fault) -> None:
+    message = fault(monitoring={"enabled": True})
+    assert "monitoring.enabled: true needs network.monitoringNamespace" in message
+
+
+def test_everything_that_exports_is_scraped() -> None:
+    names = {item["metadata"]["name"] for item in monitors()}
+    assert names == {
+        "vault",
+        "shlink",
+        "external-secrets",
+        "shlink-db",
+        "shlink-redis",
+        "redis-operator",
+    }
+
+
+def test_prometheus_selects_by_the_labels_that_are_set() -> None:
+    wanted = {"release": "kube-prometheus-stack"}
+    objects = [*monitors(), manifest(recording(), "PrometheusRule", "shlink")]
+    assert all(item["metadata"]["labels"] == wanted for item in objects)
+
+
+PORTS = {
+    "vault": 8200,
+    "shlink": 2112,
+    "external-secrets": 8080,
+    "shlink-db": 9187,
+    "shlink-redis": 9121,
+    "redis-operator": 9710,
+}
+
+
+@pytest.mark.parametrize("name", PORTS)
+def test_the_network_lets_prometheus_reach_each_exporter(name: str) -> None:
+    """A monitor without its row in the table would only ever see timeouts."""
+    _, settings = parse(configurations.configuration(NAME))
+    target = next(item for item in monitors() if item["metadata"]["name"] == name)
+    labels = target["spec"]["selector"]["matchLabels"]
+    opened: set[int] = set()
+    for flow in flows(settings):
+        if not isinstance(flow.source, Pods) or flow.source.namespace != "monitoring":
+            continue
+        pods = flow.target
+        if not isinstance(pods, Pods) or dict(pods.labels) != labels:
+            continue
+        if pods.namespace == target["metadata"]["namespace"]:
+            opened |= set(flow.ports)
+    assert PORTS[name] in opened
+
+
+def test_vault_is_scraped_over_tls_by_the_name_in_its_certificate() -> None:
+    target = next(item for item in monitors() if item["metadata"]["name"] == "vault")
+    endpoint = target["spec"]["podMetricsEndpoints"][0]
+    assert endpoint["scheme"] == "https"
+    assert endpoint["params"] == {"format": ["prometheus"]}
+    assert endpoint["tlsConfig"]["serverName"] == "vault.vault.svc"
+    authority = endpoint["tlsConfig"]["ca"]["secret"]
+    assert authority["key"] == "ca.crt"
+    assert "ca.crt" in manifest(recording(), "Secret", authority["name"])["stringData"]
+
+
+def test_vault_serves_metrics_without_a_token_only_when_they_are_scraped() -> None:
+    def configuration(name: str) -> Any:
+        chart = plain(configurations.recording(name).of_kind("Chart")[0].inputs)
+        return json.loads(chart["values"]["server"]["standalone"]["config"])
+
+    listener = configuration(NAME)["listener"]["tcp"]
+    assert listener["telemetry"] == {"unauthenticated_metrics_access": True}
+    assert configuration(NAME)["telemetry"]["disable_hostname"] is True
+    assert "telemetry" not in configuration("defaults")["listener"]["tcp"]
+
+
+def test_shlink_serves_metrics_beside_its_own_port() -> None:
+    container = pod(recording(), "Deployment", "shlink")["spec"]["containers"][0]
+    ports = {entry["name"]: entry["containerPort"] for entry in container["ports"]}
+    assert ports == {"http": 8080, "metrics": 2112}
+    script = container["command"][-1]
+    assert "http.middleware=static,http_metrics" in script
+    assert "SHLINK_RUNTIME=none sh ./docker-entrypoint.sh" in script
+    plainly = pod(configurations.recording("defaults"), "Deployment", "shlink")
+    assert "command" not in plainly["spec"]["containers"][0]
+
+
+# Alerts
+
+
+def test_every_alert_has_its_page_and_a_sentence() -> None:
+    text = (ROOT / "docs/runbook.md").read_text()
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    pages = {heading.lower().replace(" ", "-") for heading in headings}
+    for rule in rules():
+        page = rule["annotations"]["runbook_url"]
+        assert page.startswith("docs/runbook.md#")
+        assert page.partition("#")[2] in pages, rule["alert"]
+        assert rule["annotations"]["summary"].endswith(".")
+        assert rule["labels"]["severity"] in {"critical", "warning"}
+
+
+def test_a_certificate_alerts_three_weeks_before_its_end() -> None:
+    alert = certificate_alert("Vault", "2027-01-22T00:00:00Z")
+    limit = int(alert.expression.rpartition(" ")[2])
+    assert datetime.fromtimestamp(limit, tz=UTC).date().isoformat() == "2027-01-01"
+
+
+@dataclass(frozen=True)
+class Case:
+    """Series with which an alert must fire, and others with which it must not."""
+
+    alert: str
+    firing: Mapping[str, str]
+    quiet: Mapping[str, str]
+    minutes: int = 30
+    also: Sequence[str] = field(default_factory=list[str])
+    """Alerts that rightly fire beside it."""
+
+
+HEALTHY: Mapping[str, str] = {
+    'up{namespace="vault", job="vault/vault", pod="vault-0"}': "1x60",
+    'vault_core_unsealed{namespace="vault", pod="vault-0"}': "1x60",
+    'externalsecret_status_condition{condition="Ready", status="False", namespace="external-secrets", exported_namespace="shlink", name="redis-credentials"}': "0x60",
+    'ccp_is_in_recovery_status{namespace="postgres", pod="a"}': "2x60",
+    'ccp_is_in_recovery_status{namespace="postgres", pod="b"}': "1x60",
+    'ccp_replication_lag_size_bytes{namespace="postgres", pod="a"}': "1000x60",
+    'ccp_archive_command_status_seconds_since_last_fail{namespace="postgres", pod="a"}': "0x60",
+    'ccp_backrest_last_full_backup_time_since_completion_seconds{namespace="postgres", repo="1"}': "500000x60",
+    'ccp_backrest_last_diff_backup_time_since_completion_seconds{namespace="postgres", repo="1"}': "3600x60",
+    'redis_instance_info{namespace="redis", pod="r0", role="master"}': "1x60",
+    'redis_instance_info{namespace="redis", pod="r1", role="slave"}': "1x60",
+    'redis_memory_used_bytes{namespace="redis", pod="r0"}': "1000000x60",
+    'redis_memory_max_bytes{namespace="redis", pod="r0"}': "200000000x60",
+    'kube_deployment_status_replicas_available{namespace="shlink", deployment="shlink"}': "3x60",
+    'rr_http_request_total{namespace="shlink", pod="s0", status="302"}': "0+600x60",
+    'rr_http_request_total{namespace="shlink", pod="s0", status="500"}': "0+1x60",
+    'rr_http_request_duration_seconds_bucket{namespace="shlink", pod="s0", le="0.1"}': "0+500x60",
+    'rr_http_request_duration_seconds_bucket{namespace="shlink", pod="s0", le="1"}': "0+590x60",
+    'rr_http_request_duration_seconds_bucket{namespace="shlink", pod="s0", le="+Inf"}': "0+601x60",
+    'kube_pod_container_status_restarts_total{namespace="shlink", pod="s0", container="shlink"}': "1x60",
+    'kubelet_volume_stats_available_bytes{namespace="postgres", persistentvolumeclaim="d"}': "500x60",
+    'kubelet_volume_stats_capacity_bytes{namespace="postgres", persistentvolumeclaim="d"}': "1000x60",
+}
+"""A minute a sample."""
+
+
+def _like(metric: str, *parts: str) -> str:
+    """The healthy series of a metric."""
+    found = [
+        name for name in HEALTHY if name.startswith(metric) and all(part in name for part in parts)
+    ]
+    assert len(found) == 1, found
+    return found[0]
+
+
+CASES = [
+    Case("VaultSealed", {_like("vault_core_unsealed"): "0x60"}, {}),
+    Case("VaultSealed", {_like("up"): "0x60"}, {_like("up"): "1 0 1x58"}),
+    Case("ExternalSecretNotSynced", {_like("externalsecret"): "1x60"}, {}),
+    Case(
+        "PostgresNoPrimary",
+        {_like("ccp_is_in_recovery", '"a"'): "1x60"},
+        {_like("ccp_is_in_recovery", '"a"'): "1x60", _like("ccp_is_in_recovery", '"b"'): "2x60"},
+    ),
+    Case(
+        "PostgresNoPrimary",
+        {_like("ccp_is_in_recovery", '"a"'): "_x60", _like("ccp_is_in_recovery", '"b"'): "_x60"},
+        {},
+    ),
+    Case(
+        "PostgresReplicaBehind",
+        {_like("ccp_replication_lag_size"): "400000000x60"},
+        {_like("ccp_replication_lag_size"): "400000000 400000000 0x58"},
+    ),
+    Case(
+        "PostgresArchivingFailing",
+        {_like("ccp_archive"): "900x60"},
+        {_like("ccp_archive"): "60x60"},
+    ),
+    Case(
+        "PostgresBackupOld",
+        {_like("ccp_backrest_last_diff"): "400000x60"},
+        {_like("ccp_backrest_last_full"): "900000x60"},
+    ),
+    Case("RedisNoMaster", {_like("redis_instance_info", "master"): "_x60"}, {}),
+    Case(
+        "RedisNoMaster",
+        {'redis_instance_info{namespace="redis", pod="r2", role="master"}': "1x60"},
+        {},
+    ),
+    Case(
+        "RedisMemory",
+        {_like("redis_memory_used"): "190000000x60"},
+        {_like("redis_memory_used"): "190000000x60", _like("redis_memory_max"): "0x60"},
+    ),
+    Case("ShlinkNotReady", {_like("kube_deployment"): "0x60"}, {_like("kube_deployment"): "1x60"}),
+    Case("ShlinkErrors", {_like("rr_http_request_total", "500"): "0+100x60"}, {}),
+    Case("ShlinkSlow", {_like("rr_http_request_duration", '"0.1"'): "0+10x60"}, {}, minutes=40),
+    Case(
+        "ContainerRestarts",
+        {_like("kube_pod_container"): "0+1x60"},
+        {_like("kube_pod_container"): "1x20 2x39"},
+    ),
+    Case("VolumeFilling", {_like("kubelet_volume_stats_available"): "100x60"}, {}),
+]
+
+
+def promtool() -> str:
+    """Prometheus' own tool. Skips the test where it is not installed."""
+    here = ROOT / ".uv/bin/promtool"
+    found = os.environ.get("PROMTOOL") or shutil.which("promtool")
+    if not found and here.exists():
+        found = str(here)
+    if not found:
+        pytest.skip(
+            "no promtool: go install github.com/prometheus/prometheus/cmd/promtool@v0.316.0, "
+            "as .ci/run does where go is installed"
+        )
+    return found
+
+
+def run(command: str, folder: Path, *arguments: str) -> str:
+    done = subprocess.run(  # noqa: S603 -- promtool
+        [command, *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def written(folder: Path, found: Sequence[Any]) -> Path:
+    path = folder / "rules.yaml"
+    path.write_text(yaml.safe_dump({"groups": [{"name": "shlink", "rules": list(found)}]}))
+    return path
+
+
+def test_promtool_accepts_every_rule(tmp_path: Path) -> None:
+    written(tmp_path, rules())
+    assert f"SUCCESS: {len(rules())} rules found" in run(
+        promtool(), tmp_path, "check", "rules", "rules.yaml"
+    )
+
+
+def test_promtool_accepts_every_query_of_the_dashboards(tmp_path: Path) -> None:
+    """Each panel's query, as a recording rule."""
+    queries: list[Any] = []
+    for board in dashboards():
+        for panel in board["panels"]:
+            queries += [target["expr"] for target in panel["targets"]]
+    assert len(queries) > 20
+    recorded = [
+        {"record": f"shlink:panel:{number}", "expr": query} for number, query in enumerate(queries)
+    ]
+    written(tmp_path, recorded)
+    run(promtool(), tmp_path, "check", "rules", "rules.yaml")
+
+
+def _firing(folder: Path, case: Case, series: Mapping[str, str]) -> set[str]:
+    """The alerts that fire after some minutes, found by asking for each in turn."""
+    alerts = [rule for rule in rules() if rule["alert"] != "CertificateNearItsEnd"]
+    written(folder, alerts)
+    values = {**HEALTHY, **series}
+    inputs = [{"series": name, "values": text} for name, text in values.items()]
+    firing: set[str] = set()
+    for name in {rule["alert"] for rule in alerts}:
+        query = f'count(ALERTS{{alertname="{name}", alertstate="firing"}}) or vector(0)'
+        test: dict[str, Any] = {
+            "interval": "1m",
+            "input_series": inputs,
+            "promql_expr_test": [
+                {
+                    "expr": query,
+                    "eval_time": f"{case.minutes}m",
+                    "exp_samples": [{"labels": "{}", "value": 0}],
+                }
+            ],
+        }
+        document = {
+            "rule_files": ["rules.yaml"],
+            "evaluation_interval": "1m",
+            "tests": [test],
+        }
+        (folder / "test.yaml").write_text(yaml.safe_dump(document))
+        done = subprocess.run(  # noqa: S603 -- promtool
+            [promtool(), "test", "rules", "test.yaml"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        output = done.stdout + done.stderr
+        assert done.returncode == 0 or "exp:" in output, output
+        if done.returncode != 0:
+            firing.add(name)
+    return firing
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.alert}")
+def test_an_alert_fires_and_nothing_else(case: Case, tmp_path: Path) -> None:
+    promtool()
+    assert _firing(tmp_path, case, case.firing) == {case.alert, *case.also}
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.quiet], ids=lambda case: f"{case.alert}"
+)
+def test_it_stays_quiet_where_users_notice_nothing(case: Case, tmp_path: Path) -> None:
+    promtool()
+    assert _firing(tmp_path, case, case.quiet) == set[str]()
+
+
+def test_no_alert_fires_in_a_healthy_environment(tmp_path: Path) -> None:
+    promtool()
+    assert _firing(tmp_path, Case("", {}, {}, minutes=45), {}) == set[str]()
+
+
+def test_every_alert_is_tried() -> None:
+    tried = {case.alert for case in CASES} | {"CertificateNearItsEnd"}
+    alerts = {rule["alert"] for rule in rules()} | {"CertificateNearItsEnd"}
+    assert tried == alerts
+
+
+def test_the_certificate_alert_fires_in_its_last_weeks(tmp_path: Path) -> None:
+    """Promtool's clock begins at 1970."""
+    entry = group("c", [certificate_alert("Vault", "1970-01-22T02:00:00Z")])
+    written(tmp_path, entry["rules"])
+    for minutes, number in ((60, 0), (240, 1)):
+        query = 'count(ALERTS{alertname="CertificateNearItsEnd", alertstate="firing"}) or vector(0)'
+        document = {
+            "rule_files": ["rules.yaml"],
+            "evaluation_interval": "1m",
+            "tests": [
+                {
+                    "interval": "1m",
+                    "input_series": [{"series": "up", "values": "1x300"}],
+                    "promql_expr_test": [
+                        {
+                            "expr": query,
+                            "eval_time": f"{minutes}m",
+                            "exp_samples": [{"labels": "{}", "value": number}],
+                        }
+                    ],
+                }
+            ],
+        }
+        (tmp_path / "test.yaml").write_text(yaml.safe_dump(document))
+        run(promtool(), tmp_path, "test", "rules", "test.yaml")
+
+
+# Dashboards
+
+
+def test_dashboards_are_found_by_grafana() -> None:
+    for item in recording().of_kind("ConfigMap"):
+        if item.name.startswith("monitoring-dashboard"):
+            assert plain(item.inputs)["metadata"]["labels"] == {"grafana_dashboard": "1"}
+    assert [board["uid"] for board in dashboards()] == ["shlink-shlink", "shlink-data"]
+
+
+def test_panels_do_not_overlap() -> None:
+    for board in dashboards():
+        places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in board["panels"]]
+        assert len(places) == len(set(places))
+        assert len(board["panels"]) >= 6
