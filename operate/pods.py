@@ -68,6 +68,24 @@ async def problems(environment: Environment, workload: Workload) -> list[Problem
     return _distinct(found)
 
 
+def rollout_refused(
+    environment: Environment, workload: Workload, deployment: Object
+) -> list[Problem]:
+    """A Deployment whose new pods the API server refuses, while older ones may still serve."""
+    failure = condition(deployment, "ReplicaFailure")
+    if failure is None or failure["status"] != "True":
+        return []
+    name = deployment["metadata"]["name"]
+    return [
+        Problem(
+            f"{workload.title}: new pods are refused: {_line(str(failure.get('message', '')))}",
+            "pod-refused",
+            environment.kubectl_in(workload.namespace, f"describe deployment {name}"),
+            causes=_FROM_THE_CLUSTER,
+        )
+    ]
+
+
 async def pods_of(view: View, workload: Workload) -> list[Object]:
     """The pods of a workload; Jobs' pods that have ended are not among them."""
     pods = await view.objects("v1/pods", workload.namespace)

@@ -15,6 +15,9 @@ _RAFT = {
     "seal": {"type": "awskms", "region": "eu-central-1", "kmsKeyId": "alias/vault"},
 }
 
+OPTIONAL_KINDS = frozenset({"HTTPRoute", "PodMonitor", "PrometheusRule"})
+"""Kinds of the Gateway API and of the Prometheus operator, which a scratch cluster may lack."""
+
 SWITCHES: Mapping[str, Mapping[str, Any]] = {
     "defaults": {},
     "redis-external": {

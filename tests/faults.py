@@ -491,6 +491,15 @@ def shlink_is_scaled_to_0(world: World) -> None:
     world.remove("Pod", "shlink-7f8b")
 
 
+@fault("shlink.running", "pod-refused")
+def pod_security_refuses_the_new_pods_of_shlink(world: World) -> None:
+    """The old ones go on serving, so nothing but the Deployment's condition tells."""
+    message = 'pods "shlink-9-x" is forbidden: violates PodSecurity "restricted:latest"'
+    entry = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate"}
+    conditions = [{**entry, "message": message}]
+    world.conditions[SHLINK] = conditions
+
+
 @fault("shlink.reached", "object-missing", stack="prod")
 def the_ingress_is_missing(world: World) -> None:
     world.remove("Ingress", SHLINK)

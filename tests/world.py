@@ -64,6 +64,10 @@ class World:
     """Kinds whose CustomResourceDefinition is missing."""
     forbidden: set[str] = field(default_factory=set[str])
     """Plural names that may not be read."""
+    conditions: dict[str, list[dict[str, Any]]] = field(
+        default_factory=dict[str, "list[dict[str, Any]]"]
+    )
+    """Of Deployments, by name."""
     silent: bool = False
     """Whether the API server never answers."""
     asked: list[str] = field(default_factory=list[str])
@@ -191,6 +195,7 @@ class World:
                 "replicas": len(pods),
                 "readyReplicas": number,
                 "availableReplicas": number,
+                "conditions": self.conditions.get(item["metadata"]["name"], []),
             }
         for item in self.of("EndpointSlice"):
             ready = [

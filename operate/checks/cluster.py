@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from operate.findings import Check, Environment, Problem, Severity
-from operate.pods import GRACE, Workload, problems
+from operate.pods import GRACE, Workload, problems, rollout_refused
 from operate.view import Object, age, at, condition, labels_of, listed, mapped
 
 CLUSTER = ("cluster.reachable", "cluster.namespaces")
@@ -236,6 +236,7 @@ async def deployment_problems(
         memory_setting=memory_setting,
     )
     found = await problems(environment, workload)
+    found = found or rollout_refused(environment, workload, deployment)
     available = int(at(deployment, "status", "availableReplicas") or 0)
     if available == 0 and not found:
         found.append(

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from operate.findings import Check, Environment, Problem, Severity
-from operate.pods import GRACE, Workload, problems
+from operate.pods import GRACE, Workload, problems, rollout_refused
 from operate.view import LookError, Object, age, at, condition, labels_of, listed, mapped
 
 from .cluster import CLUSTER
@@ -173,6 +173,7 @@ async def _running(environment: Environment) -> list[Problem]:
         grace=_STARTUP,
     )
     found = await problems(environment, workload)
+    found = found or rollout_refused(environment, workload, deployment)
     explained: list[Problem] = []
     for problem in found:
         if problem.anchor in ("container-crashes", "pod-not-ready"):

@@ -243,6 +243,8 @@ def people(cluster: Cluster, environment: Mapping[str, Any]) -> Iterator[None]:
 _NOT_SERVED = {
     "HTTPRoute": "gateway.networking.k8s.io/httproutes",
     "CiliumNetworkPolicy": "cilium.io/ciliumnetworkpolicies",
+    "PodMonitor": "monitoring.coreos.com/podmonitors",
+    "PrometheusRule": "monitoring.coreos.com/prometheusrules",
 }
 
 
