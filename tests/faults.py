@@ -501,8 +501,8 @@ def pod_security_refuses_the_new_pods_of_shlink(world: World) -> None:
 
 
 @fault("shlink.reached", "object-missing", stack="prod")
-def the_ingress_is_missing(world: World) -> None:
-    world.remove("Ingress", SHLINK)
+def the_route_is_missing(world: World) -> None:
+    world.remove("HTTPRoute" if world.of("HTTPRoute") else "Ingress", SHLINK)
 
 
 def replica_behind(world: World) -> None:
