@@ -1,10 +1,10 @@
-"""The NetworkPolicies as a whole: for each pair of ends and each port, whether a connection is possible, and nothing besides.
+"""The NetworkPolicies as a whole: for each pair of ends and each port, whether they can connect.
 
-The labels are those of the pods that the program, the charts and the operators make; the rules are in tests/netpol.py.
+The labels are those of the pods that the program, the charts and the operators make. What should
+be possible is in tests/flow_table.py, the rules are in tests/netpol.py.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import product
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -13,168 +13,47 @@ from components.network import NAMESPACES
 from offline.record import Recording, object_name, plain
 from tests import configurations
 from tests.conftest import REPRESENTATIVE, Program, before
-from tests.netpol import End, Labels, allowed
+from tests.flow_table import (
+    API,
+    DB,
+    INTERNET,
+    NAMESPACE_LABELS,
+    OUTSIDE,
+    PORTS,
+    REPO,
+    SHLINK,
+    STRANGERS,
+    SWITCHES,
+    VAULT,
+    all_ends,
+    expected,
+    possible,
+    role_of_pod,
+)
+from tests.netpol import End, allowed
 from tests.real.pods import templates
 
-# Ends.
-VAULT, INIT, ESO, PGO, RO = (
-    "vault",
-    "vault-init",
-    "operator-external-secrets",
-    "operator-pgo",
-    "operator-redis-operator",
-)
-DB, REPO, REDIS, SENTINEL, ROTATION = (
-    "shlink-db-instance1",
-    "shlink-db-repo-host",
-    "rfr-shlink-redis",
-    "rfs-shlink-redis",
-    "rotation",
-)
-SHLINK, MIGRATION = "shlink", "shlink-migration"
-API, INTERNET, METADATA, NODE, MANAGED = (
-    "10.96.0.1",
-    "203.0.113.7",
-    "169.254.169.254",
-    "10.0.0.5",
-    "10.1.2.3",
-)
-ADDRESSES = (API, INTERNET, METADATA, NODE, MANAGED)
-OUTSIDE: Mapping[str, tuple[str, Labels]] = {
-    "dns": ("kube-system", {"k8s-app": "kube-dns"}),
-    "prometheus": ("monitoring", {"app.kubernetes.io/name": "prometheus"}),
-    "ingress": ("ingress-nginx", {"app.kubernetes.io/name": "ingress-nginx"}),
-    "gateway": ("envoy", {"app": "envoy"}),
-    "platform": ("platform", {"app": "operator"}),
-    "impostor": ("default", {"app.kubernetes.io/name": "shlink"}),
-}
-STRANGERS = {f"stranger in {name}": (name, {"app": "stranger"}) for name in NAMESPACES}
-PORTS = (
-    22,
-    53,
-    80,
-    443,
-    5432,
-    6379,
-    6380,
-    6443,
-    8008,
-    8080,
-    8200,
-    8201,
-    8432,
-    9121,
-    9187,
-    10250,
-    26379,
-)
 
-Row = tuple[Iterable[str], Iterable[str], Sequence[int]]
-Connection = tuple[str, str, int]
-
-_API_CLIENTS = (VAULT, INIT, ESO, PGO, RO, DB, REPO)
-_REDIS_CLIENTS = (RO, SENTINEL, REDIS, SHLINK)
-DEFAULTS: Sequence[Row] = [
-    ((*_API_CLIENTS, SHLINK, MIGRATION, REDIS, SENTINEL, *STRANGERS), ["dns"], [53]),
-    # Where the API server answers is not known by default, so it is any address on its two ports.
-    (_API_CLIENTS, ADDRESSES, [443, 6443]),
-    ((INIT, ESO), [VAULT], [8200]),
-    ([VAULT], [VAULT], [8200, 8201]),
-    ((DB, REPO), (DB, REPO), [5432, 8008, 8432]),
-    # The repository host bears the cluster's label too.
-    ((SHLINK, MIGRATION), (DB, REPO), [5432]),
-    (_REDIS_CLIENTS, [REDIS], [6379]),
-    (_REDIS_CLIENTS, [SENTINEL], [26379]),
-]
-# Switch: what is possible besides, and what is not any more.
-SWITCHES: Mapping[str, tuple[Sequence[Row], Sequence[Row]]] = {
-    "defaults": ([], []),
-    "redis-rotated": (
-        [
-            ([ROTATION], ["dns"], [53]),
-            ([ROTATION], [REDIS], [6379]),
-            ([ROTATION], [SENTINEL], [26379]),
-        ],
-        [],
-    ),
-    "redis-external-open": ([((SHLINK,), [MANAGED], [6379])], []),
-    "redis-external": ([((SHLINK,), ADDRESSES, [6380])], []),
-    "redis-none": ([], []),
-    "monitoring": (
-        [
-            (["prometheus"], [VAULT], [8200]),
-            (["prometheus"], (DB, REPO), [9187]),
-            (["prometheus"], [REDIS], [9121]),
-        ],
-        [],
-    ),
-    "ingress": ([(["ingress"], [SHLINK], [8080])], []),
-    "gateway": ([(["gateway"], [SHLINK], [8080])], []),
-    "vault-transit": ([([VAULT], ADDRESSES, [8200])], []),
-    "app": ([([SHLINK], [INTERNET], [80, 443])], []),
-    "api-server-narrow": (
-        [],
-        [
-            (_API_CLIENTS, ADDRESSES, [6443]),
-            (_API_CLIENTS, [one for one in ADDRESSES if one != API], [443]),
-        ],
-    ),
-    "operators-there": (
-        [
-            (["platform"], [VAULT], [8200]),
-            (["platform"], [REDIS], [6379]),
-            (["platform"], [SENTINEL], [26379]),
-        ],
-        [],
-    ),
-}
-_NAMESPACES: Mapping[str, Labels] = {
-    name: {"kubernetes.io/metadata.name": name}
-    for name in (*NAMESPACES, *(namespace for namespace, _ in OUTSIDE.values()))
-}
-
-
-def expand(rows: Iterable[Row], ends: Mapping[str, End]) -> set[Connection]:
-    """The single connections; those whose ends are not there are left out."""
-    return {one for row in rows for one in product(*row) if one[0] in ends and one[1] in ends}
-
-
-def inhabitants(configuration: str) -> dict[str, End]:
-    found: dict[str, End] = {
-        one.name: (one.namespace, one.labels) for one in templates(configuration)
-    }
+def pods(configuration: str) -> dict[str, End]:
+    """The pods of a configuration, by the name that the table has for them."""
     return {
-        ROTATION if name.startswith("shlink-redis-rotation") else name: end
-        for name, end in found.items()
-    } | STRANGERS
-
-
-def possible(
-    configuration: str, inside: Mapping[str, End], ends: Mapping[str, End]
-) -> set[Connection]:
-    """Every connection with at least one end in the environment that its policies let through."""
-    policies = [
-        plain(one.inputs)
-        for one in configurations.recording(configuration).of_kind("NetworkPolicy")
-    ]
-    return {
-        (source, target, port)
-        for source, target in product(ends, ends)
-        if (source in inside or target in inside) and source not in ADDRESSES
-        for port in PORTS
-        if allowed(policies, _NAMESPACES, ends[source], ends[target], port)
+        role_of_pod(template.name): (template.namespace, template.labels)
+        for template in templates(configuration)
     }
+
+
+def policies_of(configuration: str) -> Sequence[Mapping[str, Any]]:
+    recording = configurations.recording(configuration)
+    return [plain(resource.inputs) for resource in recording.of_kind("NetworkPolicy")]
 
 
 @pytest.mark.parametrize("configuration", SWITCHES)
 def test_exactly_the_flows_of_the_table_are_possible(configuration: str) -> None:
-    inside = inhabitants(configuration)
-    ends: dict[str, End] = {**inside, **OUTSIDE, **{one: one for one in ADDRESSES}}
-    added, removed = SWITCHES[configuration]
-    expected = (expand(DEFAULTS, ends) - expand(removed, ends)) | expand(added, ends)
-    found = possible(configuration, inside, ends)
-    assert sorted(found - expected) == [], "possible, and in no row"
-    assert sorted(expected - found) == [], "in the table, and not possible"
+    ends = all_ends(pods(configuration))
+    connections = possible(policies_of(configuration), NAMESPACE_LABELS, ends)
+    table = expected(configuration, ends)
+    assert sorted(connections - table) == [], "possible, and in no row"
+    assert sorted(table - connections) == [], "in the table, and not possible"
 
 
 def test_services_elsewhere_are_reached_even_where_the_api_server_is_known(
@@ -187,11 +66,13 @@ def test_services_elsewhere_are_reached_even_where_the_api_server_is_known(
         "network": narrow,
     }
     policies = [plain(one.inputs) for one in program(**settings).of_kind("NetworkPolicy")]
-    ends = inhabitants("defaults")
+    ends = {**pods("defaults"), **STRANGERS}
     assert {
-        name for name, end in ends.items() if allowed(policies, _NAMESPACES, end, INTERNET, 443)
+        name
+        for name, end in ends.items()
+        if allowed(policies, NAMESPACE_LABELS, end, INTERNET, 443)
     } == {VAULT, DB, REPO}
-    assert not any(allowed(policies, _NAMESPACES, end, INTERNET, 80) for end in ends.values())
+    assert not any(allowed(policies, NAMESPACE_LABELS, end, INTERNET, 80) for end in ends.values())
 
 
 @pytest.mark.parametrize("protocol", ["TCP", "UDP"])
@@ -199,25 +80,26 @@ def test_every_pod_finds_dns_there_and_nowhere_else(protocol: str) -> None:
     policies = [
         plain(one.inputs) for one in configurations.recording("defaults").of_kind("NetworkPolicy")
     ]
-    for name, end in inhabitants("defaults").items():
-        assert allowed(policies, _NAMESPACES, end, OUTSIDE["dns"], 53, protocol=protocol), name
+    for name, end in {**pods("defaults"), **STRANGERS}.items():
+        assert allowed(policies, NAMESPACE_LABELS, end, OUTSIDE["dns"], 53, protocol=protocol), name
         assert not allowed(
-            policies, _NAMESPACES, end, OUTSIDE["impostor"], 53, protocol=protocol
+            policies, NAMESPACE_LABELS, end, OUTSIDE["impostor"], 53, protocol=protocol
         ), name
-        assert not allowed(policies, _NAMESPACES, end, INTERNET, 53, protocol=protocol), name
+        assert not allowed(policies, NAMESPACE_LABELS, end, INTERNET, 53, protocol=protocol), name
 
 
 @pytest.mark.parametrize(
     "address", ["10.20.30.40", "100.100.100.200", "169.254.169.254", "172.20.0.1", "192.168.1.1"]
 )
 def test_titles_are_fetched_from_nowhere_private(address: str) -> None:
-    # Shlink opens addresses that strangers give it: a cloud's metadata service must not be one of them.
+    # Shlink opens addresses that strangers give it: a cloud's metadata service must not be one of
+    # them.
     policies = [
         plain(one.inputs) for one in configurations.recording("app").of_kind("NetworkPolicy")
     ]
-    server = inhabitants("app")[SHLINK]
-    assert allowed(policies, _NAMESPACES, server, INTERNET, 80)
-    assert not any(allowed(policies, _NAMESPACES, server, address, port) for port in PORTS)
+    server = {**pods("app"), **STRANGERS}[SHLINK]
+    assert allowed(policies, NAMESPACE_LABELS, server, INTERNET, 80)
+    assert not any(allowed(policies, NAMESPACE_LABELS, server, address, port) for port in PORTS)
 
 
 @pytest.mark.parametrize("configuration", REPRESENTATIVE)
