@@ -5,12 +5,13 @@ state. Helm never upgrades a chart's crds/ folder: docs/upgrades.md.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pulumi
 from pulumi_kubernetes import apps, core, helm, meta
 
+from . import pins
 from .charts import ChartSource
 from .images import ImageReference
 from .network import EXTERNAL_SECRETS, POSTGRES, REDIS, SHLINK, Namespace
@@ -146,11 +147,20 @@ def _external_secrets_values(args: ExternalSecretsArgs) -> dict[str, Any]:
     return values
 
 
+@dataclass(frozen=True)
+class PostgresOperatorArgs(OperatorArgs):
+    """What PGO is installed with."""
+
+    related_images: Mapping[str, ImageReference] = field(default_factory=dict[str, ImageReference])
+    """What PGO runs where a PostgresCluster names no image, by the chart's keys (`postgres_16`,
+    `pgbackrest`). Empty leaves the chart's own; a mirror needs all of them."""
+
+
 class PostgresOperator(pulumi.ComponentResource):
     """PGO, looking after its own namespace alone."""
 
     def __init__(
-        self, name: str, args: OperatorArgs, opts: pulumi.ResourceOptions | None = None
+        self, name: str, args: PostgresOperatorArgs, opts: pulumi.ResourceOptions | None = None
     ) -> None:
         super().__init__("shlink:operators:PostgresOperator", name, None, opts)
         values: dict[str, Any] = {
@@ -160,6 +170,10 @@ class PostgresOperator(pulumi.ComponentResource):
         }
         if args.image:
             values["controllerImages"] = {"cluster": str(args.image)}
+        if args.related_images:
+            values["relatedImages"] = {
+                key: {"image": str(image)} for key, image in args.related_images.items()
+            }
         release = _release(self, name, args, "pgo", values)
         self.register_outputs({"version": release.version})
 
@@ -334,12 +348,7 @@ def operators(
     pgo, redis = settings.operators.pgo, settings.operators.redis_operator
     pgo_resources: list[pulumi.Resource] = []
     if pgo.install:
-        arguments = OperatorArgs(
-            namespace=namespaces[POSTGRES].name,
-            chart=_source("pgo", settings.charts.pgo),
-            image=_image(settings.images.pgo),
-            resources=pgo.resources,
-        )
+        arguments = _pgo_args(settings, namespaces[POSTGRES].name)
         pgo_resources.append(PostgresOperator("pgo", arguments, opts))
     redis_resources: list[pulumi.Resource] = []
     if redis.install and settings.redis.mode == "failover":
@@ -350,6 +359,23 @@ def operators(
         pgo=pgo_resources,
         redis_operator=redis_resources,
         redis_failover_labels=_failover_labels(settings),
+    )
+
+
+def _pgo_args(settings: Settings, namespace: pulumi.Input[str]) -> PostgresOperatorArgs:
+    image = _image(settings.images.pgo)
+    related_images: dict[str, ImageReference] = {}
+    registry = settings.images.registry
+    if registry:
+        image = image or ImageReference.parse(pins.PGO_IMAGE).at(registry)
+        for key, text in pins.PGO_RELATED_IMAGES.items():
+            related_images[key] = ImageReference.parse(text).at(registry)
+    return PostgresOperatorArgs(
+        namespace=namespace,
+        chart=_source("pgo", settings.charts.pgo),
+        image=image,
+        resources=settings.operators.pgo.resources,
+        related_images=related_images,
     )
 
 

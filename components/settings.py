@@ -125,7 +125,8 @@ class Images(Model):
 
     registry: Registry | None = Field(
         default=None,
-        description="A mirror that takes the place of the registry host of every image below.",
+        description="A mirror that takes the place of the registry host of every image that this "
+        "program, its charts and PGO name.",
     )
     shlink: Image = pins.SHLINK_IMAGE
     vault: Image = pins.VAULT_IMAGE

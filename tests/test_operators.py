@@ -11,7 +11,7 @@ from components.operators import GROUP_LABEL
 from components.settings import Charts, Images
 from offline.record import ROOT, Recording, object_name, plain, record
 from tests import configurations
-from tests.conftest import REPRESENTATIVE, Program, before, manifest, pod, variables
+from tests.conftest import REPRESENTATIVE, Program, before, manifest, pod, strings, variables
 
 _FOLDER = {"repository": "./charts/it", "version": "9.9.9"}
 _MIRROR = {"repository": "oci://registry.example.org/charts/it", "version": "9.9.9"}
@@ -234,6 +234,31 @@ def test_images_of_the_charts_are_the_settings(program: Program) -> None:
         failover["redis"]["exporter"]["image"],
     ]
     assert [image for image in images if not image.startswith(f"{registry}/")] == []
+
+
+def test_a_mirror_serves_every_image_that_pgo_runs() -> None:
+    """PostgreSQL and pgBackRest are named by PGO's chart, so an air gap would miss them."""
+    values = manifest(configurations.recording("mirror"), "Release", "pgo")["values"]
+    images = [related["image"] for related in values["relatedImages"].values()]
+    images.append(values["controllerImages"]["cluster"])
+    assert [image for image in images if not image.startswith("registry.example.org/mirror/")] == []
+    versions = {f"postgres_{version}" for version in (15, 16, 17, 18)}
+    assert versions | {"pgbackrest", "pgexporter"} <= values["relatedImages"].keys()
+
+
+def test_without_a_mirror_the_charts_own_images_stay(dev: Recording) -> None:
+    assert "relatedImages" not in manifest(dev, "Release", "pgo")["values"]
+
+
+def test_nothing_is_pulled_past_the_mirror() -> None:
+    """Every image that anything registered names, whatever kind it is in."""
+    hosts = ("docker.io/", "quay.io/", "ghcr.io/", "registry.developers.crunchydata.com/")
+    past: list[str] = []
+    for resource in configurations.recording("mirror").resources.values():
+        for text, _ in strings(resource.inputs):
+            if text.startswith(hosts):
+                past.append(f"{resource.name}: {text}")
+    assert past == []
 
 
 def test_an_image_that_is_set_is_not_taken_from_the_mirror() -> None:
