@@ -97,8 +97,8 @@ recover: setup ## after a killed run: undo what it left half done, adopt what ex
 forward: setup ## hold the forwards to Vault and PostgreSQL open, for a plain `pulumi refresh` or psql
 	@$(PY) -m offline.forward $(STACK)
 
-doctor: setup ## find what is wrong with STACK, its cause and its remedy; JSON=1 for scripts
-	@$(PY) -m operate doctor $(STACK) $(if $(JSON),--json)
+doctor: setup ## find what is wrong with STACK, its cause and its remedy; PRE=1 before a first up; JSON=1 for scripts
+	@$(PY) -m operate doctor $(STACK) $(if $(PRE),--pre) $(if $(JSON),--json)
 
 smoke: setup ## use STACK: create a short URL, follow it, see its visit, delete it; OUTSIDE=1 by the external URL
 	@$(PY) -m operate smoke $(STACK) $(if $(OUTSIDE),--outside) $(if $(JSON),--json)

@@ -13,6 +13,8 @@ from rich.console import Console
 from components.cluster import access
 from offline import stacks
 
+from . import preflight
+from .checks import CHECKS
 from .declared import Declared, declared
 from .doctor import BLIND, HEALTHY, ILL, Report, examine
 from .report import show
@@ -45,6 +47,9 @@ def _parser() -> argparse.ArgumentParser:
         help="find what is wrong, its cause and its remedy",
         description="Exit code: 0 nothing to mend, 1 something to mend, 2 it could not look.",
     )
+    doctor.add_argument(
+        "--pre", action="store_true", help="ask whether this cluster can take the stack"
+    )
     doctor.set_defaults(run=_doctor)
     smoke_parser = commands.add_parser(
         "smoke",
@@ -74,7 +79,10 @@ def _declared(stack: str, kubeconfig: str | None) -> Declared:
 
 
 def _doctor(environment: Declared, options: argparse.Namespace) -> int:
-    report = asyncio.run(examine(environment, access(environment.cluster), progress=_Progress()))
+    checks = preflight.CHECKS if options.pre else CHECKS
+    reached = access(environment.cluster)
+    look = examine(environment, reached, checks=checks, progress=_Progress())
+    report = asyncio.run(look)
     _print(report, as_json=options.json)
     return report.exit_code
 

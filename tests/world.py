@@ -39,6 +39,8 @@ PLURALS = {
     "CronJob": "cronjobs",
     "EndpointSlice": "endpointslices",
     "PersistentVolumeClaim": "persistentvolumeclaims",
+    "StorageClass": "storageclasses",
+    "CustomResourceDefinition": "customresourcedefinitions",
 }
 
 
@@ -68,6 +70,7 @@ class World:
         default_factory=dict[str, "list[dict[str, Any]]"]
     )
     """Of Deployments, by name."""
+    version: str = "v1.36.3"
     silent: bool = False
     """Whether the API server never answers."""
     asked: list[str] = field(default_factory=list[str])
@@ -499,11 +502,15 @@ class Api:
 
     def answer(self, method: str, path: str, body: Any = None) -> httpx.Response:
         """What the API server answers."""
+        if method == "POST" and path.endswith("/selfsubjectaccessreviews"):
+            attributes = body["spec"]["resourceAttributes"]
+            allowed = attributes["resource"] not in self.world.forbidden
+            return httpx.Response(201, json={"status": {"allowed": allowed}})
         assert (method, body) == ("GET", None), "doctor only reads"
         parts = [part for part in urlsplit(path).path.split("/") if part]
         assert "secrets" not in parts, "doctor reads no Secret"
         if parts == ["version"]:
-            return httpx.Response(200, json={"gitVersion": "v1.36.3"})
+            return httpx.Response(200, json={"gitVersion": self.world.version})
         rest = parts[2:] if parts[0] == "api" else parts[3:]
         version = parts[1] if parts[0] == "api" else "/".join(parts[1:3])
         namespace = ""

@@ -1,0 +1,123 @@
+"""Whether a cluster can take an environment, asked before anything is created."""
+
+import asyncio
+import dataclasses
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from components.cluster import ClusterAccess
+from operate.declared import declared
+from operate.doctor import HEALTHY, ILL, Report, examine
+from operate.preflight import CHECKS
+from tests.world import Api, World
+
+
+def empty() -> World:
+    """A cluster without anything of ours."""
+    world = World(declared("dev"))
+    annotations = {"storageclass.kubernetes.io/is-default-class": "true"}
+    world.objects.append(
+        {
+            "apiVersion": "storage.k8s.io/v1",
+            "kind": "StorageClass",
+            "metadata": {"name": "standard", "annotations": annotations},
+        }
+    )
+    return world
+
+
+def report(world: World) -> Report:
+    class Access(ClusterAccess):
+        """The way to this world."""
+
+        async def client(self) -> Any:
+            return Api(world)
+
+    return asyncio.run(examine(world.declared, Access("lab"), confirm=0, checks=CHECKS))
+
+
+def test_an_empty_cluster_can_take_it() -> None:
+    result = report(empty())
+    assert [finding.message for finding in result.findings] == []
+    assert result.exit_code == HEALTHY
+    assert len(result.passed) == len(CHECKS)
+
+
+def old(world: World) -> None:
+    world.version = "v1.24.17"
+
+
+def no_rights(world: World) -> None:
+    world.forbidden = {"networkpolicies"}
+
+
+def no_default_class(world: World) -> None:
+    world.objects[0]["metadata"]["annotations"] = {}
+
+
+def another_operator(world: World) -> None:
+    world.objects.append(
+        {
+            "apiVersion": "apiextensions.k8s.io/v1",
+            "kind": "CustomResourceDefinition",
+            "metadata": {
+                "name": "externalsecrets.external-secrets.io",
+                "annotations": {"meta.helm.sh/release-name": "platform-eso"},
+            },
+            "spec": {"group": "external-secrets.io"},
+        }
+    )
+
+
+FAULTS = [
+    (old, "cluster.version", "1.27 or newer is needed"),
+    (no_rights, "cluster.rights", "may not create: networkpolicies.networking.k8s.io in"),
+    (no_default_class, "cluster.storage", "no default storage class"),
+    (another_operator, "cluster.owners", "external-secrets.io (release platform-eso)"),
+]
+
+
+@pytest.mark.parametrize(("make", "check", "text"), FAULTS, ids=[item[1] for item in FAULTS])
+def test_each_fault_is_told(make: Callable[[World], object], check: str, text: str) -> None:
+    world = empty()
+    make(world)
+    result = report(world)
+    assert [finding.check for finding in result.findings] == [check]
+    assert text in result.findings[0].message
+    assert result.exit_code == ILL
+
+
+def test_a_class_that_does_not_exist_is_named() -> None:
+    world = empty()
+    settings = world.declared.settings
+    storage = settings.postgres.storage.model_copy(update={"storage_class": "fast"})
+    postgres = settings.postgres.model_copy(update={"storage": storage})
+    changed = settings.model_copy(update={"postgres": postgres})
+    world.declared = dataclasses.replace(world.declared, settings=changed)
+    assert "does not exist: fast" in report(world).findings[0].message
+
+
+def test_a_taken_port_is_told_with_the_setting() -> None:
+    world = empty()
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+        settings = world.declared.settings
+        vault = settings.vault.model_copy(update={"local_port": port})
+        changed = settings.model_copy(update={"vault": vault})
+        world.declared = dataclasses.replace(world.declared, settings=changed)
+        finding = report(world).findings[0]
+    assert finding.check == "machine.ports"
+    assert "shlink:vault.localPort" in finding.remedy
+
+
+def test_a_namespace_of_somebody_else_is_a_warning() -> None:
+    world = empty()
+    world.objects.append(
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "redis", "labels": {}}}
+    )
+    result = report(world)
+    assert "namespace redis exists already" in result.findings[0].message
+    assert result.exit_code == HEALTHY
