@@ -10,12 +10,12 @@ fail() {
   exit 1
 }
 
+# Not by the exit code, which is 2 for a new server and for one that refuses the connection
+# (Vault 1.21.2).
 state() {
-  code=0
-  vault operator init -status -address="$1" > /dev/null 2>&1 || code=$?
-  case $code in
-    0) echo initialised ;;
-    2) echo new ;;
+  case $(vault operator init -status -format=json -address="$1" 2> /dev/null) in
+    *'nitialized": true'*) echo initialised ;;
+    *'nitialized": false'*) echo new ;;
     *) echo unreachable ;;
   esac
 }

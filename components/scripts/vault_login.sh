@@ -46,7 +46,7 @@ generate_root() {
 become_root() {
   VAULT_TOKEN=$(cat /run/init/token)
   export VAULT_TOKEN
-  [ "$(vault token lookup -field=policies 2> /dev/null)" != "[root]" ] || return 0
+  [ "$(vault read -field=policies auth/token/lookup-self 2> /dev/null)" != "[root]" ] || return 0
   echo "making a root token from the keys in Secret $SECRET"
   unset VAULT_TOKEN
   VAULT_TOKEN=$(generate_root) || return 1
@@ -65,10 +65,12 @@ set_up() {
 }
 
 revoke_root_tokens() {
-  own=$(vault token lookup -field=accessor)
+  own=$(vault read -field=accessor auth/token/lookup-self)
   for accessor in $(vault list -format=json auth/token/accessors | tr -d '[]",'); do
     [ "$accessor" != "$own" ] || continue
-    policies=$(vault token lookup -accessor -field=policies "$accessor" 2> /dev/null) || continue
+    # One that expired since it was listed is refused.
+    policies=$(vault write -field=policies auth/token/lookup-accessor accessor="$accessor" \
+      2> /dev/null) || continue
     [ "$policies" != "[root]" ] || vault token revoke -accessor "$accessor"
   done
   vault token revoke -self

@@ -26,7 +26,13 @@ _API_SERVER, _POSTGRES, _REDIS, _FORWARDS = (
     "forwards",
 )
 # What a test is held against, by the fixture that it asks for. It counts as one check unless it says record_property("checks", n).
-_PARTS = {"servers": _REDIS, "shared": _REDIS, "server": _POSTGRES, "cluster": _API_SERVER}
+_PARTS = {
+    "fresh": "Vault",
+    "servers": _REDIS,
+    "shared": _REDIS,
+    "server": _POSTGRES,
+    "cluster": _API_SERVER,
+}
 
 
 @pytest.fixture(autouse=True)
