@@ -29,11 +29,10 @@ def binary(name: str) -> str | None:
     return shutil.which(name, path=folders)
 
 
-def vault_args(**changes: Any) -> VaultArgs:
+def vault_args() -> VaultArgs:
     """Defaults; scripts and configuration need neither a certificate nor an engine."""
     nothing = cast("Any", None)
-    fields = {"namespace": "vault", "authority": nothing, "provider_address": "https://localhost"}
-    return VaultArgs(**(fields | changes))
+    return VaultArgs(namespace="vault", authority=nothing, provider_address="https://localhost")
 
 
 class VaultServer:
