@@ -6,6 +6,7 @@ the volume of a repository that is no longer listed, before the first backup els
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pulumi
 import pulumi_random as random
@@ -30,7 +31,11 @@ from .crds import (
     VolumeClaim,
 )
 from .credentials import password
+from .pods import requirements
+from .settings import Resources
 
+WATCHER: Any = requirements(Resources(cpu="10m", memory="16Mi", memory_limit="64Mi"))
+"""Of a container that watches files and copies or reloads them."""
 VOLUME = "repo1"
 STANZA = "db"
 """PGO gives every stanza this name."""
@@ -90,6 +95,8 @@ class BackupsArgs:
     """The claim of repo1."""
     schedule: Schedule
     """Of repo1."""
+    resources: Resources
+    """Of each container that runs pgBackRest."""
     stores: Mapping[str, Store] = field(default_factory=dict[str, Store])
     """Object stores by name, `repo2` to `repo4`."""
     image: str | None = None
@@ -134,7 +141,17 @@ class Backups:
             )
             contents |= _contents(repository_name, repository, place)
             places[repository_name] = place
-        self.spec = {"global": options, "repos": repositories}
+        resources = requirements(args.resources)
+        self.spec = {
+            "global": options,
+            "repos": repositories,
+            "repoHost": {"resources": resources},
+            "jobs": {"resources": resources},
+            "sidecars": {
+                "pgbackrest": {"resources": resources},
+                "pgbackrestConfig": {"resources": WATCHER},
+            },
+        }
         self.places = places
         if contents:
             secret = self._secret("pgbackrest", contents)
@@ -155,6 +172,7 @@ class Backups:
             # The only repository of the restoring Job, so the name clashes with nothing.
             "repo": {**repository.target, "name": VOLUME},
             "options": target_options(restore),
+            "resources": requirements(self._args.resources),
         }
         contents = _contents(VOLUME, repository, place)
         if contents:
@@ -191,12 +209,13 @@ class Backups:
         return secret.metadata.name.apply(str)
 
 
-def restore_in_place(restore: InPlaceRestore) -> PgBackRestRestore:
+def restore_in_place(restore: InPlaceRestore, resources: Resources) -> PgBackRestRestore:
     """The cluster's request for a restore; the annotation's number starts it."""
     return {
         "enabled": True,
         "repoName": restore.repository,
         "options": target_options(restore),
+        "resources": requirements(resources),
     }
 
 

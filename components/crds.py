@@ -64,10 +64,24 @@ class SpreadConstraint(TypedDict):
     labelSelector: LabelSelector
 
 
+class WithResources(TypedDict):
+    resources: Any
+
+
+class InstanceSidecars(TypedDict):
+    replicaCertCopy: WithResources
+
+
+class BackupSidecars(TypedDict):
+    pgbackrest: WithResources
+    pgbackrestConfig: WithResources
+
+
 class PostgresInstance(TypedDict):
     name: str
     replicas: int
     resources: Any
+    sidecars: NotRequired[InstanceSidecars]
     dataVolumeClaimSpec: VolumeClaim
 
 
@@ -121,6 +135,7 @@ class PgBackRestRestore(TypedDict):
     enabled: bool
     repoName: str
     options: Sequence[str]
+    resources: Any
 
 
 # `global` is one of Python's words, hence the functional notation.
@@ -131,6 +146,9 @@ PgBackRest = TypedDict(
         "global": Mapping[str, Input[str]],
         "configuration": NotRequired[Sequence[RepositoryConfiguration]],
         "repos": Sequence[PostgresRepository],
+        "repoHost": WithResources,
+        "jobs": WithResources,
+        "sidecars": BackupSidecars,
         "restore": NotRequired[PgBackRestRestore],
     },
 )
@@ -143,6 +161,7 @@ PgBackRestDataSource = TypedDict(
         "configuration": NotRequired[Sequence[RepositoryConfiguration]],
         "repo": PostgresRepository,
         "options": Sequence[str],
+        "resources": Any,
     },
 )
 
@@ -175,12 +194,17 @@ class PostgresConfig(TypedDict):
     parameters: Mapping[str, str | int]
 
 
+class Patroni(TypedDict):
+    dynamicConfiguration: Mapping[str, Any]
+
+
 class PostgresClusterSpec(TypedDict):
     postgresVersion: int
     image: NotRequired[str]
     instances: Sequence[PostgresInstance]
     users: Sequence[PostgresUser]
     config: PostgresConfig
+    patroni: NotRequired[Patroni]
     customTLSSecret: SecretProjection
     customReplicationTLSSecret: SecretProjection
     backups: PostgresBackups

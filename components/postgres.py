@@ -20,6 +20,7 @@ from . import ports
 from .backup_settings import InPlaceRestore, StoreRestore
 from .backups import (
     RESTORE_ANNOTATION,
+    WATCHER,
     BackupPlace,
     Backups,
     BackupsArgs,
@@ -33,7 +34,9 @@ from .delivery import Delivery
 from .forward import ForwardTarget
 from .network import POSTGRES
 from .pods import requirements, volume_claim
-from .settings import Images, PostgresSettings
+from .postgres_guard import guard_hook
+from .setting_types import amount
+from .settings import Images, PostgresSettings, Resources
 from .tls import Authority, Certificate, ca_file
 from .waits import WaitTarget, steadily, wait_hook
 
@@ -271,6 +274,7 @@ class Postgres(pulumi.ComponentResource):
         restore = args.settings.restore
         if isinstance(restore, InPlaceRestore):
             annotations[RESTORE_ANNOTATION] = str(restore.number)
+        guard = guard_hook(f"{self._name}-guard", args.access)
         return PostgresCluster(
             self._name,
             metadata=meta.v1.ObjectMetaArgs(
@@ -280,7 +284,10 @@ class Postgres(pulumi.ComponentResource):
             ),
             spec=_cluster_spec(args, backups),
             opts=pulumi.ResourceOptions(
-                parent=self, depends_on=[*secrets, *args.operator], protect=args.protect
+                parent=self,
+                depends_on=[*secrets, *args.operator],
+                protect=args.protect,
+                hooks=pulumi.ResourceHookBinding(before_update=[guard]),
             ),
         )
 
@@ -407,6 +414,7 @@ class Postgres(pulumi.ComponentResource):
                     retention_full=settings.retention_full,
                 ),
                 stores=settings.repositories,
+                resources=settings.resources,
                 image=args.images.pgbackrest,
             ),
             pulumi.ResourceOptions(parent=self),
@@ -536,7 +544,7 @@ def _cluster_spec(args: PostgresArgs, backups: Backups) -> PostgresClusterSpec:
     settings, images = args.settings, args.images
     pgbackrest = backups.spec
     if isinstance(settings.restore, InPlaceRestore):
-        pgbackrest["restore"] = restore_in_place(settings.restore)
+        pgbackrest["restore"] = restore_in_place(settings.restore, settings.backups.resources)
     # `postgres` gets a password only when it is listed.
     users: list[PostgresUser] = [{"name": SUPERUSER}]
     for user in args.users:
@@ -552,6 +560,7 @@ def _cluster_spec(args: PostgresArgs, backups: Backups) -> PostgresClusterSpec:
                 "name": INSTANCE_SET,
                 "replicas": settings.instances,
                 "resources": requirements(settings.resources),
+                "sidecars": {"replicaCertCopy": {"resources": WATCHER}},
                 # No spread of its own: PGO appends constraints over nodes and zones, and one more
                 # with a topologyKey of theirs makes its StatefulSet invalid
                 # (CrunchyData/postgres-operator#3608).
@@ -559,7 +568,7 @@ def _cluster_spec(args: PostgresArgs, backups: Backups) -> PostgresClusterSpec:
             }
         ],
         "users": users,
-        "config": {"parameters": {"max_connections": settings.max_connections}},
+        "config": {"parameters": parameters(settings)},
         # PGO refuses one without the other, and both must have one authority.
         "customTLSSecret": {"name": f"{CLUSTER}-server-tls"},
         "customReplicationTLSSecret": {"name": f"{CLUSTER}-replication-tls"},
@@ -573,8 +582,30 @@ def _cluster_spec(args: PostgresArgs, backups: Backups) -> PostgresClusterSpec:
     if images.postgres:
         spec["image"] = images.postgres
     if settings.monitoring:
-        spec["monitoring"] = {"pgmonitor": {"exporter": {}}}
+        exporter = Resources(cpu="10m", memory="32Mi", memory_limit="128Mi")
+        spec["monitoring"] = {"pgmonitor": {"exporter": {"resources": requirements(exporter)}}}
+    if settings.synchronous:
+        # Not strict: with no replica left the primary goes on alone.
+        spec["patroni"] = {"dynamicConfiguration": {"synchronous_mode": True}}
     return spec
+
+
+def parameters(settings: PostgresSettings) -> dict[str, str | int]:
+    """PostgreSQL's parameters, sized by the memory limit of its container.
+
+    A quarter for shared buffers, as PostgreSQL's documentation recommends. The page cache counts
+    within the same limit, hence half of it for what the planner may expect to be cached. A sort may
+    take 1/8 of the limit shared by all connections, at least PostgreSQL's own 4 MB.
+    """
+    limit = int(amount(settings.resources.memory_limit) / 1024**2)
+    sized: dict[str, str | int] = {
+        "max_connections": settings.max_connections,
+        "shared_buffers": f"{max(limit // 4, 32)}MB",
+        "effective_cache_size": f"{max(limit // 2, 64)}MB",
+        "maintenance_work_mem": f"{min(max(limit // 16, 16), 1024)}MB",
+        "work_mem": f"{max(limit // 8 // settings.max_connections, 4)}MB",
+    }
+    return sized | settings.parameters
 
 
 def scram_verifier(secret: str, salt: bytes, iterations: int = 4096) -> str:

@@ -370,6 +370,11 @@ class Backups(Model):
         description="Object stores beside the volume, so that backups outlive the cluster: "
         "`repo2`, `repo3`, `repo4`.",
     )
+    resources: Resources = Field(
+        default=Resources(cpu="25m", memory="64Mi", memory_limit="256Mi"),
+        description="Of each container that runs pgBackRest: beside the instances, the repository's "
+        "pod, and every backup and restore.",
+    )
 
 
 class PostgresSettings(Model):
@@ -386,6 +391,18 @@ class PostgresSettings(Model):
         ge=30,
         le=5000,
         description="PostgreSQL's max_connections; checked against Shlink's workers.",
+    )
+    parameters: dict[
+        Annotated[str, Field(pattern=r"^[a-z][a-z0-9_.]*$")], Annotated[str, Field(min_length=1)]
+    ] = Field(
+        default={},
+        description="Parameters of PostgreSQL, beside and over those that follow from the memory "
+        "limit. Some need a restart, which PGO does at once.",
+    )
+    synchronous: bool = Field(
+        default=False,
+        description="Acknowledge a commit only when a replica has it too, so that a failover loses "
+        "none; needs 2 instances. Without it the newest commits of a lost primary are gone.",
     )
     backups: Backups = Backups()
     restore: Restore | None = Field(
@@ -406,6 +423,16 @@ class PostgresSettings(Model):
         default=None,
         description="Local port of the forward; derived from project and stack when left out.",
     )
+
+    @model_validator(mode="after")
+    def _somebody_to_wait_for(self) -> Self:
+        if self.synchronous and self.instances < 2:  # noqa: PLR2004 -- a primary and a replica
+            raise ValueError(
+                "synchronous: true needs somebody to wait for; allowed with instances: 2 or more"
+            )
+        if "max_connections" in self.parameters:
+            raise ValueError("parameters.max_connections: is the setting `maxConnections`")
+        return self
 
 
 class FailoverRedis(Model):

@@ -384,6 +384,16 @@ MUTANTS = [
         ],
     ),
     Mutant(
+        "a data source replaces a running database",
+        [
+            Change(
+                "components/postgres_guard.py",
+                'if "dataSource" in new and "dataSource" not in old:',
+                'if "dataSource" in old and "dataSource" not in new:',
+            )
+        ],
+    ),
+    Mutant(
         "the migration does not wait for the grant",
         [
             Change(

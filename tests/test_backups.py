@@ -123,11 +123,9 @@ def test_a_restore_in_place_is_asked_for_by_its_number() -> None:
     cluster = manifest(configurations.recording("restore-in-place"), "PostgresCluster", "shlink-db")
     annotation = "postgres-operator.crunchydata.com/pgbackrest-restore"
     assert cluster["metadata"]["annotations"][annotation] == "2"
-    assert pgbackrest("restore-in-place")["restore"] == {
-        "enabled": True,
-        "repoName": "repo1",
-        "options": ["--type=time", '--target="2026-11-24 09:30:00+00"'],
-    }
+    restore = pgbackrest("restore-in-place")["restore"]
+    assert (restore["enabled"], restore["repoName"]) == (True, "repo1")
+    assert restore["options"] == ["--type=time", '--target="2026-11-24 09:30:00+00"']
     # PGO would take a data source beside it for a second restore.
     assert "dataSource" not in cluster["spec"]
 

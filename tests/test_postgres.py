@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 
-from components.postgres import PRIMARY, incomplete, scram_verifier
+from components.postgres import PRIMARY, incomplete, parameters, scram_verifier
+from components.postgres_guard import refusals
+from components.settings import PostgresSettings, Resources
 from offline.record import Recording, plain, record
 from tests import configurations
 from tests.conftest import (
     REPRESENTATIVE,
+    Fault,
     Program,
     before,
     manifest,
@@ -353,5 +356,100 @@ def test_sizes_are_the_settings() -> None:
     spec = cluster("database-sized")["spec"]
     assert spec["postgresVersion"] == 17
     assert spec["config"]["parameters"]["max_connections"] == 400
+    assert spec["config"]["parameters"]["shared_buffers"] == "128MB"
     assert spec["instances"][0]["dataVolumeClaimSpec"]["resources"]["requests"]["storage"] == "20Gi"
     assert "image" not in spec  # PGO's own for that version
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [
+        ("512Mi", {"shared_buffers": "128MB", "effective_cache_size": "256MB", "work_mem": "4MB"}),
+        (
+            "16Gi",
+            {"shared_buffers": "4096MB", "maintenance_work_mem": "1024MB", "work_mem": "20MB"},
+        ),
+    ],
+)
+def test_parameters_follow_the_memory_limit(limit: str, expected: dict[str, str]) -> None:
+    resources = Resources(cpu="1", memory=limit, memory_limit=limit)
+    sized = parameters(PostgresSettings(resources=resources))
+    assert sized.items() >= expected.items()
+
+
+def test_any_parameter_can_be_set(program: Program) -> None:
+    recording = program(
+        postgres={"parameters": {"work_mem": "64MB", "log_min_duration_statement": "500"}}
+    )
+    config = manifest(recording, "PostgresCluster", "shlink-db")["spec"]["config"]["parameters"]
+    assert (config["work_mem"], config["log_min_duration_statement"]) == ("64MB", "500")
+
+
+def test_a_synchronous_commit_needs_a_replica(program: Program, fault: Fault) -> None:
+    recording = program(postgres={"instances": 2, "synchronous": True})
+    spec = manifest(recording, "PostgresCluster", "shlink-db")["spec"]
+    assert spec["patroni"]["dynamicConfiguration"] == {"synchronous_mode": True}
+    assert "patroni" not in cluster("defaults")["spec"]
+    assert "2 or more" in fault(postgres={"synchronous": True})
+
+
+@pytest.mark.parametrize("name", ["monitoring", "restore-in-place", "restore-store"])
+def test_every_container_that_pgo_starts_is_bounded(name: str) -> None:
+    """PGO gives `instances[].resources` to the database's own containers only."""
+    spec = cluster(name)["spec"]
+    backups = spec["backups"]["pgbackrest"]
+    holders = [
+        spec["instances"][0],
+        spec["instances"][0]["sidecars"]["replicaCertCopy"],
+        backups["repoHost"],
+        backups["jobs"],
+        *backups["sidecars"].values(),
+    ]
+    holders += [backups["restore"]] if "restore" in backups else []
+    holders += [spec["dataSource"]["pgbackrest"]] if "dataSource" in spec else []
+    holders += [spec["monitoring"]["pgmonitor"]["exporter"]] if "monitoring" in spec else []
+    for holder in holders:
+        assert holder["resources"]["limits"]["memory"]
+        assert holder["resources"]["requests"]["cpu"]
+
+
+def changed(change: str) -> Any:
+    """The default spec after a change that somebody might make."""
+    spec = json.loads(json.dumps(cluster("backups-s3")["spec"]))
+    if change == "smaller":
+        claim = spec["instances"][0]["dataVolumeClaimSpec"]
+        claim["resources"]["requests"]["storage"] = "500Mi"
+    if change == "larger":
+        claim = spec["instances"][0]["dataVolumeClaimSpec"]
+        claim["resources"]["requests"]["storage"] = "2Gi"
+    if change == "source":
+        spec["dataSource"] = {"pgbackrest": {}}
+    if change == "store":
+        del spec["backups"]["pgbackrest"]["repos"][1]
+    return spec
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("smaller", "postgres.storage.size: 500Mi is less than the 1Gi"),
+        ("source", "would replace the running one"),
+        ("store", "without repo2 no backup outlives the cluster"),
+    ],
+)
+def test_a_change_that_destroys_is_refused(change: str, words: str) -> None:
+    (reason,) = refusals(cluster("backups-s3")["spec"], changed(change))
+    assert words in reason
+
+
+@pytest.mark.parametrize("change", ["larger", "nothing"])
+def test_other_changes_are_not(change: str) -> None:
+    assert refusals(cluster("backups-s3")["spec"], changed(change)) == []
+
+
+def test_a_restored_environment_may_keep_its_setting() -> None:
+    assert refusals(changed("source"), changed("source")) == []
+
+
+def test_changes_are_judged_before_the_cluster_is_touched(dev: Recording) -> None:
+    assert dev.one("PostgresCluster", "shlink-db").hooks["before_update"] == ("shlink-db-guard",)
