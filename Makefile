@@ -10,7 +10,7 @@ export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
 .PHONY: help setup preview test verify scratch-cluster lint hooks format check clean bench mutants schema \
-	live-preview drift up destroy refresh recover forward doctor smoke
+	live-preview drift up destroy refresh recover forward doctor smoke drill
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -102,3 +102,6 @@ doctor: setup ## find what is wrong with STACK, its cause and its remedy; PRE=1 
 
 smoke: setup ## use STACK: create a short URL, follow it, see its visit, delete it; OUTSIDE=1 by the external URL
 	@$(PY) -m operate smoke $(STACK) $(if $(OUTSIDE),--outside) $(if $(JSON),--json)
+
+drill: setup ## rehearse a failure of STACK and measure the recovery: DRILL=redis-failover; it asks first
+	@$(PY) -m operate drill $(STACK) $(DRILL)

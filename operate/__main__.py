@@ -1,4 +1,4 @@
-"""`python -m operate doctor|smoke STACK`: see `make doctor` and `make smoke`."""
+"""`python -m operate doctor|smoke|drill STACK`: see `make doctor`, `make smoke` and `make drill`."""
 
 import argparse
 import asyncio
@@ -13,7 +13,7 @@ from rich.console import Console
 from components.cluster import access
 from offline import stacks
 
-from . import preflight
+from . import drills, preflight
 from .checks import CHECKS
 from .declared import Declared, declared
 from .doctor import BLIND, HEALTHY, ILL, Report, examine
@@ -61,6 +61,14 @@ def _parser() -> argparse.ArgumentParser:
         "--outside", action="store_true", help="use the external URL in place of a forward"
     )
     smoke_parser.set_defaults(run=_smoke)
+    drill = commands.add_parser(
+        "drill",
+        parents=[common],
+        help="make a failure on purpose, or rotate a credential, and measure the recovery",
+        description="Exit code: 0 recovered, 1 not recovered or not done.",
+    )
+    drill.add_argument("name", choices=[item.name for item in drills.DRILLS])
+    drill.set_defaults(run=_drill)
     return parser
 
 
@@ -114,6 +122,28 @@ def _smoke(environment: Declared, options: argparse.Namespace) -> int:
     else:
         sys.stdout.write(f"Shlink works: {environment.outputs.external_url}\n")
     return ILL if failed else HEALTHY
+
+
+def _drill(environment: Declared, options: argparse.Namespace) -> int:
+    drill = next(item for item in drills.DRILLS if item.name == options.name)
+    sys.stdout.write(f"{drill.says}\n")
+    where = f"stack {environment.stack}, context {environment.cluster.context}"
+    if input(f"Do it in {where}? Type the stack's name: ") != environment.stack:
+        sys.stdout.write("nothing done\n")
+        return ILL
+
+    def tell(line: str) -> None:
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+
+    try:
+        outcome = drills.run(drill, environment, access(environment.cluster), tell=tell)
+    except (drills.DrillError, pulumi.RunError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return ILL
+    for step in outcome.steps:
+        _tell(step)
+    return HEALTHY if outcome.ok else ILL
 
 
 def _tell(step: Step) -> None:

@@ -327,7 +327,11 @@ def _operator(world: World, release: str, namespace: str) -> None:
 
 def _vault(world: World) -> None:
     install, settings = world.declared.vault, world.declared.settings.vault
-    labels = {"app.kubernetes.io/name": "vault", "component": "server"}
+    labels = {
+        "app.kubernetes.io/name": "vault",
+        "app.kubernetes.io/instance": install.name,
+        "component": "server",
+    }
     replicas = settings.replicas if settings.mode == "ha" else 1
     _controller(world, "StatefulSet", install.namespace, "vault", labels=labels, replicas=replicas)
     for number in range(replicas):

@@ -47,7 +47,7 @@ def roles(cluster: Cluster, environment: Mapping[str, Any]) -> Iterator[Sequence
     """deploy/rbac/doctor.yaml and smoke.yaml, held by an account too, so that doctor can log in as it."""
     assert environment
     objects: list[Any] = [ACCOUNT]
-    for name in ("doctor", "smoke"):
+    for name in ("doctor", "smoke", "drill"):
         objects += yaml.safe_load_all((ROOT / f"deploy/rbac/{name}.yaml").read_text())
     for item in objects:
         if item["kind"].endswith("Binding") and "doctor" in item["metadata"]["name"]:
@@ -287,6 +287,22 @@ def test_smoke_may_read_one_secret_and_forward(cluster: Cluster) -> None:
     ]
     others = ("vault", "postgres", "redis", "external-secrets")
     refused += [rights.Ask("get create", "core/pods/portforward", place) for place in others]
+    assert not differs(cluster, who, refused, expected=False)
+
+
+@pytest.mark.usefixtures("roles")
+def test_a_drill_may_delete_pods_of_the_servers_and_nothing_else(cluster: Cluster) -> None:
+    who = ("somebody", ["shlink:drill"])
+    differs = vars(rights)["_differs"]
+    places = ("vault", "postgres", "redis")
+    allowed = [rights.Ask("list delete", "core/pods", place) for place in places]
+    assert not differs(cluster, who, allowed, expected=True)
+    refused = [*vars(rights)["_NOBODY"]]
+    for place in rights.NAMESPACES:
+        refused.append(rights.Ask("create update patch", "core/pods", place))
+        refused.append(rights.Ask("delete", "core/persistentvolumeclaims", place))
+        refused.append(rights.Ask("delete", "apps/statefulsets", place))
+    refused.append(rights.Ask("delete", "core/pods", "shlink"))
     assert not differs(cluster, who, refused, expected=False)
 
 
