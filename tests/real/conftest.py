@@ -19,11 +19,12 @@ _NO_CLUSTER = (
     f"no cluster to try it on: {_VARIABLE} names no kubeconfig. Start a scratch cluster with `make scratch-cluster` "
     f"and set {_VARIABLE} to the path that it prints; never a cluster that is in use"
 )
-_API_SERVER, _POSTGRES, _REDIS, _FORWARDS = (
+_API_SERVER, _POSTGRES, _REDIS, _FORWARDS, _NODE = (
     "the API server",
     "PostgreSQL",
     "Redis and Sentinel",
     "forwards",
+    "pods on a node",
 )
 # What a test is held against, by the fixture that it asks for. It counts as one check unless it says record_property("checks", n).
 _PARTS = {
@@ -32,6 +33,7 @@ _PARTS = {
     "shared": _REDIS,
     "server": _POSTGRES,
     "cluster": _API_SERVER,
+    "node": _NODE,
 }
 
 
@@ -136,7 +138,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             counts[properties["part"]] += int(properties.get("checks", "1"))
     said = ", ".join(
         f"{counts[part]} against {part}"
-        for part in (_API_SERVER, _POSTGRES, _REDIS, _FORWARDS)
+        for part in (_API_SERVER, _POSTGRES, _REDIS, _FORWARDS, _NODE)
         if counts[part]
     )
     terminalreporter.write_line(f"checks on real parts: {said or 'none'}")
