@@ -114,6 +114,9 @@ class Backups:
     def __init__(self, name: str, args: BackupsArgs, opts: pulumi.ResourceOptions) -> None:
         self._name, self._args, self._opts = name, args, opts
         options: dict[str, pulumi.Input[str]] = {
+            # A checkpoint at once: waiting for the next one takes minutes, and the first `up` waits
+            # for the first backup.
+            "start-fast": "y",
             f"{VOLUME}-retention-full": str(args.schedule.retention_full),
             f"{VOLUME}-retention-full-type": "count",
         }

@@ -34,6 +34,11 @@ def test_the_volume_is_repo1_for_ever(name: str) -> None:
     assert first["schedules"] == {"full": "0 1 * * 0", "differential": "0 1 * * 1-6"}
 
 
+def test_a_backup_waits_for_no_checkpoint() -> None:
+    """The first `up` waits for the first backup: 2 min 17 s without, on a real PostgreSQL."""
+    assert pgbackrest("defaults")["global"]["start-fast"] == "y"
+
+
 @pytest.mark.parametrize("name", ["defaults", "backups-s3", "backups-everywhere"])
 def test_old_backups_expire_in_every_repository(name: str) -> None:
     """Left alone, pgBackRest keeps every full backup until the place is full."""
