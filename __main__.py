@@ -2,7 +2,7 @@
 
 import pulumi
 
-from components import cluster, outputs, reach
+from components import changes, cluster, outputs, reach
 from components.external_secrets import SecretDelivery, SecretDeliveryArgs
 from components.monitoring import Monitoring, MonitoringArgs, targets, watched
 from components.network import POSTGRES, REDIS, SHLINK, VAULT, namespaces
@@ -17,7 +17,8 @@ from components.vault import Vault, VaultArgs
 target, settings = load()
 access = cluster.access(target)
 forwarded = reach.servers(target, settings, project=pulumi.get_project(), stack=pulumi.get_stack())
-opts = pulumi.ResourceOptions(providers=[cluster.provider(target)])
+provider = cluster.provider(target, after=changes.guard(target, settings))
+opts = pulumi.ResourceOptions(providers=[provider])
 
 spaces = namespaces(settings, opts)
 installed = operators(settings, spaces, opts)

@@ -29,9 +29,10 @@ class ClusterError(pulumi.RunError):
     """
 
 
-def provider(cluster: Cluster) -> kubernetes.Provider:
+def provider(cluster: Cluster, after: pulumi.Resource | None = None) -> kubernetes.Provider:
     """The provider of every Kubernetes resource of this program; the ambient context is never used.
 
+    `after`: what must have happened before anything in the cluster is touched (changes.guard).
     Its kubeconfig is a secret of the state, whether the stack's file encrypts it or not.
     """
     # `make recover` sets these for the plugin, which reads them too. From the program's own
@@ -51,6 +52,7 @@ def provider(cluster: Cluster) -> kubernetes.Provider:
         # A rotated password changes its Secret in place, under the name that its product knows.
         enable_secret_mutable=True,
         enable_config_map_mutable=True,
+        opts=pulumi.ResourceOptions(depends_on=[after] if after else []),
     )
 
 

@@ -693,7 +693,13 @@ class Settings(Model):
 
     protect: bool = Field(
         default=False,
-        description="Refuse to delete what holds data: namespaces, Vault, the PostgresCluster, the RedisFailover.",
+        description="Refuse to delete what holds data: the namespaces, Vault's store and unseal keys, the PostgresCluster, "
+        "the RedisFailover. Vault's StatefulSet is its chart's and not among them; its volumes outlive it.",
+    )
+    allowed_changes: list[Text] = Field(
+        default=[],
+        description="Changes that are refused otherwise, each as the refusal writes it (`postgres.version: 16 -> 17`), after they "
+        "were prepared by hand: docs/upgrades.md.",
     )
     shlink: ShlinkSettings = Field(default=ShlinkSettings(), alias="app")
     postgres: PostgresSettings = PostgresSettings()

@@ -1,0 +1,245 @@
+"""Changes of settings that would destroy something, caught before anything is touched.
+
+The state keeps a record of the settings that matter: a `pulumi.Stash`, which is the engine's own and needs no plugin and no
+cluster. Everything else of the program waits for it. When a setting in the record changes, a hook before the record's update
+compares the two and fails, in a preview as in an update. Where nothing in the record changes, the hook does not run.
+
+A change that was prepared by hand is allowed by writing it, exactly as the message does, into `shlink:allowedChanges`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import pulumi
+
+from .setting_types import amount
+from .settings import Cluster, FailoverRedis, Settings
+
+Record = Mapping[str, Any]
+"""Settings by their keys, nothing of it secret."""
+
+_IDENTITY = {"token", "address", "endpoint"}
+"""Of a key service: what may change while the key stays the same."""
+
+
+class ChangeError(pulumi.RunError):
+    """A change would destroy something; the message says what, and how it is done by hand."""
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """What may not simply change."""
+
+    refused: Callable[[Any, Any], bool]
+    """Takes the value before and after."""
+    consequence: str
+    """What would happen."""
+    remedy: str
+    """How it is done by hand; ends with a page of docs/ and its anchor."""
+
+
+def _differs(before: Any, after: Any) -> bool:
+    return bool(before != after)
+
+
+def _less(before: Any, after: Any) -> bool:
+    return bool(after < before)
+
+
+def _smaller(before: Any, after: Any) -> bool:
+    return amount(after) < amount(before)
+
+
+def _switched_off(before: Any, after: Any) -> bool:
+    return before is True and after is False
+
+
+_DOCS = "docs/upgrades.md#changes-that-are-refused"
+_BY_DUMP = f"a new environment beside this one, and the data moved over: {_DOCS}"
+_RULES: Mapping[str, _Rule] = {
+    "kubernetes.cluster": _Rule(
+        _differs,
+        "it means another cluster, so every object would be made there anew and given up here, with all data",
+        "if it is the same cluster under a new name, set kubernetes:clusterIdentifier to the value before; "
+        "for another cluster, make another stack (docs/takeover.md)",
+    ),
+    "vault.mode": _Rule(
+        _differs,
+        "Vault would start with empty storage of the other kind, still believe that it is initialised, and stay sealed",
+        f"move Vault's data by `vault operator migrate`: {_DOCS}",
+    ),
+    "vault.seal": _Rule(
+        _differs,
+        "Vault would wait for a seal migration that nobody starts, and stay sealed after its next restart",
+        f"run `vault operator unseal -migrate` with the keys before: {_DOCS}",
+    ),
+    "vault.storage.size": _Rule(
+        _differs,
+        "a StatefulSet can't change its volumes: it would be deleted and made anew, with Vault down meanwhile",
+        f"grow the claims themselves, then replace the StatefulSet without its pods: {_DOCS}",
+    ),
+    "vault.storage.storageClass": _Rule(
+        _differs,
+        "a StatefulSet can't change its volumes, and a claim never its class",
+        f"restore a snapshot of Vault into new volumes: {_DOCS}",
+    ),
+    "vault.replicas": _Rule(
+        _less,
+        "the servers that go stay voters of raft, which may lose its quorum",
+        f"remove each with `vault operator raft remove-peer` first: {_DOCS}",
+    ),
+    "postgres.version": _Rule(
+        _differs,
+        "the pods would start PostgreSQL on files of another version and end in `database files are incompatible with server`",
+        "a finished PGUpgrade comes first: docs/upgrades.md#postgresql-major",
+    ),
+    "postgres.instances": _Rule(
+        _less,
+        "PGO deletes the surplus instances with their volumes, perhaps the primary's among them",
+        f"make sure that a full backup exists and that the replicas stream: {_DOCS}",
+    ),
+    "postgres.storage.size": _Rule(_smaller, "a volume can't shrink", _BY_DUMP),
+    "postgres.storage.storageClass": _Rule(_differs, "a claim can't change its class", _BY_DUMP),
+    "postgres.backups.storage.size": _Rule(_smaller, "a volume can't shrink", _BY_DUMP),
+    "postgres.backups.storage.storageClass": _Rule(
+        _differs, "a claim can't change its class", _BY_DUMP
+    ),
+    "redis.storage.size": _Rule(
+        _differs,
+        "redis-operator can't change the volumes of a StatefulSet, so it would stop looking after Redis",
+        f"replace the StatefulSet without its pods, one claim after the other: {_DOCS}",
+    ),
+    "redis.storage.storageClass": _Rule(
+        _differs,
+        "redis-operator can't change the volumes of a StatefulSet, so it would stop looking after Redis",
+        f"replace the StatefulSet without its pods, one claim after the other: {_DOCS}",
+    ),
+    "operators.externalSecrets.install": _Rule(
+        _switched_off,
+        "the release takes its CRDs along, and with them every ExternalSecret of the whole cluster and the Secrets made from them",
+        f"let another release of the chart adopt the CRDs first: {_DOCS}",
+    ),
+}
+_ROTATION = _Rule(
+    _less,
+    "a lower number is an old password, which the product does not know any more",
+    "raise the number instead: docs/operations.md",
+)
+_REPOSITORY = _Rule(
+    _differs,
+    "pgBackRest would find another database's backups there, or none, and archiving would stop",
+    f"use a name that is still free (repo3, repo4) for another store: {_DOCS}",
+)
+
+
+_REFUSED = "these changes would destroy something, so nothing was touched:"
+_ALLOW = (
+    "A change that is prepared by hand is allowed by its line above: shlink:allowedChanges: [...]"
+)
+
+
+def recorded(cluster: Cluster, settings: Settings) -> dict[str, Any]:
+    """What of the settings is compared with the next run."""
+    vault, postgres, redis = settings.vault, settings.postgres, settings.redis
+    record: dict[str, Any] = {
+        "kubernetes.cluster": cluster.identifier,
+        "vault.mode": vault.mode,
+        "vault.seal": "none",
+        "vault.replicas": vault.replicas if vault.mode == "ha" else 1,
+        "vault.storage.size": vault.storage.size,
+        "vault.storage.storageClass": vault.storage.storage_class,
+        "postgres.version": postgres.version,
+        "postgres.instances": postgres.instances,
+        "postgres.storage.size": postgres.storage.size,
+        "postgres.storage.storageClass": postgres.storage.storage_class,
+        "postgres.backups.storage.size": postgres.backups.storage.size,
+        "postgres.backups.storage.storageClass": postgres.backups.storage.storage_class,
+        "operators.externalSecrets.install": settings.operators.external_secrets.install,
+    }
+    if vault.seal:
+        parts = vault.seal.model_dump(by_alias=True, exclude=_IDENTITY, exclude_none=True)
+        record["vault.seal"] = _listed(parts)
+    if isinstance(redis, FailoverRedis):
+        record["redis.storage.size"] = redis.storage.size
+        record["redis.storage.storageClass"] = redis.storage.storage_class
+    for name, store in postgres.backups.repositories.items():
+        names = {"type", "bucket", "container", "account", "encrypted"}
+        record[f"postgres.backups.repositories.{name}"] = _listed(
+            store.model_dump(by_alias=True, include=names)
+        )
+    rotations = settings.rotation.model_dump(by_alias=True)
+    for name, number in rotations.items():
+        record[f"rotation.{name}"] = number
+    return {key: "default" if value is None else value for key, value in record.items()}
+
+
+def _listed(parts: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in sorted(parts.items()))
+
+
+def refusals(before: Record, after: Record, allowed: frozenset[str] = frozenset()) -> list[str]:
+    """A text for each change that would destroy something and is not allowed.
+
+    What only one of the two has is no change: a setting of a newer version of this program, or of a group that is not in use.
+    """
+    texts: list[str] = []
+    for key in sorted(before.keys() & after.keys()):
+        rule = _rule(key)
+        change = f"{key}: {_shown(before[key])} -> {_shown(after[key])}"
+        if rule is None or before[key] == after[key] or change in allowed:
+            continue
+        if rule.refused(before[key], after[key]):
+            texts.append(_text(change, rule))
+    return texts
+
+
+def _rule(key: str) -> _Rule | None:
+    if key.startswith("rotation."):
+        return _ROTATION
+    if key.startswith("postgres.backups.repositories."):
+        return _REPOSITORY
+    return _RULES.get(key)
+
+
+def _text(change: str, rule: _Rule) -> str:
+    return f"  {change}\n    What would happen: {rule.consequence}.\n    By hand: {rule.remedy}"
+
+
+def _shown(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def comparison(allowed: frozenset[str]) -> Callable[[pulumi.ResourceHookArgs], None]:
+    """A hook before the record's update. It raises ChangeError: a change would destroy something."""
+
+    def compare(args: pulumi.ResourceHookArgs) -> None:
+        before, after = _input(args.old_inputs), _input(args.new_inputs)
+        texts = refusals(before, after, allowed)
+        if texts:
+            raise ChangeError("\n".join([_REFUSED, *texts, _ALLOW]))
+
+    return compare
+
+
+def guard(cluster: Cluster, settings: Settings) -> pulumi.Resource:
+    """The record in the state. Whatever is to be protected depends on it."""
+    hook = pulumi.ResourceHook(
+        "refuse-destructive-changes",
+        comparison(frozenset(settings.allowed_changes)),
+        opts=pulumi.ResourceHookOptions(on_dry_run=True),
+    )
+    return pulumi.Stash(
+        "settings",
+        input=recorded(cluster, settings),
+        opts=pulumi.ResourceOptions(hooks=pulumi.ResourceHookBinding(before_update=[hook])),
+    )
+
+
+def _input(inputs: Mapping[str, Any] | None) -> Record:
+    value = (inputs or {}).get("input")
+    if not isinstance(value, Mapping):
+        return {}
+    # The engine hands numbers over as floats.
+    entries = cast("Record", value).items()
+    return {key: int(item) if isinstance(item, float) else item for key, item in entries}

@@ -1,0 +1,170 @@
+"""Changes that would destroy something: refused before anything else of the program runs, in a preview too."""
+
+from typing import Any
+
+import pulumi
+import pytest
+
+from components import changes
+from components.settings import parse
+from offline.record import Recording
+from tests.conftest import configuration
+
+_KMS = {"type": "awskms", "region": "eu-central-1", "kmsKeyId": "alias/a"}
+_STORE = {"type": "s3", "bucket": "backups", "endpoint": "s3.example.org", "region": "r-1"}
+
+
+def recorded(context: str = "lab", **settings: Any) -> dict[str, Any]:
+    """The record that a run with these settings keeps."""
+    values = configuration(settings) | {"kubernetes:context": context}
+    return changes.recorded(*parse(values))
+
+
+def repositories(**stores: Any) -> dict[str, Any]:
+    return {"postgres": {"backups": {"repositories": stores}}}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "change"),
+    [
+        ({}, {"context": "other"}, "kubernetes.cluster: lab -> other"),
+        ({}, {"vault": {"mode": "ha", "seal": _KMS}}, "vault.mode: standalone -> ha"),
+        ({}, {"vault": {"seal": _KMS}}, "vault.seal: none -> kmsKeyId alias/a, region"),
+        (
+            {"vault": {"seal": _KMS}},
+            {"vault": {"seal": _KMS | {"kmsKeyId": "alias/b"}}},
+            "vault.seal: kmsKeyId alias/a, region eu-central-1, type awskms -> kmsKeyId alias/b",
+        ),
+        ({}, {"vault": {"storage": {"size": "2Gi"}}}, "vault.storage.size: 1Gi -> 2Gi"),
+        (
+            {},
+            {"vault": {"storage": {"storageClass": "fast"}}},
+            "vault.storage.storageClass: default -> fast",
+        ),
+        (
+            {"vault": {"mode": "ha", "seal": _KMS, "replicas": 5}},
+            {"vault": {"mode": "ha", "seal": _KMS}},
+            "vault.replicas: 5 -> 3",
+        ),
+        ({}, {"postgres": {"version": 17}}, "postgres.version: 16 -> 17"),
+        ({}, {"postgres": {"version": 15}}, "postgres.version: 16 -> 15"),
+        ({"postgres": {"instances": 3}}, {}, "postgres.instances: 3 -> 1"),
+        ({}, {"postgres": {"storage": {"size": "1000Mi"}}}, "postgres.storage.size: 1Gi -> 1000Mi"),
+        (
+            {},
+            {"postgres": {"backups": {"storage": {"size": "500Mi"}}}},
+            "postgres.backups.storage.size: 1Gi -> 500Mi",
+        ),
+        ({}, {"redis": {"storage": {"size": "2Gi"}}}, "redis.storage.size: 1Gi -> 2Gi"),
+        (
+            {},
+            {"operators": {"externalSecrets": {"install": False, "namespace": "platform"}}},
+            "operators.externalSecrets.install: true -> false",
+        ),
+        ({"rotation": {"database": 3}}, {"rotation": {"database": 2}}, "rotation.database: 3 -> 2"),
+        (
+            repositories(repo2=_STORE),
+            repositories(repo2=_STORE | {"bucket": "others"}),
+            "postgres.backups.repositories.repo2: bucket backups",
+        ),
+    ],
+    ids=str,
+)
+def test_a_change_that_destroys_is_refused_with_its_consequence_and_remedy(
+    before: dict[str, Any], after: dict[str, Any], change: str
+) -> None:
+    texts = changes.refusals(recorded(**before), recorded(**after))
+    found = [text for text in texts if text.strip().startswith(change)]
+    assert len(found) == 1, texts
+    assert "What would happen: " in found[0]
+    assert "By hand: " in found[0]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({}, {}),
+        ({}, {"postgres": {"instances": 3}}),
+        ({}, {"postgres": {"storage": {"size": "2Gi"}}}),
+        (
+            {"vault": {"mode": "ha", "seal": _KMS}},
+            {"vault": {"mode": "ha", "seal": _KMS, "replicas": 5}},
+        ),
+        ({}, {"redis": {"mode": "none"}}),
+        ({"redis": {"mode": "none"}}, {"redis": {"storage": {"size": "4Gi"}}}),
+        ({}, {"rotation": {"database": 2}}),
+        (
+            repositories(repo2=_STORE),
+            repositories(repo2=_STORE, repo3=_STORE | {"bucket": "other"}),
+        ),
+        (repositories(repo2=_STORE), repositories(repo2=_STORE | {"retentionFull": 9})),
+        (
+            {"operators": {"externalSecrets": {"install": False, "namespace": "platform"}}},
+            {},
+        ),
+    ],
+    ids=str,
+)
+def test_an_ordinary_change_is_none_of_its_business(
+    before: dict[str, Any], after: dict[str, Any]
+) -> None:
+    assert changes.refusals(recorded(**before), recorded(**after)) == []
+
+
+def test_a_renamed_context_with_its_identifier_is_the_same_cluster() -> None:
+    values = {"kubernetes:context": "new", "kubernetes:clusterIdentifier": "lab"}
+    assert changes.refusals(recorded(), changes.recorded(*parse(values))) == []
+
+
+def test_a_prepared_change_is_allowed_by_its_own_words_and_no_other() -> None:
+    before = recorded(postgres={"version": 16, "instances": 3})
+    after = recorded(postgres={"version": 17, "instances": 1})
+    texts = changes.refusals(before, after, frozenset({"postgres.version: 16 -> 17"}))
+    assert len(texts) == 1
+    assert "postgres.instances: 3 -> 1" in texts[0]
+
+
+def test_a_record_of_another_version_of_the_program_is_no_change() -> None:
+    assert changes.refusals({"old.setting": 1}, recorded()) == []
+    assert changes.refusals({}, recorded()) == []
+
+
+def test_no_secret_is_in_the_record() -> None:
+    """It stands in the state and in previews in plain text."""
+    seal = {
+        "type": "transit",
+        "address": "https://v.example.org",
+        "keyName": "k",
+        "token": "hunter2",
+    }
+    record = recorded(
+        vault={"seal": seal},
+        **repositories(repo2=_STORE | {"key": "hunter2", "keySecret": "hunter2"}),
+    )
+    assert "hunter2" not in str(record)
+
+
+def test_everything_in_the_cluster_waits_for_the_comparison(dev: Recording) -> None:
+    guard = dev.one("Stash", "settings")
+    assert guard.hooks == {"before_update": ("refuse-destructive-changes",)}
+    objects = [resource for resource in dev.resources.values() if resource.is_kubernetes_object]
+    assert objects
+    for resource in objects:
+        assert guard.urn in dev.waits_for(resource), resource.urn
+
+
+def test_numbers_arrive_from_the_engine_as_floats() -> None:
+    """And are shown and compared as the whole numbers that the file has."""
+    compare = changes.comparison(frozenset({"postgres.version: 16 -> 17"}))
+
+    def update(old: float, new: float) -> None:
+        before, after = ({"input": {"postgres.version": version}} for version in (old, new))
+        compare(
+            pulumi.ResourceHookArgs(
+                urn="", id="", name="", type="", old_inputs=before, new_inputs=after
+            )
+        )
+
+    update(16.0, 17.0)
+    with pytest.raises(changes.ChangeError, match=r"postgres\.version: 16 -> 15"):
+        update(16.0, 15.0)
