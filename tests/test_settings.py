@@ -33,7 +33,7 @@ def parsed(**settings: Any) -> Settings:
             [
                 "shlink:pstgres: is not a setting",
                 "did you mean `postgres`?",
-                "allowed: app, charts,",
+                "allowed: allowedChanges, app, charts,",
             ],
         ),
         (
@@ -180,7 +180,7 @@ def test_a_fault_names_key_value_and_what_is_allowed(
 def test_a_key_unlike_any_other_gets_no_suggestion(fault: Fault) -> None:
     message = fault(zzz=1)
     assert "did you mean" not in message
-    assert "allowed: app, " in message
+    assert "allowed: allowedChanges, app, " in message
 
 
 def test_every_fault_is_in_the_one_message() -> None:

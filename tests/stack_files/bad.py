@@ -684,7 +684,7 @@ MISTYPES: Sequence[Case] = (
     ),
     ("postgresql:host: x", "postgresql:host: has no effect"),
     ("shlink:pstgres: {}", "shlink:pstgres: is not a setting; did you mean `postgres`?"),
-    ("shlink:zzz: {}", "shlink:zzz: is not a setting; allowed: app, charts"),
+    ("shlink:zzz: {}", "shlink:zzz: is not a setting; allowed: allowedChanges, app"),
     (
         "shlink:app.domain: s.example.org",
         "shlink:app.domain: is not a setting by that name; domain stands in the map below `shlink:app:`, or is set with pulumi config set --path",
