@@ -129,7 +129,6 @@ def test_nobody_keeps_a_root_token(dev: Recording) -> None:
     assert "root" not in str([item.name for item in dev.of_kind("Secret")])
     volumes = {item["name"]: item for item in pod(dev, "Job", "vault-init")["spec"]["volumes"]}
     assert volumes["init"]["emptyDir"]["medium"] == "Memory"
-    assert "revoke_root_tokens" in scripts.read("vault_login.sh")
 
 
 def test_the_login_is_the_same_for_job_and_provider(dev: Recording) -> None:

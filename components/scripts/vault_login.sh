@@ -53,6 +53,12 @@ become_root() {
   export VAULT_TOKEN
 }
 
+# One that ends by itself, in case this run is cut off before it can revoke it.
+limit_root() {
+  VAULT_TOKEN=$(vault token create -policy=root -orphan -ttl=5m -field=token)
+  export VAULT_TOKEN
+}
+
 set_up() {
   vault auth list -format=json | grep -q "^ *\"$LOGIN/\"" ||
     vault auth enable -path="$LOGIN" -description="the Pulumi program" approle
@@ -64,7 +70,7 @@ set_up() {
   vault write "$role/custom-secret-id" secret_id=@/run/login/secret-id > /dev/null
 }
 
-revoke_root_tokens() {
+revoke_other_root_tokens() {
   own=$(vault read -field=accessor auth/token/lookup-self)
   for accessor in $(vault list -format=json auth/token/accessors | tr -d '[]",'); do
     [ "$accessor" != "$own" ] || continue
@@ -73,7 +79,6 @@ revoke_root_tokens() {
       2> /dev/null) || continue
     [ "$policies" != "[root]" ] || vault token revoke -accessor "$accessor"
   done
-  vault token revoke -self
 }
 
 tries=0
@@ -82,7 +87,7 @@ until vault status > /tmp/status 2>&1; do
   if [ "$tries" -ge 60 ]; then
     cat /tmp/status >&2
     fail "Vault does not answer, or it stays sealed. Look at the log of the container unseal in" \
-      "Vault's pod, and at the keys in Secret $SECRET (docs/operations.md, Vault stays sealed)."
+      "Vault's pod, and at the keys in Secret $SECRET (docs/runbook.md, Vault sealed)."
   fi
   sleep 3
 done
@@ -96,9 +101,12 @@ unset VAULT_TOKEN
 become_root || fail "The program's login $LOGIN does not work or must be changed, and the keys in" \
   "Secret $SECRET do not give a root token: $(cat /tmp/login.error)" \
   "Put the unseal or recovery keys back from the backup and run the update again" \
-  "(docs/operations.md, the program can't log in to Vault)."
+  "(docs/operations.md, Something was lost)."
+limit_root
+# Before the login exists: a run that finds the login in order leaves everything as it is.
+revoke_other_root_tokens
 set_up
-revoke_root_tokens
+vault token revoke -self
 unset VAULT_TOKEN
 is_set_up || fail "The login $LOGIN was made and does not work: $(cat /tmp/login.error)"
 vault token revoke -self > /dev/null

@@ -101,6 +101,26 @@ def test_a_run_that_was_cut_off_in_the_middle_of_the_set_up_is_made_good(
     assert fresh.login()
 
 
+@pytest.mark.parametrize("line", ["limit_root", "revoke_other_root_tokens", "set_up"])
+def test_a_login_step_that_was_cut_off_leaves_no_root_token_that_lasts(
+    fresh: VaultServer, line: str
+) -> None:
+    assert fresh.step("check").returncode == 0
+    chosen = chosen_token(fresh).read_text()
+    fresh.initialise(chosen)
+    assert fresh.step("login", cut_off_after=line).returncode == 137
+    chosen_token(fresh).write_text("lost")
+    run_job(fresh)
+    assert fresh.login()
+    assert fresh.vault("token", "lookup", token=chosen).returncode != 0
+    root = fresh.generate_root()
+    own = json.loads(fresh.vault("token", "lookup", "-format=json", token=root).stdout)["data"]
+    for accessor in fresh.root_tokens(root):
+        lookup = fresh.vault("token", "lookup", "-accessor", "-format=json", accessor, token=root)
+        if accessor != own["accessor"]:
+            assert 0 < json.loads(lookup.stdout)["data"]["ttl"] <= 300
+
+
 def test_an_environment_with_a_kept_root_token_moves_over(fresh: VaultServer) -> None:
     """Before this login existed, the program kept a root token that it had chosen."""
     fresh.initialise("pOldRootToken")
