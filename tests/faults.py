@@ -500,6 +500,15 @@ def pod_security_refuses_the_new_pods_of_shlink(world: World) -> None:
     world.conditions[SHLINK] = conditions
 
 
+@fault("shlink.reached", "object-missing")
+def the_service_of_shlink_is_missing(world: World) -> None:
+    world.objects = [
+        item
+        for item in world.objects
+        if (item["kind"], item["metadata"]["name"]) != ("Service", SHLINK)
+    ]
+
+
 @fault("shlink.reached", "object-missing", stack="prod")
 def the_route_is_missing(world: World) -> None:
     world.remove("HTTPRoute" if world.of("HTTPRoute") else "Ingress", SHLINK)

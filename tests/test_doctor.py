@@ -150,6 +150,13 @@ def vault_starts(world: World) -> None:
     world.pods("vault-0")[0]["metadata"]["creationTimestamp"] = ago(10)
 
 
+def first_up(world: World) -> None:
+    """The Deployment was just created; the Service follows when its pods are available."""
+    world.find("Deployment", "shlink")["metadata"]["creationTimestamp"] = ago(20)
+    world.not_ready("shlink-7f8b", seconds=15)
+    faults.the_service_of_shlink_is_missing(world)
+
+
 def scheduling(world: World) -> None:
     world.unscheduled("shlink-7f8b-0", "0/1 nodes are available", seconds=10)
 
@@ -166,6 +173,7 @@ def scheduling(world: World) -> None:
         scaled,
         vault_starts,
         scheduling,
+        first_up,
     ],
     ids=lambda change: change.__name__,
 )

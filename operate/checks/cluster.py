@@ -251,11 +251,10 @@ async def deployment_problems(
 
 
 async def _accounts(environment: Environment) -> list[Problem]:
-    """Services and ServiceAccounts that the program declares exist."""
+    """ServiceAccounts and disruption budgets that the program declares exist."""
     missing: list[str] = []
     for kind, resource in (
         ("ServiceAccount", "v1/serviceaccounts"),
-        ("Service", "v1/services"),
         ("PodDisruptionBudget", "policy/v1/poddisruptionbudgets"),
     ):
         for item in environment.declared.of_kind(kind):
@@ -300,7 +299,7 @@ CHECKS = (
         ("cluster.reachable",),
         _served,
     ),
-    Check("cluster.objects", "Services and accounts are as declared", CLUSTER, _accounts),
+    Check("cluster.objects", "accounts and disruption budgets exist", CLUSTER, _accounts),
     Check("cluster.policies", "NetworkPolicies are as declared", CLUSTER, _policies),
     Check("cluster.volumes", "every volume claim is bound", (*CLUSTER, "cluster.nodes"), _volumes),
     Check(

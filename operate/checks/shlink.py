@@ -189,7 +189,9 @@ async def _running(environment: Environment) -> list[Problem]:
     if available == 0 and not explained:
         text = f"Shlink: none of its {replicas} pods is available"
         remedy = environment.kubectl_in(namespace, f"describe deployment {name}")
-        explained.append(Problem(text, "pod-not-ready", remedy))
+        young = age(environment.view, deployment["metadata"]["creationTimestamp"]) < _STARTUP
+        severity = Severity.PROGRESS if young else Severity.ERROR
+        explained.append(Problem(text, "pod-not-ready", remedy, severity=severity))
     return explained
 
 
@@ -229,7 +231,18 @@ async def _reached(environment: Environment) -> list[Problem]:
         name = service["metadata"]["name"]
         if service["metadata"]["namespace"] != namespace:
             continue
-        if not await _endpoints(environment, namespace, name):
+        if await view.named("v1/services", namespace, name) is None:
+            # In a first `up` it comes after the pods; whatever keeps them is the cause then.
+            deployment = await view.named(
+                "apps/v1/deployments", namespace, manifest["metadata"]["name"]
+            )
+            created = deployment["metadata"]["creationTimestamp"] if deployment else None
+            young = deployment is not None and age(view, created) < _STARTUP
+            text = f"Service {namespace}/{name} does not exist"
+            severity = Severity.PROGRESS if young else Severity.ERROR
+            remedy = environment.make("refresh")
+            found.append(Problem(text, "object-missing", remedy, severity=severity))
+        elif not await _endpoints(environment, namespace, name):
             text = f"no Ready pod stands behind Service {namespace}/{name}"
             remedy = environment.kubectl_in(namespace, f"describe service {name}")
             found.append(Problem(text, "shlink-no-endpoints", remedy))
