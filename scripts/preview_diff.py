@@ -3,8 +3,9 @@
 
     preview_diff.py BASE HEAD
 
-Each folder holds what `make preview` wrote, one folder a stack. Whatever is in them came from a pull request and is only data here:
-it is shown inside code blocks that it can't close, links are not followed, and the length is bounded. Needs nothing but Python.
+Each folder holds what `make preview` wrote, one folder a stack. Whatever is in them came from a
+pull request and is only data here: it is shown inside code blocks that it can't close, links are
+not followed, and the length is bounded. Needs nothing but Python.
 """
 
 import difflib

@@ -1,4 +1,7 @@
-"""Every configuration that the tests try: each stack's file, and each switch by itself. A new switch is added here and nowhere else."""
+"""Every configuration that the tests try: each stack's file, and each switch by itself.
+
+A new switch is added here and nowhere else.
+"""
 
 import gc
 import json
@@ -263,14 +266,14 @@ NAMES = (*SWITCHES, *(f"stack {stack}" for stack in stacks.names(ROOT)))
 
 @cache
 def recording(name: str) -> Recording:
-    """What the program registers under one of `NAMES`. Made once: about half a second each."""
+    """What the program registers under one of `NAMES`. Each runs once, for about half a second."""
     with warnings.catch_warnings():
-        # Pulumi's test monitor leaves event loops open; collected here, they are nobody's failure.
+        # Pulumi's test monitor leaves event loops open; collected here, no test is blamed for them.
         warnings.simplefilter("ignore", ResourceWarning)
         if name in SWITCHES:
-            made = record("test", configuration(name))
+            result = record("test", configuration(name))
         else:
             stack = name.removeprefix("stack ")
-            made = record(stack, *stacks.configuration(ROOT, stack))
+            result = record(stack, *stacks.configuration(ROOT, stack))
         gc.collect()
-    return made
+    return result

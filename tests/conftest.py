@@ -19,7 +19,8 @@ from components.waits import WaitTarget
 from offline.record import Recording, Secret, plain, record
 from tests import configurations
 
-# One for each way in which environments differ. Half a second each, so every other switch is recorded only where it matters.
+# One for each way in which environments differ. Half a second each, so every other switch is
+# recorded only where it matters.
 REPRESENTATIVE = (
     "stack dev",
     "stack prod",
@@ -39,7 +40,8 @@ Resource = tuple[str, str]
 
 
 def pytest_collection_finish() -> None:
-    # What is imported by now stays: each collection after a run of the program would look at all of it again.
+    # What is imported by now stays: each collection after a run of the program would look at all of
+    # it again.
     gc.freeze()
 
 

@@ -1,7 +1,8 @@
 """`python -m tests.mutants`: breaks the program on purpose, one fault at a time in a copy, and says which check notices.
 
-Each fault names the checks on real parts that ought to notice; where they can't run (no SHLINK_TEST_KUBECONFIG, no PostgreSQL or Redis) or
-notice nothing, the tests without a cluster are asked. A fault whose text is gone stops everything: it would test nothing.
+Each fault names the checks on real parts that ought to notice; where they can't run (no
+SHLINK_TEST_KUBECONFIG, no PostgreSQL or Redis) or notice nothing, the tests without a cluster are
+asked. A fault whose text is gone stops everything: it would test nothing.
 """
 
 # ruff: noqa: T201 -- what it prints is what it is for

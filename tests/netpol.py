@@ -1,7 +1,10 @@
-"""What NetworkPolicies allow, by the rules of the Kubernetes API: https://kubernetes.io/docs/concepts/services-networking/network-policies/
+"""What NetworkPolicies allow, by the rules of the Kubernetes API.
 
-Policies are plain data, as `kubectl get -o json` prints them. A connection is allowed when the policies of its source let it out and
-those of its target let it in; a pod that no policy of a direction selects is open in that direction.
+https://kubernetes.io/docs/concepts/services-networking/network-policies/
+
+Policies are plain data, as `kubectl get -o json` prints them. A connection is allowed when the
+policies of its source let it out and those of its target let it in; a pod that no policy of a
+direction selects is open in that direction.
 """
 
 import ipaddress
@@ -22,26 +25,34 @@ def allowed(
     *,
     protocol: str = "TCP",
 ) -> bool:
-    """Whether `source` may open a connection to `port` of `target`. `namespaces` are the labels of each namespace by its name."""
-    return all(
-        _direction(
+    """Whether `source` may open a connection to `port` of `target`.
+
+    `namespaces` has the labels of each namespace by its name.
+    """
+    for direction, end, peer in (("Egress", source, target), ("Ingress", target, source)):
+        if not _direction(
             policies, namespaces, direction, end=end, peer=peer, port=port, protocol=protocol
-        )
-        for direction, end, peer in (("Egress", source, target), ("Ingress", target, source))
-    )
+        ):
+            return False
+    return True
 
 
 def selects(selector: Mapping[str, Any], labels: Labels) -> bool:
-    """Whether a label selector matches; an empty one matches everything. Raises ValueError: an unknown operator."""
-    wanted: Labels = selector.get("matchLabels", {})
-    return all(labels.get(key) == value for key, value in wanted.items()) and all(
-        _expression(one, labels) for one in selector.get("matchExpressions", ())
+    """Whether a label selector matches; an empty one matches everything.
+
+    Raises ValueError: an unknown operator.
+    """
+    exact: Labels = selector.get("matchLabels", {})
+    if any(labels.get(key) != value for key, value in exact.items()):
+        return False
+    return all(
+        _expression(expression, labels) for expression in selector.get("matchExpressions", ())
     )
 
 
-def _expression(one: Mapping[str, Any], labels: Labels) -> bool:
-    key, values = one["key"], one.get("values", ())
-    match one["operator"]:
+def _expression(expression: Mapping[str, Any], labels: Labels) -> bool:
+    key, values = expression["key"], expression.get("values", ())
+    match expression["operator"]:
         case "In":
             return labels.get(key) in values
         case "NotIn":
@@ -76,60 +87,67 @@ def _direction(
     ]
     if not governing:
         return True
-    rules, peers = ("egress", "to") if direction == "Egress" else ("ingress", "from")
-    return any(
-        _ports(rule.get("ports", ()), port, protocol)
-        # A rule without peers is open to all of them; an empty list means the same.
-        and (
-            not rule.get(peers)
-            or any(_peer(one, namespaces, namespace, peer) for one in rule[peers])
-        )
-        for spec in governing
-        for rule in spec.get(rules, ())
-    )
+    rules, peers = _FIELDS[direction]
+    for spec in governing:
+        for rule in spec.get(rules, ()):
+            # A rule without peers is open to all of them; an empty list means the same.
+            open_to_peer = not rule.get(peers) or any(
+                _peer(candidate, namespaces, namespace, peer) for candidate in rule[peers]
+            )
+            if open_to_peer and _ports(rule.get("ports", ()), port, protocol):
+                return True
+    return False
+
+
+_FIELDS = {"Egress": ("egress", "to"), "Ingress": ("ingress", "from")}
+"""Where the rules of a direction are, and where the peers of such a rule."""
 
 
 def _types(spec: Mapping[str, Any]) -> Sequence[str]:
-    """What the API server fills in when nothing is said: Ingress always, Egress where there are such rules."""
-    return spec.get("policyTypes") or ["Ingress", *(["Egress"] if spec.get("egress") else [])]
+    """The default of the API server: Ingress always, Egress where there are such rules."""
+    if spec.get("policyTypes"):
+        return spec["policyTypes"]
+    return ["Ingress", "Egress"] if spec.get("egress") else ["Ingress"]
 
 
 def _ports(ports: Sequence[Mapping[str, Any]], port: int, protocol: str) -> bool:
     if not ports:
         return True
-    for one in ports:
-        if one.get("protocol", "TCP") != protocol:
+    for entry in ports:
+        if entry.get("protocol", "TCP") != protocol:
             continue
-        first = one.get("port")
+        first = entry.get("port")
         if isinstance(first, str):
             raise TypeError(
                 f"named port {first!r}: the container ports that it would need are not known here"
             )
-        if first is None or first <= port <= one.get("endPort", first):
+        if first is None or first <= port <= entry.get("endPort", first):
             return True
     return False
 
 
-def _peer(one: Mapping[str, Any], namespaces: Mapping[str, Labels], home: str, peer: End) -> bool:
-    if "ipBlock" in one:
-        # A pod has an address too, but which depends on the network plugin; blocks that cover pods are not relied on here.
-        return isinstance(peer, str) and _block(one["ipBlock"], peer)
+def _peer(
+    candidate: Mapping[str, Any], namespaces: Mapping[str, Labels], home: str, peer: End
+) -> bool:
+    if "ipBlock" in candidate:
+        # A pod's address depends on the network plugin: no block is relied on to cover pods.
+        return isinstance(peer, str) and _block(candidate["ipBlock"], peer)
     if isinstance(peer, str):
         return False
     namespace, labels = peer
-    if "namespaceSelector" in one:
-        if namespace not in namespaces or not selects(
-            one["namespaceSelector"], namespaces[namespace]
-        ):
+    if "namespaceSelector" in candidate:
+        if namespace not in namespaces:
+            return False
+        if not selects(candidate["namespaceSelector"], namespaces[namespace]):
             return False
     elif namespace != home:
         return False
-    return selects(one.get("podSelector", {}), labels)
+    return selects(candidate.get("podSelector", {}), labels)
 
 
 def _block(block: Mapping[str, Any], address: str) -> bool:
-    found = ipaddress.ip_address(address)
-    inside = ipaddress.ip_network(block["cidr"])
-    return found in inside and not any(
-        found in ipaddress.ip_network(one) for one in block.get("except", ())
+    parsed = ipaddress.ip_address(address)
+    holes = [ipaddress.ip_network(network) for network in block.get("except", ())]
+    return parsed in ipaddress.ip_network(block["cidr"]) and not any(
+        parsed in hole for hole in holes
     )

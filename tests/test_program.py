@@ -1,5 +1,7 @@
 """The program as a whole: its order, its one cluster, and what it does not do."""
 
+from collections import Counter
+from itertools import permutations
 from typing import Any, cast
 from unittest import mock
 
@@ -7,7 +9,7 @@ import pytest
 from pulumi.runtime.mocks import MockMonitor
 
 from components.settings import SettingsError
-from offline.record import Recorded, Recording, record
+from offline.record import Recording, record
 from tests import configurations
 from tests.conftest import REPRESENTATIVE, before, configuration, manifest, reached
 
@@ -19,28 +21,29 @@ LAYERS = {
 
 
 def layer(recording: Recording, kind: str) -> set[str]:
-    """The URNs of a component and its children, without random values: those are there at once."""
+    """The URNs of a component and its children, without random values: those exist at once."""
     return {
         urn
-        for urn, one in recording.resources.items()
-        if kind in urn and not one.type.startswith(("random:", "tls:"))
+        for urn, resource in recording.resources.items()
+        if kind in urn and not resource.type.startswith(("random:", "tls:"))
     }
 
 
 @pytest.mark.parametrize("name", ["stack dev", "stack prod", "redis-rotated"])
-@pytest.mark.parametrize(("one", "other"), [(a, b) for a in LAYERS for b in LAYERS if a != b])
+@pytest.mark.parametrize(("first", "second"), list(permutations(LAYERS, 2)))
 def test_vault_postgres_and_redis_never_wait_for_one_another(
-    name: str, one: str, other: str
+    name: str, first: str, second: str
 ) -> None:
     recording = configurations.recording(name)
-    mine, others = layer(recording, LAYERS[one]), layer(recording, LAYERS[other])
-    assert len(mine) > 3
-    for urn in mine:
-        assert recording.waits_for(recording.resources[urn]) & others == set(), urn
+    resources = layer(recording, LAYERS[first])
+    assert len(resources) > 3
+    for urn in resources:
+        earlier = recording.waits_for(recording.resources[urn])
+        assert earlier & layer(recording, LAYERS[second]) == set(), urn
 
 
 def test_operators_never_wait_for_one_another(dev: Recording) -> None:
-    releases = {("Release", one.name) for one in dev.of_kind("Release")}
+    releases = {("Release", release.name) for release in dev.of_kind("Release")}
     assert len(releases) == 3
     for kind, name in releases:
         assert before(dev, kind, name) & releases == set()
@@ -65,62 +68,52 @@ def test_shlink_waits_for_every_layer(name: str) -> None:
 @pytest.mark.parametrize("name", REPRESENTATIVE)
 def test_everything_goes_to_the_named_cluster(name: str) -> None:
     recording = configurations.recording(name)
-    (provider,) = [
-        one for one in recording.resources.values() if one.type == "pulumi:providers:kubernetes"
-    ]
-    objects = [
-        one
-        for one in recording.resources.values()
-        if one.custom and one.type.startswith("kubernetes:")
-    ]
+    resources = recording.resources.values()
+    (provider,) = [each for each in resources if each.type == "pulumi:providers:kubernetes"]
+    objects = [each for each in resources if each.custom and each.type.startswith("kubernetes:")]
     assert len(objects) >= 30
-    assert {one.provider.rpartition("::")[0] for one in objects} == {provider.urn}
-    # Else the current context of the kubeconfig decides what is replaced.
+    assert {each.provider.rpartition("::")[0] for each in objects} == {provider.urn}
+    # Otherwise the current context of the kubeconfig decides what is replaced.
     assert provider.inputs["context"] == provider.inputs["clusterIdentifier"]
 
 
 def test_nothing_is_read_and_the_provider_is_what_the_stack_says() -> None:
-    given = {
+    cluster = {
         "kubernetes:context": "c",
         "kubernetes:kubeconfig": "/k",
         "kubernetes:clusterIdentifier": "i",
     }
-    # The recorder itself refuses functions of providers (`get_secret` and the like). Everything optional is on.
-    settings = {
-        key: value for name in _OPTIONAL for key, value in configurations.SWITCHES[name].items()
-    }
+    # The recorder itself refuses functions of providers (`get_secret` and the like).
+    settings: dict[str, Any] = {}
+    for name in ("redis-rotated", "backups-s3", "vault-transit", "app"):
+        settings.update(configurations.SWITCHES[name])
     with mock.patch.object(
         MockMonitor, "ReadResource", side_effect=AssertionError("the program reads")
     ) as read:
-        recording = record("test", {**configuration(settings), **given})
+        recording = record("test", {**configuration(settings), **cluster})
     # A preview would need the right to read, and a lost Secret would stop every run.
     assert not read.called
-    found = manifest(recording, "kubernetes", "cluster")
-    assert (found["context"], found["kubeconfig"], found["clusterIdentifier"]) == ("c", "/k", "i")
+    provider = manifest(recording, "kubernetes", "cluster")
+    assert (provider["context"], provider["kubeconfig"]) == ("c", "/k")
+    assert provider["clusterIdentifier"] == "i"
     # A changed value changes its Secret in place, under the name that its product knows.
-    assert found["enableSecretMutable"] == found["enableConfigMapMutable"] == "true"
-
-
-_OPTIONAL = ("redis-rotated", "backups-s3", "vault-transit", "app")
+    assert provider["enableSecretMutable"] == provider["enableConfigMapMutable"] == "true"
 
 
 def test_every_stack_and_project_has_ports_of_its_own() -> None:
     ports: set[Any] = set()
     for project, stack in (("shlink", "dev"), ("shlink", "prod"), ("links", "dev")):
-        found, forwards = reached({}, project, stack)
-        assert found == reached({}, project, stack)[0], "a provider's inputs must not change"
+        servers, forwards = reached({}, project, stack)
+        assert servers == reached({}, project, stack)[0], "a provider's inputs must not change"
         assert sorted(forwards) == ["postgres/shlink-db-primary", "vault/vault"]
-        ports |= {found.vault, f"http://127.0.0.1:{found.postgres_port}"}
+        ports |= {servers.vault, f"http://127.0.0.1:{servers.postgres_port}"}
     assert len(ports) == 6
 
 
 def test_a_port_that_is_set_is_the_port() -> None:
-    found, _ = reached({"vault": {"localPort": 18200}, "postgres": {"localPort": 15432}})
-    assert (found.vault, found.postgres_host, found.postgres_port) == (
-        "https://127.0.0.1:18200",
-        "127.0.0.1",
-        15432,
-    )
+    servers, _ = reached({"vault": {"localPort": 18200}, "postgres": {"localPort": 15432}})
+    assert servers.vault == "https://127.0.0.1:18200"
+    assert (servers.postgres_host, servers.postgres_port) == ("127.0.0.1", 15432)
 
 
 PROTECTED = {
@@ -134,30 +127,25 @@ PROTECTED = {
 
 def test_protect_covers_what_holds_data() -> None:
     recording = configurations.recording("mirror")
-    found = [one for one in recording.resources.values() if one.protect]
-    assert {
-        kind: sum(one.kind == kind for one in found) for kind in {one.kind for one in found}
-    } == PROTECTED
-    assert "vault-unseal-keys" in {one.name for one in found}
+    protected = [resource for resource in recording.resources.values() if resource.protect]
+    assert Counter(resource.kind for resource in protected) == PROTECTED
+    assert "vault-unseal-keys" in {resource.name for resource in protected}
 
 
-def test_nothing_is_protected_unless_it_is_said(dev: Recording) -> None:
-    assert [one.name for one in dev.resources.values() if one.protect] == []
+def test_nothing_is_protected_by_default(dev: Recording) -> None:
+    assert [resource.name for resource in dev.resources.values() if resource.protect] == []
 
 
 @pytest.mark.parametrize("name", REPRESENTATIVE)
 def test_components_have_their_children_and_names_begin_with_theirs(name: str) -> None:
     recording = configurations.recording(name)
-    components = {
-        urn: one for urn, one in recording.resources.items() if one.type.startswith("shlink:")
-    }
-    assert {one.type.count(":") for one in components.values()} == {2}
-    for urn, one in components.items():
-        children: list[Recorded] = list(recording.children(urn))
-        assert children, one.name
-        assert [child.name for child in children if not child.name.startswith(one.name)] == [], (
-            one.name
-        )
+    resources = recording.resources.values()
+    components = [resource for resource in resources if resource.type.startswith("shlink:")]
+    assert {component.type.count(":") for component in components} == {2}
+    for component in components:
+        children = [child.name for child in recording.children(component.urn)]
+        assert children, component.name
+        assert all(name.startswith(component.name) for name in children), component.name
 
 
 @pytest.mark.parametrize("name", REPRESENTATIVE)

@@ -1,7 +1,8 @@
 """One short URL for each release, made inside the cluster by a Job that has the API key from where Shlink's stack says it is.
 
-No output's name is written here: `shlink_outputs` (a link to components/outputs.py; in a repository of your own, a copy of that one
-file) knows them, and a missing or changed one ends the run with its name.
+No output's name is written here: `shlink_outputs` (a link to components/outputs.py; in a repository
+of your own, a copy of that one file) knows them, and a missing or changed one ends the run with its
+name.
 """
 
 import json
@@ -30,8 +31,9 @@ cluster = kubernetes.Provider(
 )
 opts = pulumi.ResourceOptions(provider=cluster)
 
-# A Secret can't be used from another namespace: the Job runs where the API key is. That namespace denies by default, and policies add
-# up, so these two open the way from the Job to Shlink and nothing besides.
+# A Secret can't be used from another namespace: the Job runs where the API key is. That namespace
+# denies by default, and policies add up, so these two open the way from the Job to Shlink and
+# nothing besides.
 namespace = shlink.apply(lambda known: known.api_key.namespace)
 server = meta.v1.LabelSelectorArgs(match_labels={"app.kubernetes.io/name": "shlink"})
 job = meta.v1.LabelSelectorArgs(match_labels=LABELS)
