@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The difference between two folders of offline previews as one Markdown comment, on standard output.
+"""Prints the difference between two folders of offline previews as one Markdown comment.
 
     preview_diff.py BASE HEAD
 
@@ -21,7 +21,7 @@ LIMIT = 60_000
 LARGEST = 1_000_000
 """Bytes of one file that is still compared line by line."""
 TREE = "tree.txt"
-SKIPPED = {"graph.svg"}  # a drawing of graph.md
+SKIPPED = {"graph.svg"}  # a drawing of graph.md, in previews of versions before 0.2.0
 
 
 def read(folder: Path) -> dict[str, str]:
@@ -65,7 +65,7 @@ def stacks(base: dict[str, str], head: dict[str, str]) -> list[str]:
 
 
 def parts(base: dict[str, str], head: dict[str, str]) -> Iterator[tuple[str, str]]:
-    """Pairs of a piece and what stands there instead when there is no room for it: the trees first, they say most."""
+    """Pairs of a piece and its replacement when there is no room for it; the trees come first."""
     changed = {name for name in (*base, *head) if base.get(name) != head.get(name)}
     for stack in stacks(base, head):
         names = sorted(name for name in changed if name.startswith(f"{stack}/"))
@@ -87,10 +87,8 @@ def parts(base: dict[str, str], head: dict[str, str]) -> Iterator[tuple[str, str
         for name in names:
             if name != tree:
                 shown = fenced(diff(name, base.get(name), head.get(name)))
-                yield (
-                    f"<details><summary>{sign[name]} <code>{name}</code></summary>\n\n{shown}\n\n</details>",
-                    f"{sign[name]} `{name}`",
-                )
+                summary = f"<summary>{sign[name]} <code>{name}</code></summary>"
+                yield f"<details>{summary}\n\n{shown}\n\n</details>", f"{sign[name]} `{name}`"
 
 
 def comment(base: Path, head: Path) -> str:
@@ -115,7 +113,8 @@ def comment(base: Path, head: Path) -> str:
             room -= len(piece) + 2
     if left_out:
         pieces.append(
-            f"{left_out} parts are not shown in full: the workflow run's artifact `previews` has all of them."
+            f"{left_out} parts are not shown in full: the workflow run's artifact `previews` has"
+            " all of them."
         )
     return "\n\n".join(pieces) + "\n"
 

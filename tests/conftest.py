@@ -1,4 +1,4 @@
-"""What the tests share: runs of the program, and how a pod, a variable, an order or a hook is read from one."""
+"""What the tests share: runs of the program, and how to read a pod or an order from them."""
 
 import gc
 import json
@@ -106,12 +106,10 @@ def later() -> Later:
         return waits.wait_hook(name, access, targets)
 
     def answer(provider: Any, args: Any) -> Any:
-        made, state = answers(provider, args)
-        return made, state | (
-            {"metadata": {"version": versions[state["name"]]}}
-            if args.typ.endswith(":SecretV2")
-            else {}
-        )
+        identifier, state = answers(provider, args)
+        if args.typ.endswith(":SecretV2"):
+            state["metadata"] = {"version": versions[state["name"]]}
+        return identifier, state
 
     with (
         mock.patch.object(postgres, "wait_hook", spy),
@@ -149,9 +147,9 @@ def reached(
 ) -> tuple[Servers, list[str]]:
     """Where the providers find their servers, and the services that a forward is started for."""
     with mock.patch("components.reach.Forward") as forward:
-        found = reach.servers(*parse(configuration(settings)), project=project, stack=stack)
+        servers = reach.servers(*parse(configuration(settings)), project=project, stack=stack)
     assert forward.return_value.start.call_count == forward.call_count
-    return found, [call.args[1].service for call in forward.call_args_list]
+    return servers, [call.args[1].service for call in forward.call_args_list]
 
 
 def manifest(recording: Recording, kind: str, name: str) -> Any:
@@ -166,13 +164,13 @@ def pod(recording: Recording, kind: str, name: str) -> Any:
 
 def variables(container: Mapping[str, Any]) -> dict[str, Any]:
     """Each variable with its value, or with the name and key of the Secret that it comes from."""
-    found: dict[str, Any] = {}
-    for one in container.get("env", []):
-        reference = one.get("valueFrom", {}).get("secretKeyRef")
-        found[one["name"]] = (
-            (reference["name"], reference["key"]) if reference else one.get("value")
-        )
-    return found
+    values: dict[str, Any] = {}
+    for variable in container.get("env", []):
+        reference = variable.get("valueFrom", {}).get("secretKeyRef")
+        values[variable["name"]] = variable.get("value")
+        if reference:
+            values[variable["name"]] = (reference["name"], reference["key"])
+    return values
 
 
 def server(recording: Recording) -> dict[str, Any]:
@@ -186,8 +184,9 @@ def migration(recording: Recording) -> dict[str, Any]:
 
 def before(recording: Recording, kind: str, name: str) -> set[Resource]:
     """Kind and name of all that must exist before a resource, and so is deleted after it."""
-    waited = recording.waits_for(recording.one(kind, name))
-    return {(one.kind, one.name) for urn, one in recording.resources.items() if urn in waited}
+    earlier = recording.waits_for(recording.one(kind, name))
+    resources = [recording.resources[urn] for urn in earlier if urn in recording.resources]
+    return {(resource.kind, resource.name) for resource in resources}
 
 
 def strings(value: Any, *, secret: bool = False) -> Iterator[tuple[str, bool]]:

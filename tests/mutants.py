@@ -1,4 +1,4 @@
-"""`python -m tests.mutants`: breaks the program on purpose, one fault at a time in a copy, and says which check notices.
+"""`make mutants`: breaks a copy of the program, fault by fault, and names what notices.
 
 Each fault names the checks on real parts that ought to notice; where they can't run (no
 SHLINK_TEST_KUBECONFIG, no PostgreSQL or Redis) or notice nothing, the tests without a cluster are
@@ -130,7 +130,8 @@ MUTANTS = [
         [
             Change(
                 "components/shlink.py",
-                "security_context=CONTAINER_SECURITY,\n        resources=requirements(args.settings.resources)",
+                "security_context=CONTAINER_SECURITY,\n"
+                "        resources=requirements(args.settings.resources)",
                 "resources=requirements(args.settings.resources)",
             )
         ],
@@ -275,7 +276,8 @@ MUTANTS = [
         [
             Change(
                 "deploy/rbac/deploy.yaml",
-                """    resourceNames: ["system:auth-delegator", shlink-redis-operator]\n    verbs: [bind]""",
+                '    resourceNames: ["system:auth-delegator", shlink-redis-operator]\n'
+                "    verbs: [bind]",
                 "    verbs: [bind]",
             )
         ],
@@ -459,9 +461,8 @@ def _apply(folder: Path, mutant: Mutant) -> dict[Path, str]:
         text = path.read_text()
         before.setdefault(path, text)
         if text.count(change.old) != 1:
-            raise LostError(
-                f"{mutant.what}: {change.file} has {text.count(change.old)} times, not once:\n{change.old}"
-            )
+            times = text.count(change.old)
+            raise LostError(f"{mutant.what}: {change.file} has {times} times:\n{change.old}")
         path.write_text(text.replace(change.old, change.new))
     return before
 
@@ -500,8 +501,12 @@ def _run(folder: Path, arguments: Sequence[str]) -> tuple[str, int]:
 
 def _judge(folder: Path, mutant: Mutant) -> str:
     """The check that notices, or nothing."""
-    found = _run(folder, mutant.real)[0] if mutant.real else ""
-    return found or _run(folder, _QUICK)[0]
+    check = ""
+    if mutant.real:
+        check, _ = _run(folder, mutant.real)
+    if not check:
+        check, _ = _run(folder, _QUICK)
+    return check
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -514,13 +519,14 @@ def main(arguments: Sequence[str]) -> int:
     )
     options = parser.parse_args(arguments)
     chosen = [
-        one
-        for one in MUTANTS
-        if not options.words or any(word in one.what for word in options.words)
+        mutant
+        for mutant in MUTANTS
+        if not options.words or any(word in mutant.what for word in options.words)
     ]
     if not os.environ.get("SHLINK_TEST_KUBECONFIG"):
         print(
-            "SHLINK_TEST_KUBECONFIG names no kubeconfig: only checks that need no cluster are asked"
+            "SHLINK_TEST_KUBECONFIG names no kubeconfig (make scratch-cluster starts one): only"
+            " checks that need no cluster run"
         )
     survived = 0
     with tempfile.TemporaryDirectory(prefix="mutants-") as name:
@@ -536,7 +542,7 @@ def main(arguments: Sequence[str]) -> int:
         failing, passed = _run(folder, _QUICK)
         if failing or not passed:
             print(
-                f"error: {failing or 'nothing'} fails without any fault; mend that first",
+                f"error: {failing or 'nothing'} fails without any fault: repair that first",
                 file=sys.stderr,
             )
             return 2
@@ -544,10 +550,9 @@ def main(arguments: Sequence[str]) -> int:
             before, began = _apply(folder, mutant), time.monotonic()
             caught = _judge(folder, mutant)
             survived += not caught
-            print(
-                f"{'caught  ' if caught else 'SURVIVED'}  {mutant.what:<75}  {time.monotonic() - began:4.0f} s  {caught}",
-                flush=True,
-            )
+            outcome = "caught  " if caught else "SURVIVED"
+            seconds = time.monotonic() - began
+            print(f"{outcome}  {mutant.what:<75}  {seconds:4.0f} s  {caught}", flush=True)
             for path, text in before.items():
                 path.write_text(text)
     print(f"{len(chosen) - survived} of {len(chosen)} noticed")

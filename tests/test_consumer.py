@@ -1,4 +1,4 @@
-"""The example of another stack: it runs against the outputs contract, and notices when an output is missing or of another type."""
+"""The example of another stack runs on our outputs, and notices a missing or changed one."""
 
 # ruff: noqa: S603 -- a command of the test itself
 import json

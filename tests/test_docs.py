@@ -1,4 +1,4 @@
-"""The documents: links lead somewhere, commands exist, and the guide's table names what is there."""
+"""The documents: links lead somewhere, commands exist, the guide's table names what is there."""
 
 import re
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The scripts that the workflows run, run here without a hosting service: against folders, stand-ins of commands and a small server."""
+"""The scripts of the workflows, run on folders and with stand-ins for commands."""
 
 # ruff: noqa: S603, S607 -- commands of the tests themselves
 import json
@@ -153,7 +153,8 @@ class TestPreviews:
     def repository(self, tmp_path: Path) -> Path:
         folder = files(tmp_path / "repository", {"Pulumi.dev.yaml": "{}", "size": "1"})
         (folder / "Makefile").write_text(
-            "preview:\n\t@mkdir -p build/preview/$(STACK) && cp size build/preview/$(STACK)/x.yaml\n"
+            "preview:\n\t@mkdir -p build/preview/$(STACK)"
+            " && cp size build/preview/$(STACK)/x.yaml\n"
         )
         (folder / "scripts").mkdir()
         (folder / "scripts" / "previews").write_bytes((ROOT / "scripts/previews").read_bytes())
@@ -323,7 +324,8 @@ class TestEndToEnd:
         (folder / "scripts" / "e2e").write_bytes((ROOT / "scripts/e2e").read_bytes())
         make(
             "pulumi",
-            '[ "$1" != stack ] || echo "encryptionsalt: x" >> Pulumi.dev.yaml; [ "$1" != config ] || echo kind-x',
+            '[ "$1" != stack ] || echo "encryptionsalt: x" >> Pulumi.dev.yaml; '
+            '[ "$1" != config ] || echo kind-x',
         )
         make("make", "")
         make(

@@ -18,8 +18,8 @@ WORKFLOWS = {
 }
 JOBS = {
     f"{name}/{key}": cast("dict[str, Any]", job)
-    for name, one in WORKFLOWS.items()
-    for key, job in one["jobs"].items()
+    for name, workflow in WORKFLOWS.items()
+    for key, job in workflow["jobs"].items()
 }
 STEPS = [step for job in JOBS.values() for step in cast("list[dict[str, Any]]", job["steps"])]
 TARGETS = re.findall(r"^([a-z][a-z0-9-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE)
@@ -63,7 +63,7 @@ def test_every_action_is_pinned_by_commit_and_says_its_version() -> None:
 
 
 def test_every_workflow_starts_with_no_permission_and_no_job_gets_more_than_it_uses() -> None:
-    assert {name for name, one in WORKFLOWS.items() if one["permissions"] != {}} == set()
+    assert {name for name, workflow in WORKFLOWS.items() if workflow["permissions"] != {}} == set()
     writing = {
         name: job["permissions"]
         for name, job in JOBS.items()
@@ -177,50 +177,58 @@ def renovate() -> dict[str, Any]:
 
 def managers(path: str) -> list[dict[str, Any]]:
     """The custom managers that look at this file."""
-    return [
-        one
-        for one in renovate()["customManagers"]
-        if any(re.search(pattern.strip("/"), path) for pattern in one["managerFilePatterns"])
-    ]
+    looking: list[dict[str, Any]] = []
+    for manager in renovate()["customManagers"]:
+        patterns = [pattern.strip("/") for pattern in manager["managerFilePatterns"]]
+        if any(re.search(pattern, path) for pattern in patterns):
+            looking.append(manager)
+    return looking
 
 
-def found(path: str, text: str) -> list[dict[str, str | None]]:
-    """What they match; Renovate's regular expressions are JavaScript's, whose named groups Python writes with a P."""
-    patterns = [
-        pattern.replace("(?<", "(?P<") for one in managers(path) for pattern in one["matchStrings"]
-    ]
-    return [match.groupdict() for pattern in patterns for match in re.finditer(pattern, text)]
+def versions_in(path: str, text: str) -> list[dict[str, str | None]]:
+    """The versions that Renovate would raise in a file.
+
+    Its regular expressions are JavaScript's; Python writes named groups with a P.
+    """
+    matches: list[dict[str, str | None]] = []
+    for manager in managers(path):
+        for pattern in manager["matchStrings"]:
+            python = pattern.replace("(?<", "(?P<")
+            matches += [match.groupdict() for match in re.finditer(python, text)]
+    return matches
 
 
 def test_renovate_raises_every_pin_that_is_not_held() -> None:
     text = (ROOT / "components/pins.py").read_text()
-    matched = found("components/pins.py", text)
+    matched = versions_in("components/pins.py", text)
     names = re.findall(r"(?m)^((?:# .*\n)*)(\w+(?:_CHART|_IMAGE)): Final = ", text)
     free = {name for comment, name in names if "Held" not in comment}
     assert len(free) >= 8
     values = {getattr(pins, name) for name in free}
     assert {value.rpartition(":")[2] for value in values} == {
-        one["currentValue"] for one in matched
+        match["currentValue"] for match in matched
     }
     assert len(matched) == len(free)
-    for one in matched:
-        assert one["datasource"] in ("docker", "helm")
-        assert (one["registryUrl"] is not None) == (one["datasource"] == "helm")
+    for match in matched:
+        assert match["datasource"] in ("docker", "helm")
+        assert (match["registryUrl"] is not None) == (match["datasource"] == "helm")
     images = {value.rpartition(":")[0] for value in values if ":" in value}
-    assert images <= {one["depName"] for one in matched}
+    assert images <= {match["depName"] for match in matched}
 
 
 def test_renovate_raises_what_a_stack_overrides() -> None:
     text = """
 config:
-  shlink:images: {shlink: docker.io/shlinkio/shlink:4.6.1, redis: "mirror.example.com:5000/library/redis:7.2.12-alpine"}
+  shlink:images:
+    shlink: docker.io/shlinkio/shlink:4.6.1
+    redis: "mirror.example.com:5000/library/redis:7.2.12-alpine"
   shlink:charts:
     vault:
       repository: https://helm.releases.hashicorp.com
       version: 0.33.0 # renovate: vault
 """
-    matched = found("Pulumi.prod.yaml", text)
-    assert {(one["depName"], one["currentValue"]) for one in matched} == {
+    matched = versions_in("Pulumi.prod.yaml", text)
+    assert {(match["depName"], match["currentValue"]) for match in matched} == {
         ("docker.io/shlinkio/shlink", "4.6.1"),
         ("mirror.example.com:5000/library/redis", "7.2.12-alpine"),
         ("vault", "0.33.0"),
@@ -229,14 +237,14 @@ config:
 
 def test_renovate_raises_the_engine_and_uv() -> None:
     path = ".github/workflows/deploy.yml"
-    assert len(found(path, (ROOT / path).read_text())) == 2
-    assert [one["currentValue"] for one in found("Makefile", (ROOT / "Makefile").read_text())] == [
-        re.findall(r"UV_VERSION := (\S+)", (ROOT / "Makefile").read_text())[0]
-    ]
+    assert len(versions_in(path, (ROOT / path).read_text())) == 2
+    assert [
+        match["currentValue"] for match in versions_in("Makefile", (ROOT / "Makefile").read_text())
+    ] == [re.findall(r"UV_VERSION := (\S+)", (ROOT / "Makefile").read_text())[0]]
 
 
 def test_renovate_raises_the_image_of_the_example() -> None:
     path = "examples/consumer/__main__.py"
-    assert [one["depName"] for one in found(path, (ROOT / path).read_text())] == [
+    assert [match["depName"] for match in versions_in(path, (ROOT / path).read_text())] == [
         "docker.io/curlimages/curl"
     ]

@@ -1,4 +1,4 @@
-"""What our containers run, each file in its own language; `read` gives the text for a command line."""
+"""What our containers run, each file in its own language."""
 
 from pathlib import Path
 

@@ -1,4 +1,6 @@
-"""One short URL for each release, made inside the cluster by a Job that has the API key from where Shlink's stack says it is.
+"""One short URL per release, created inside the cluster by a Job with Shlink's API key.
+
+The outputs of Shlink's stack say where that key is.
 
 No output's name is written here: `shlink_outputs` (a link to components/outputs.py; in a repository
 of your own, a copy of that one file) knows them, and a missing or changed one ends the run with its
