@@ -17,6 +17,7 @@ PGO_REPOSITORY: Final = "oci://registry.developers.crunchydata.com/crunchydata/p
 # What that chart names in its values.yaml, by the chart's own keys: raise them with it. They are used
 # only where a mirror takes the place of their registry.
 _CRUNCHY: Final = "registry.developers.crunchydata.com/crunchydata"
+# Held: it moves with PGO_CHART, together with the images that the chart names.
 PGO_IMAGE: Final = f"{_CRUNCHY}/postgres-operator:ubi9-6.0.3-0"
 PGO_RELATED_IMAGES: Final = {
     "postgres_15": f"{_CRUNCHY}/crunchy-postgres:ubi9-15.15-2547",
