@@ -8,6 +8,12 @@ export PATH := $(CURDIR)/.uv/bin:$(PATH)
 # Use the Python that is installed.
 export UV_PYTHON_DOWNLOADS := never
 
+# One word for the shell whatever is in it, and no call of make's own.
+quoted = '$(subst ','\'',$(value $(1)))'
+stack = $(call quoted,STACK)
+# For the environment make would expand them.
+unexport STACK DRILL
+
 .DEFAULT_GOAL := help
 .PHONY: help setup preview test verify scratch-cluster lint hooks format check clean bench mutants schema \
 	live-preview drift up destroy refresh recover forward doctor smoke drill
@@ -26,7 +32,7 @@ $(UV):
 setup: .venv/.locked ## install what uv.lock names into .venv
 
 preview: setup ## what STACK would hold, offline: tree, order, outputs; manifests in build/preview/STACK
-	@$(PY) -m offline $(STACK)
+	@$(PY) -m offline $(stack)
 
 test: setup ## the program under Pulumi's test monitor, every switch, with coverage
 	@$(PY) -m pytest tests --ignore=tests/real --cov -q -n auto --dist loadfile
@@ -54,7 +60,7 @@ scratch-cluster: setup ## start a Kubernetes API that nobody uses, for `make ver
 	@scripts/scratch_cluster up
 
 bench: setup ## how long a preview takes against bare resources; counts; the longest chain
-	@$(PY) -m offline.bench $(STACK)
+	@$(PY) -m offline.bench $(stack)
 
 mutants: setup ## break the program on purpose and name the check that notices
 	@$(PY) -m tests.mutants
@@ -66,42 +72,42 @@ schema: setup ## write Pulumi.schema.json and docs/configuration.md from the set
 PULUMI = $(shell command -v pulumi)
 define need_pulumi
 @test -n "$(PULUMI)" || { echo "error: the pulumi command is not installed; https://www.pulumi.com/docs/install/ says how (make preview works without it)" >&2; exit 1; }
-@$(PULUMI) stack select $(STACK) 2>/dev/null || { echo "error: this back end has no stack $(STACK); pulumi login, then: pulumi stack init $(STACK)" >&2; exit 1; }
+@$(PULUMI) stack select $(stack) 2>/dev/null || { echo "error: this back end has no stack" $(stack)"; pulumi login, then: pulumi stack init" $(stack) >&2; exit 1; }
 endef
 
 live-preview: setup ## the difference between STACK's program and what is running
 	$(need_pulumi)
-	$(PULUMI) preview --stack $(STACK)
+	$(PULUMI) preview --stack $(stack)
 
 drift: setup ## compare what really runs with STACK's program; fails if anything differs, changes nothing
 	$(need_pulumi)
-	$(PULUMI) preview --refresh --run-program --expect-no-changes --stack $(STACK)
+	$(PULUMI) preview --refresh --run-program --expect-no-changes --stack $(stack)
 
 up: setup ## create or update STACK
 	$(need_pulumi)
-	$(PULUMI) up --stack $(STACK)
+	$(PULUMI) up --stack $(stack)
 
 destroy: setup ## delete STACK; Vault and PostgreSQL need not answer for it
 	$(need_pulumi)
-	@$(PY) -m operate.recover $(STACK) --only destroy
+	@$(PY) -m operate.recover $(stack) --only destroy
 
 # Without the program there is no forward to Vault and PostgreSQL.
 refresh: setup ## read what is really there into the state, then mend it
 	$(need_pulumi)
-	$(PULUMI) up --refresh --run-program --stack $(STACK)
+	$(PULUMI) up --refresh --run-program --stack $(stack)
 
 recover: setup ## after a killed run: undo what it left half done, adopt what exists, go on
 	$(need_pulumi)
-	@$(PY) -m operate.recover $(STACK)
+	@$(PY) -m operate.recover $(stack)
 
 forward: setup ## hold the forwards to Vault and PostgreSQL open, for a plain `pulumi refresh` or psql
-	@$(PY) -m offline.forward $(STACK)
+	@$(PY) -m offline.forward $(stack)
 
 doctor: setup ## find what is wrong with STACK, its cause and its remedy; PRE=1 before a first up; JSON=1 for scripts
-	@$(PY) -m operate doctor $(STACK) $(if $(PRE),--pre) $(if $(JSON),--json)
+	@$(PY) -m operate doctor $(stack) $(if $(PRE),--pre) $(if $(JSON),--json)
 
 smoke: setup ## use STACK: create a short URL, follow it, see its visit, delete it; OUTSIDE=1 by the external URL
-	@$(PY) -m operate smoke $(STACK) $(if $(OUTSIDE),--outside) $(if $(JSON),--json)
+	@$(PY) -m operate smoke $(stack) $(if $(OUTSIDE),--outside) $(if $(JSON),--json)
 
 drill: setup ## rehearse a failure of STACK and measure the recovery: DRILL=redis-failover; it asks first
-	@$(PY) -m operate drill $(STACK) $(DRILL)
+	@$(PY) -m operate drill $(stack) $(call quoted,DRILL)

@@ -4,12 +4,13 @@ A consumer reads it through `read(stack_reference)` (examples/consumer) and so w
 Names and types are a promise, which tests/test_outputs.py keeps.
 """
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 import pulumi
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 
 @dataclass(frozen=True)
@@ -67,14 +68,50 @@ def export(values: Mapping[str, pulumi.Input[Any]]) -> None:
 
 
 def read(stack: pulumi.StackReference) -> "pulumi.Output[Outputs]":
-    """The outputs of another stack; fails with the name of each missing or mistyped output."""
-    return stack.outputs.apply(parse)
+    """The outputs of another stack; fails with the stack and each missing or mistyped output."""
+    values = pulumi.Output.all(stack.name, stack.outputs)
+    return values.apply(lambda known: parse(known[1], f"stack {known[0]}"))
 
 
-def parse(found: Mapping[str, Any]) -> Outputs:
+class OutputsError(pulumi.RunError):
+    """A stack's outputs are not what the contract promises; the message names the stack and each output."""
+
+
+def parse(found: Mapping[str, Any], stack: str = "the stack") -> Outputs:
     """Read the contract from a stack's raw outputs; its other outputs are ignored.
 
-    Raises ValueError (pydantic's).
+    `stack`: its name, for messages. Raises OutputsError.
     """
-    names = [field.name for field in fields(Outputs)]
-    return _CONTRACT.validate_python({name: found[name] for name in names if name in found})
+    promised = {field.name for field in fields(Outputs)}
+    faults = _mistyped(promised, found)
+    try:
+        outputs = _CONTRACT.validate_python({name: found[name] for name in promised & found.keys()})
+    except ValidationError as error:
+        faults += [_fault(fault) for fault in error.errors(include_url=False, include_input=False)]
+    else:
+        if not faults:
+            return outputs
+    lines = [f"  {fault}" for fault in faults]
+    raise OutputsError(
+        "\n".join([f"{stack} does not have the outputs of a Shlink environment:", *lines, _REMEDY])
+    )
+
+
+_REMEDY = "Is it the right stack, and has its last `up` finished?"
+
+
+def _mistyped(promised: set[str], found: Mapping[str, Any]) -> list[str]:
+    """Outputs that are optional and missing, where another looks like them."""
+    faults: list[str] = []
+    for name in sorted(promised - found.keys()):
+        near = difflib.get_close_matches(name, found.keys() - promised, n=1, cutoff=0.8)
+        if near:
+            faults.append(f"{name}: is missing, and there is `{near[0]}`: is that a mistype?")
+    return faults
+
+
+def _fault(fault: Mapping[str, Any]) -> str:
+    name = ".".join(map(str, fault["loc"]))
+    if fault["type"] == "missing":
+        return f"{name}: is missing"
+    return f"{name}: is of another type than promised"

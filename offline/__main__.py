@@ -32,6 +32,13 @@ def main(arguments: list[str]) -> int:
     except (ForeignFilesError, stacks.StackError, pulumi.RunError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
+    except OSError as error:  # a checkout that can't be written to, a full disk
+        sys.stderr.write(
+            f"error: {error.filename or options.out}: {error.strerror}; choose another folder with --out\n"
+        )
+        return 1
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import pulumi
 from rich.console import Console
 
 from offline import stacks
@@ -97,5 +98,12 @@ if __name__ == "__main__":
             _bare(int(number))
         case ["--program", name]:
             _program(name)
+        case [name] if name:
+            try:
+                main(name)
+            except (stacks.StackError, pulumi.RunError) as error:
+                sys.exit(f"error: {error}")
+            except KeyboardInterrupt:
+                sys.exit(130)
         case _:
-            main(sys.argv[1])
+            sys.exit("usage: python -m offline.bench STACK")

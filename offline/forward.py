@@ -29,4 +29,6 @@ def main(stack: str) -> int:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:  # noqa: PLR2004 -- the stack
+        sys.exit("usage: python -m offline.forward STACK")
     sys.exit(main(sys.argv[1]))

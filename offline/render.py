@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from rich.console import Console, RenderableType
+from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
 
@@ -33,7 +34,7 @@ def show(recording: Recording, console: Console, folder: Path) -> None:
     console.print(shown, soft_wrap=True)
     console.print(order(recording), outputs(recording))
     for message in recording.messages:
-        console.print(f"[yellow]{message}[/]")
+        console.print(f"[yellow]{escape(message)}[/]")
     console.print(
         f"{objects} Kubernetes objects in {folder}/, the picture of what waits for what in"
         f" {folder}/graph.md",
@@ -73,7 +74,7 @@ def outputs(recording: Recording) -> RenderableType:
         if isinstance(shown, dict):
             entries = cast("dict[str, Any]", shown).items()
             shown = ", ".join(f"{key}={item}" for key, item in entries)
-        table.add_row(name, str(shown))
+        table.add_row(name, escape(str(shown)))
     return table
 
 
@@ -93,12 +94,12 @@ def _place(resource: Recorded) -> tuple[int, str, str]:
 
 def _label(recording: Recording, resource: Recorded) -> str:
     if resource.custom or resource.remote:
-        label = f"[cyan]{resource.kind}[/] {resource.name}"
+        label = f"[cyan]{resource.kind}[/] {escape(resource.name)}"
         detail = _detail(resource)
     else:
-        label = f"[bold]{resource.kind}[/] {resource.name}"
+        label = f"[bold]{resource.kind}[/] {escape(resource.name)}"
         detail = str(sum(1 for _ in graph.descendants(recording, resource.urn)))
-    return f"{label}  [dim]{detail}[/]" if detail else label
+    return f"{label}  [dim]{escape(detail)}[/]" if detail else label
 
 
 def _policy_paths(policy: str) -> str:

@@ -25,8 +25,12 @@ def configuration(root: Path, stack: str) -> tuple[dict[str, str], frozenset[str
     Raises StackError: the file is missing, can't be read, or says something that the engine would ignore.
     """
     path = root / f"Pulumi.{stack}.yaml"
-    if not re.fullmatch(r"[A-Za-z0-9_.-]+", stack) or not path.exists():
-        known = ", ".join(names(root)) or "none"
+    known = ", ".join(names(root)) or "none"
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", stack):
+        raise StackError(
+            f"{stack!r} is no name of a stack: letters, digits, dashes, dots and underscores; stacks: {known}"
+        )
+    if not path.exists():
         raise StackError(
             f"there is no stack {stack!r}: Pulumi.{stack}.yaml does not exist; stacks: {known}"
         )

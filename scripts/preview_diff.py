@@ -122,4 +122,9 @@ def comment(base: Path, head: Path) -> str:
 if __name__ == "__main__":
     if len(sys.argv) != 3:  # noqa: PLR2004 -- the two folders
         sys.exit(__doc__)
+    for folder in sys.argv[1:]:
+        if not Path(folder).is_dir():
+            sys.exit(
+                f"error: {folder} is no folder; both must have been written by scripts/previews"
+            )
     sys.stdout.write(comment(Path(sys.argv[1]), Path(sys.argv[2])))

@@ -5,9 +5,8 @@ from typing import Any, get_type_hints
 
 import pulumi
 import pytest
-from pydantic import ValidationError
 
-from components.outputs import Outputs, SecretKey, export, parse
+from components.outputs import Outputs, OutputsError, SecretKey, export, parse
 from offline.record import Recording, plain
 from tests import configurations
 from tests.conftest import REPRESENTATIVE
@@ -67,8 +66,10 @@ def test_every_environment_keeps_the_promise(name: str) -> None:
 )
 def test_a_missing_output_is_named(found: dict[str, Any], name: str) -> None:
     del found[name]
-    with pytest.raises(ValidationError, match=rf"1 validation error[^\n]*\n{name}\n"):
-        parse(found)
+    with pytest.raises(
+        OutputsError, match=rf"stack a/b/c does not have .*\n  {name}: is missing\n"
+    ):
+        parse(found, "stack a/b/c")
 
 
 @pytest.mark.parametrize(
@@ -76,8 +77,14 @@ def test_a_missing_output_is_named(found: dict[str, Any], name: str) -> None:
     [("database_port", "many"), ("internal_url", 1), ("versions", []), ("api_key", "key")],
 )
 def test_an_output_of_another_type_is_named(found: dict[str, Any], name: str, value: Any) -> None:
-    with pytest.raises(ValidationError, match=rf"1 validation error[^\n]*\n{name}\n"):
+    with pytest.raises(OutputsError, match=rf"\n  {name}\S*: is (of another type|missing)"):
         parse({**found, name: value})
+
+
+def test_a_mistyped_optional_output_is_not_taken_for_none(found: dict[str, Any]) -> None:
+    found["redis_hots"] = found.pop("redis_host")
+    with pytest.raises(OutputsError, match="redis_host: is missing, and there is `redis_hots`"):
+        parse(found)
 
 
 def test_the_program_exports_the_contract_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
