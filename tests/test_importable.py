@@ -27,7 +27,7 @@ def _foreign(tmp_path_factory: pytest.TempPathFactory) -> Recording:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(folder))
+        patch.setattr(sys, "path", [str(folder), *sys.path])
         patch.chdir(folder)
         with mock.patch(f"{_PACKAGE}.forward.Forward.start"):
             return record(

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,6 +51,34 @@ def test_the_job_ends_with_a_login_that_works_and_no_root_token(fresh: VaultServ
     assert fresh.vault("token", "lookup", token=token).returncode == 0
     root = fresh.generate_root()
     assert len(fresh.root_tokens(root)) == 1, "only the one that was generated just now"
+
+
+def test_the_whole_job_with_bank_vaults(fresh: VaultServer) -> None:
+    """Its own initialisation and its own sidecar; then a restart, which the sidecar ends."""
+    if binary("bank-vaults") is None:
+        pytest.skip("no bank-vaults to try it with")
+    sidecar = fresh.sidecar()
+    try:
+        assert fresh.step("check").returncode == 0
+        chosen = chosen_token(fresh).read_text()
+        init = fresh.step("init", **fresh.bank_vaults())
+        assert init.returncode == 0, init.stdout + init.stderr
+        login = fresh.step("login")
+        assert login.returncode == 0, login.stdout + login.stderr
+        assert "making a root token" not in login.stdout, "the chosen token was root"
+        assert chosen not in init.stdout + init.stderr + login.stdout + login.stderr
+        assert fresh.vault("token", "lookup", token=chosen).returncode != 0
+        assert fresh.step("init", **fresh.bank_vaults()).returncode == 0
+        fresh.stop()
+        fresh.start()
+        for _ in range(60):
+            if fresh.vault("status").returncode == 0:
+                break
+            time.sleep(0.5)
+        assert fresh.login()
+    finally:
+        sidecar.terminate()
+        sidecar.wait(timeout=10)
 
 
 def test_a_second_run_changes_nothing_and_makes_no_root_token(ready: VaultServer) -> None:

@@ -128,6 +128,23 @@ class VaultServer:
             assert self.vault("token", "revoke", "-self", token=root).returncode == 0
         return root
 
+    def sidecar(self) -> subprocess.Popen[bytes]:
+        """bank-vaults as it unseals in the server's pod, with a folder in place of the Secret."""
+        return subprocess.Popen(  # noqa: S603 - our own command line
+            [str(binary("bank-vaults")), "unseal"],
+            env=self._environment(self.bank_vaults()),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def bank_vaults(self) -> dict[str, str]:
+        """The variables of both of bank-vaults' commands."""
+        return {
+            "BANK_VAULTS_MODE": "file",
+            "BANK_VAULTS_FILE_PATH": str(self.keys),
+            "BANK_VAULTS_STORE_ROOT_TOKEN": "false",
+        }
+
     def unseal(self) -> None:
         """What the sidecar does."""
         for file in sorted(self.keys.glob("vault-unseal-*"))[:KEY_THRESHOLD]:
