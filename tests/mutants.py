@@ -51,6 +51,32 @@ class Mutant:
 
 MUTANTS = [
     Mutant(
+        "Vault's listener is told of no TLS by the chart",
+        [Change("components/vault.py", '{"tlsDisable": False}', '{"tlsDisable": True}')],
+        ["tests/test_vault.py", "-k", "without_tls"],
+    ),
+    Mutant(
+        "the program may change its own policy in Vault",
+        [Change("components/vault.py", '            f"sys/policies/acl/{login}": ["read"],\n', "")],
+        ["tests/test_vault.py", "-k", "own_rights"],
+    ),
+    Mutant(
+        "the init Job initialises a Vault whose earlier keys are kept",
+        [
+            Change(
+                "components/scripts/vault_check.sh",
+                '"$first" = new ] && [ "$keys" -gt 0 ]',
+                '"$first" = new ] && [ "$keys" -gt 9 ]',
+            )
+        ],
+        ["tests/real/test_vault.py", "-k", "lost_volume"],
+    ),
+    Mutant(
+        "a root token outlives an init Job that was cut off",
+        [Change("components/scripts/vault_login.sh", "\nlimit_root\n", "\n")],
+        ["tests/real/test_vault.py", "-k", "cut_off"],
+    ),
+    Mutant(
         "the grant on schema public lacks CREATE",
         [
             Change(
