@@ -1,5 +1,7 @@
 """Deploys one Shlink environment: load the settings, create each layer, export the outputs."""
 
+import gc
+
 import pulumi
 
 from components import changes, cluster, outputs, reach
@@ -13,6 +15,9 @@ from components.settings import ExternalRedis, FailoverRedis, load
 from components.shlink import API_KEY, Shlink, ShlinkArgs, shlink_secrets
 from components.tls import Authority, AuthorityArgs
 from components.vault import Vault, VaultArgs
+
+# The SDKs stay until the end: without this line every collection looks at all of them again.
+gc.freeze()
 
 target, settings = load()
 access = cluster.access(target)
