@@ -243,7 +243,7 @@ class Shlink(pulumi.ComponentResource):
         path = settings.base_path or ""
         scheme = "https" if settings.https else "http"
         self.internal_url = pulumi.Output.concat(
-            f"http://{name}.", args.namespace, f".svc.cluster.local:{ports.SHLINK}{path}"
+            f"http://{name}.", args.namespace, f".svc:{ports.SHLINK}{path}"
         )
         self.external_url = f"{scheme}://{settings.domain}{path}"
         self.version = ".".join(map(str, shlink_version(args.images.shlink)))

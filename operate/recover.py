@@ -6,7 +6,7 @@ A killed run leaves four things behind. Each is undone here, and nothing that ho
 - creations of which the state does not know whether they happened. Objects in Kubernetes are
   adopted by the following `up`; what has a path of its own in Vault is read into the state;
 - Helm's own record of an unfinished installation or upgrade, without which Helm adopts what is
-  there, and with which it refuses for ever ("cannot re-use a name that is still in use");
+  there, and with which it refuses for ever, because the name is still in use;
 - field managers that the state does not know: the following `up` takes the fields over.
 """
 

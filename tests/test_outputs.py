@@ -107,9 +107,9 @@ def test_no_output_is_secret(dev: Recording) -> None:
 @pytest.mark.parametrize(
     ("name", "internal", "external"),
     [
-        ("defaults", "http://shlink.shlink.svc.cluster.local:8080", "http://localhost:8080"),
-        ("ingress", "http://shlink.shlink.svc.cluster.local:8080/s", "https://s.example.org/s"),
-        ("gateway", "http://shlink.shlink.svc.cluster.local:8080", "https://s.example.org"),
+        ("defaults", "http://shlink.shlink.svc:8080", "http://localhost:8080"),
+        ("ingress", "http://shlink.shlink.svc:8080/s", "https://s.example.org/s"),
+        ("gateway", "http://shlink.shlink.svc:8080", "https://s.example.org"),
     ],
 )
 def test_where_shlink_answers(name: str, internal: str, external: str) -> None:

@@ -33,6 +33,7 @@ others() {
   redis-cli -e -h "$1" -p "$2" --csv sentinel sentinels "$MASTER" | tr -d '"' | tr ',' '\n' |
     awk '$0=="ip"{getline;i=$0} $0=="port"{getline;print i":"$0}'
 }
+# shellcheck disable=SC2153 # from the environment of the Job
 first=$(others "${SENTINEL%:*}" "${SENTINEL##*:}")
 all=$(for sentinel in $first; do echo "$sentinel"; others "${sentinel%:*}" "${sentinel##*:}"; done | sort -u)
 [ -n "$all" ] || { echo "no sentinel answers" >&2; exit 1; }
