@@ -356,7 +356,9 @@ def _kind_problem(kind: str, value: Any, node: dict[str, Any]) -> str:
     if kind == "union_tag_not_found":
         return f"`{name}` is missing"
     chosen = cast("dict[str, Any]", value).get(name) if isinstance(value, dict) else value
-    return f"`{name}: {_cut(str(chosen))}` is not possible"
+    if not isinstance(chosen, str):
+        return f"`{name}` must be one word"
+    return f"`{name}: {_cut(chosen)}` is not possible"
 
 
 def _type_problem(value: Any) -> str:

@@ -663,7 +663,7 @@ COMBINATIONS: Sequence[Case] = (
     ("shlink:redis: {mode: none, replicas: 3}", "redis.replicas: is not a setting"),
     ("shlink:redis: {mode: cluster}", "redis: `mode: cluster` is not possible"),
     ("shlink:redis: none", "redis: must be a map of keys"),
-    ("shlink:redis: {mode: }", "redis: `mode: None` is not possible"),
+    ("shlink:redis: {mode: }", "redis: `mode` must be one word; allowed: mode: external"),
     ("shlink:app: {domain: CHANGE-ME}", "shlink:app: still has CHANGE-ME in it"),
     (
         "shlink:vault: {mode: ha, seal: {type: awskms, region: r, kmsKeyId: alias/CHANGE-ME}}",
