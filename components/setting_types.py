@@ -284,6 +284,15 @@ AnnotationName = Annotated[
         "example.org/name",
     ),
 ]
+LabelText = Annotated[
+    str,
+    _pattern(
+        r"^[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$",
+        "1 to 63 letters, digits, dashes, dots and underscores",
+        "kube-prometheus-stack",
+    ),
+    BeforeValidator(text),
+]
 AnnotationText = Annotated[str, Field(min_length=1, max_length=65536), BeforeValidator(text)]
 
 _DNS_LABEL = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"

@@ -28,6 +28,7 @@ from .setting_types import (
     DiskSize,
     Host,
     Image,
+    LabelText,
     Memory,
     Model,
     Name,
@@ -409,7 +410,7 @@ class PostgresSettings(Model):
         default=None,
         description="Start from a backup. It may stay set: what was restored is not restored again.",
     )
-    service_account_annotations: dict[str, str] = Field(
+    service_account_annotations: dict[AnnotationName, AnnotationText] = Field(
         default={},
         description="Workload identity of the database pods, for object stores without a key: "
         "`eks.amazonaws.com/role-arn`, `iam.gke.io/gcp-service-account`.",
@@ -652,12 +653,12 @@ class Monitoring(Model):
         description="PodMonitors, PrometheusRules and dashboards; the cluster must know the "
         "Prometheus operator's kinds. Needs `network.monitoringNamespace`.",
     )
-    labels: dict[str, str] = Field(
+    labels: dict[AnnotationName, LabelText] = Field(
         default={},
         description="Labels by which your Prometheus selects monitors and rules, "
         "e.g. {release: kube-prometheus-stack}.",
     )
-    dashboard_labels: dict[str, str] = Field(
+    dashboard_labels: dict[AnnotationName, LabelText] = Field(
         default={"grafana_dashboard": "1"},
         description="Labels by which your Grafana finds dashboards in ConfigMaps.",
     )
