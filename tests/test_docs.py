@@ -131,3 +131,19 @@ def test_the_readme_shows_what_preview_prints(
 
 def _without_count(line: str) -> str:
     return re.sub(r"  \d+$", "", line.rstrip())
+
+
+def test_every_decision_has_its_parts_and_is_in_the_index() -> None:
+    folder = ROOT / "docs" / "decisions"
+    records = sorted(folder.glob("[0-9]*.md"))
+    assert len(records) > 20
+    index = (folder / "README.md").read_text()
+    for record in records:
+        text = record.read_text()
+        title = re.match(r"# (\d{4})\. (.+)\n\nDate: ([\d-]{10})\. Status: (.+)\.\n", text)
+        assert title, record.name
+        number, name, date, status = title.groups()
+        assert record.name.startswith(number)
+        assert f"| {number} | [{name}]({record.name}) | {date} | {status} |" in index, record.name
+        parts = re.findall(r"(?m)^## (.+)$", text)
+        assert parts == ["Context", "Decision", "Rejected", "Measured"], record.name
