@@ -35,10 +35,9 @@ def provider(cluster: Cluster, after: pulumi.Resource | None = None) -> kubernet
     `after`: what must have happened before anything in the cluster is touched (changes.guard).
     Its kubeconfig is a secret of the state, whether the stack's file encrypts it or not.
     """
-    # `make recover` sets these for the plugin, which reads them too. From the program's own
-    # environment they would become inputs of the provider, and so a change in the next `up`.
-    for variable in ("PULUMI_K8S_UPSERT_EXISTING_OBJECTS", "PULUMI_K8S_ENABLE_PATCH_FORCE"):
-        os.environ.pop(variable, None)
+    # `make recover` sets this for the plugin, which reads it too. From the program's own
+    # environment it would become an input of the provider, and so a change in the next `up`.
+    os.environ.pop("PULUMI_K8S_UPSERT_EXISTING_OBJECTS", None)
     kubeconfig = None
     if cluster.kubeconfig is not None:
         kubeconfig = pulumi.Output.secret(cluster.kubeconfig)
@@ -49,6 +48,9 @@ def provider(cluster: Cluster, after: pulumi.Resource | None = None) -> kubernet
         # Without it, another current context of the kubeconfig would mean another cluster to the
         # provider, which would replace everything.
         cluster_identifier=cluster.identifier,
+        # Each creation gets a field manager of its own. One that a killed run left behind would
+        # hold its fields for ever, and every later change of them would end in a conflict.
+        enable_patch_force=True,
         # A rotated password changes its Secret in place, under the name that its product knows.
         enable_secret_mutable=True,
         enable_config_map_mutable=True,

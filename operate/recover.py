@@ -1,13 +1,12 @@
 """`make recover`: from a run that was killed, at any moment, to a working environment.
 
-A killed run leaves four things behind. Each is undone here, and nothing that holds data is removed:
+A killed run leaves three things behind. Each is undone here, and nothing that holds data is removed:
 
 - the stack's lock;
 - creations of which the state does not know whether they happened. Objects in Kubernetes are
   adopted by the following `up`; what has a path of its own in Vault is read into the state;
 - Helm's own record of an unfinished installation or upgrade, without which Helm adopts what is
   there, and with which it refuses for ever, because the name is still in use;
-- field managers that the state does not know: the following `up` takes the fields over.
 """
 
 import argparse
@@ -33,12 +32,9 @@ _PATHS = frozenset(
 )
 """Types whose path in Vault can be taken only once; the path is their id for the provider."""
 _HELM_UNFINISHED = frozenset({"pending-install", "pending-upgrade", "pending-rollback"})
-# In the environment of the engine and so of the provider; the program itself drops them
-# (components/cluster.py), or they would become a change of the provider for the next `up`.
-_ADOPT = {
-    "PULUMI_K8S_UPSERT_EXISTING_OBJECTS": "true",
-    "PULUMI_K8S_ENABLE_PATCH_FORCE": "true",
-}
+# In the environment of the engine and so of the provider; the program itself drops it
+# (components/cluster.py), or it would become a change of the provider for the next `up`.
+_ADOPT = {"PULUMI_K8S_UPSERT_EXISTING_OBJECTS": "true"}
 
 
 @dataclass(frozen=True)
