@@ -472,6 +472,54 @@ MUTANTS = [
         ],
         ["tests/real/test_pods.py", "-k", "changed_secret"],
     ),
+    Mutant(
+        "a group that is set in part gets its type's defaults, not its own",
+        [
+            Change(
+                "components/setting_types.py",
+                "return merged(field.default.model_dump(by_alias=True, exclude_unset=True), partial)",
+                "return partial",
+            )
+        ],
+    ),
+    Mutant(
+        "a mutable tag of an image is accepted",
+        [Change("components/setting_types.py", "if not reference.pinned:", "if False:")],
+    ),
+    Mutant(
+        "a password in a refused URL is printed",
+        [
+            Change(
+                "components/configuration.py",
+                'r"(?<=://)[^/\\s]*@", "[secret]@", value',
+                'r"(?!)", "", value',
+            )
+        ],
+    ),
+    Mutant(
+        "a new major version of PostgreSQL is no destructive change",
+        [
+            Change(
+                "components/changes.py",
+                '    "postgres.version": _Rule(\n',
+                '    "postgres.versions": _Rule(\n',
+            )
+        ],
+    ),
+    Mutant(
+        "nothing waits for the comparison of settings",
+        [Change("components/cluster.py", "depends_on=[after] if after else []", "depends_on=[]")],
+    ),
+    Mutant(
+        "a key twice in a stack's file is accepted",
+        [
+            Change(
+                "components/stack_file.py",
+                "            if key in entries:\n",
+                "            if False:\n",
+            )
+        ],
+    ),
 ]
 
 

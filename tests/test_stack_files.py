@@ -1,14 +1,18 @@
 """The kept stack files: every wrong one is refused by one message that a person can act on, every right one is accepted."""
 
 import re
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 import jsonschema
+import pulumi
 import pytest
 import yaml
+from pulumi.runtime import config as runtime_config
 
-from components.settings import SettingsError, parse
+from components import configuration
+from components.settings import SettingsError, load, parse
 from offline import stacks
 from offline.schema import json_schema
 from tests.stack_files import bad, good
@@ -56,3 +60,76 @@ def test_an_editor_accepts_a_right_file(content: str) -> None:
     ]
     faults = [fault for fault in faults if "other:" not in fault and "shlink:config" not in fault]
     assert faults == []
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("config: {kubernetes:context: lab}\nshlink:app: {replicas: 2}\n", "below `config:`"),
+        (
+            "config: {kubernetes:context: lab, shlink:app: {environment: {MATOMO_API_TOKEN: {secure: x}}}}",
+            "shlink:app.environment.MATOMO_API_TOKEN: is encrypted here",
+        ),
+    ],
+)
+def test_a_live_run_refuses_what_the_engine_ignores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, words: str
+) -> None:
+    """The engine hands over only what is below `config:`, decrypted, so the program reads its own file too."""
+    (tmp_path / "Pulumi.live.yaml").write_text(content)
+    values = {"kubernetes:context": "lab"}
+    if "environment" in content:
+        values["shlink:app"] = '{"environment": {"MATOMO_API_TOKEN": "hunter2"}}'
+    monkeypatch.setattr(configuration, "_ROOT", tmp_path)
+    monkeypatch.setattr(pulumi, "get_stack", lambda: "live")
+    monkeypatch.setattr(runtime_config, "CONFIG", ContextVar("config", default=values))
+    monkeypatch.setattr(runtime_config, "is_config_secret", lambda key: key == "shlink:app")  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+    with pytest.raises(SettingsError) as error:
+        load()
+    assert words in str(error.value)
+    assert "hunter2" not in str(error.value)
+
+
+def test_another_file_than_the_one_in_use_is_not_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`pulumi up --config-file`: what lies in Pulumi.<stack>.yaml says nothing of this run."""
+    (tmp_path / "Pulumi.live.yaml").write_text(
+        "config: {kubernetes:context: other}\nshlink:app: {}\n"
+    )
+    monkeypatch.setattr(configuration, "_ROOT", tmp_path)
+    monkeypatch.setattr(pulumi, "get_stack", lambda: "live")
+    values = {"kubernetes:context": "lab"}
+    monkeypatch.setattr(runtime_config, "CONFIG", ContextVar("config", default=values))
+    assert load()[0].context == "lab"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("config: {kubernetes:context: l\u00e4b}\n".encode("latin-1"), "is not text in UTF-8"),
+        (b"\x00\x01", "is not text in UTF-8"),
+        (b"a" * 2_000_000, "allowed: 1000000"),
+    ],
+    ids=["latin-1", "binary", "long"],
+)
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
+    assert words in refusal(tmp_path, content)
+
+
+def test_utf_16_with_its_mark_is_read_as_the_engine_does(tmp_path: Path) -> None:
+    assert refusal(tmp_path, "config: {kubernetes:context: lab}\n".encode("utf-16")) == ""
+
+
+def test_a_folder_in_place_of_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "Pulumi.test.yaml").mkdir()
+    with pytest.raises(
+        stacks.StackError, match=r"Pulumi\.test\.yaml can't be read: Is a directory"
+    ):
+        stacks.configuration(tmp_path, "test")
+
+
+@pytest.mark.parametrize("stack", ["../x", "a b", "", "x; touch y", "a/b"])
+def test_a_stack_has_a_plain_name(tmp_path: Path, stack: str) -> None:
+    with pytest.raises(stacks.StackError, match="is no name of a stack"):
+        stacks.configuration(tmp_path, stack)
