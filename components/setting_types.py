@@ -235,6 +235,23 @@ def amount(quantity: str) -> float:
     return float(digits) * _UNITS[unit]
 
 
+def _parameter(value: Any) -> Any:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return _number_as_text(value)
+
+
+ParameterName = Annotated[
+    str,
+    _pattern(
+        r"^[a-z][a-z0-9_.]{0,62}$",
+        "small letters, digits, dots and underscores, such as work_mem",
+        "work_mem",
+    ),
+]
+ParameterText = Annotated[str, Field(min_length=1, max_length=1024), BeforeValidator(_parameter)]
+"""Of PostgreSQL: numbers and booleans may stand without quotes."""
+
 _LABEL = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 Name = Annotated[
     str,

@@ -34,6 +34,8 @@ from .setting_types import (
     Name,
     Names,
     ObjectName,
+    ParameterName,
+    ParameterText,
     PathPrefix,
     PhpMemory,
     Port,
@@ -393,9 +395,7 @@ class PostgresSettings(Model):
         le=5000,
         description="PostgreSQL's max_connections; checked against Shlink's workers.",
     )
-    parameters: dict[
-        Annotated[str, Field(pattern=r"^[a-z][a-z0-9_.]*$")], Annotated[str, Field(min_length=1)]
-    ] = Field(
+    parameters: dict[ParameterName, ParameterText] = Field(
         default={},
         description="Parameters of PostgreSQL, beside and over those that follow from the memory "
         "limit. Some need a restart, which PGO does at once.",

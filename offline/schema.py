@@ -146,6 +146,8 @@ def _text_or_number(node: dict[str, Any], key: str) -> dict[str, Any]:
     node = {"pattern": _LINE, **node}
     if node.get("writeOnly"):
         return node
+    if key == "shlink:postgres.parameters.*":
+        return {**node, "type": ["string", "number", "boolean"]}
     if key.endswith(".cpu"):
         return {**node, "type": ["string", "number"], "minimum": 0.001, "maximum": 999}
     lowest = [10**length for length in range(4) if re.search(node["pattern"], str(10**length))]
