@@ -266,7 +266,7 @@ Name = Annotated[
 
 
 def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
+    return [value] if isinstance(value, str | int | float) else value
 
 
 Names = Annotated[
@@ -463,7 +463,7 @@ Image = Annotated[
         examples=["docker.io/shlinkio/shlink:4.6.0"],
         # For editors; what is said of a wrong one comes from the function.
         json_schema_extra={
-            "pattern": rf"^([A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*(:[0-9]{{1,5}})?/)?{_PATH}"
+            "pattern": rf"^([A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9-]+)*(:[0-9]{{1,5}})?/)?{_PATH}"
             rf"({_VERSION_TAG}({_DIGEST})?|(:[A-Za-z0-9_][A-Za-z0-9_.-]{{0,127}})?{_DIGEST})$",
             EXPECTED: "an image with a whole version or a digest, such as docker.io/shlinkio/shlink:4.6.0",
         },
