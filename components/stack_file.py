@@ -257,7 +257,9 @@ class _Reader:
             return text
         value = _plain(text)
         if strict and isinstance(value, _Misread):
-            self.fault(node, f"{path}: {_short(text)} {value.reading}: put it in quotes")
+            self.fault(
+                node, f"{path}: {_short(text)} {value.reading}: put it in quotes if it is text"
+            )
         return text if isinstance(value, _Misread) else value
 
     @staticmethod

@@ -7,6 +7,7 @@ from pathlib import Path
 import pulumi
 from rich.console import Console
 
+from components.settings import parse
 from offline import render, stacks
 from offline.files import ForeignFilesError
 from offline.record import ROOT, record
@@ -23,6 +24,7 @@ def main(arguments: list[str]) -> int:
     console = Console() if sys.stdout.isatty() else Console(width=render.WIDTH)
     try:
         configuration, encrypted = stacks.configuration(options.root, options.stack)
+        parse(configuration, encrypted)  # it knows exactly what is encrypted
         recording = record(options.stack, configuration, encrypted)
         console.print(
             "[dim]Offline: what this stack would hold. To compare it with what is running:"

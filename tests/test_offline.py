@@ -190,6 +190,10 @@ def test_a_secret_map_keeps_its_keys(dev: Recording) -> None:
             "config: {kubernetes:context: c, shlink:app: {replicas: three}}",
             ["shlink:app.replicas", '"three"', "0 to 50"],
         ),
+        (
+            "config: {kubernetes:context: c, app: {environment: {MATOMO_API_TOKEN: {secure: x}}}}",
+            ["shlink:app.environment.MATOMO_API_TOKEN", "is encrypted", "secretEnvironment"],
+        ),
         ("config: {}", ["kubernetes:context", "is missing"]),
         ("config: [1]", ["Pulumi.test.yaml", "map of keys"]),
         ("config: {a: b", ["Pulumi.test.yaml", "not valid YAML"]),
