@@ -18,8 +18,8 @@ _RAFT = {
     "seal": {"type": "awskms", "region": "eu-central-1", "kmsKeyId": "alias/vault"},
 }
 
-OPTIONAL_KINDS = frozenset({"HTTPRoute", "PodMonitor", "PrometheusRule"})
-"""Kinds of the Gateway API and of the Prometheus operator, which a scratch cluster may lack."""
+OPTIONAL_KINDS = frozenset({"CiliumNetworkPolicy", "HTTPRoute", "PodMonitor", "PrometheusRule"})
+"""Kinds of Cilium, the Gateway API and the Prometheus operator, which a cluster may lack."""
 
 SWITCHES: Mapping[str, Mapping[str, Any]] = {
     "defaults": {},

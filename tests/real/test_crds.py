@@ -34,7 +34,7 @@ def _resources() -> dict[str, tuple[str, Any]]:
         ):
             versions = {
                 str(resource.inputs["apiVersion"])
-                for name in ("defaults", "gateway")
+                for name in configurations.NAMES
                 for resource in configurations.recording(name).resources.values()
                 if resource.is_kubernetes_object and resource.kind == kind
             }

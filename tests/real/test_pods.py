@@ -18,6 +18,9 @@ _CHART_ACCOUNTS = {"vault": "vault", "postgres": "pgo", "external-secrets": "ext
 @pytest.fixture(scope="module")
 def accounts(cluster: Cluster, environment: Mapping[str, Mapping[str, Any]]) -> None:
     assert set(_CHART_ACCOUNTS) <= set(environment)
+    # Another module may have deleted those of the session.
+    recording = configurations.recording("defaults")
+    cluster.must(plain(account.inputs) for account in recording.of_kind("ServiceAccount"))
     cluster.must(
         {
             "apiVersion": "v1",

@@ -286,17 +286,6 @@ def _everything(*, charts: bool = True) -> dict[str, Mapping[str, Any]]:
                 "kind": "ConfigMap",
                 "metadata": {**metadata, "name": "vault-config"},
             },
-            {
-                "apiVersion": "rbac.authorization.k8s.io/v1",
-                "kind": "ClusterRoleBinding",
-                "metadata": {"name": "vault-server-binding"},
-                "roleRef": {
-                    "apiGroup": "rbac.authorization.k8s.io",
-                    "kind": "ClusterRole",
-                    "name": "system:auth-delegator",
-                },
-                "subjects": [{"kind": "ServiceAccount", **metadata}],
-            },
         ]
     return {json.dumps(one, sort_keys=True): one for one in found}
 
