@@ -113,8 +113,8 @@ MUTANTS = [
         [
             Change(
                 "components/network.py",
-                "Flow(SERVER, DATABASE, [5432])",
-                'Flow(Pods("any", SHLINK), DATABASE, [5432])',
+                "Flow(SERVER, DATABASE, [ports.POSTGRES])",
+                'Flow(Pods("any", SHLINK), DATABASE, [ports.POSTGRES])',
             )
         ],
         ["tests/real/test_network.py"],
@@ -124,8 +124,8 @@ MUTANTS = [
         [
             Change(
                 "components/network.py",
-                'policy_types=["Ingress", "Egress"], egress=[dns]',
-                'policy_types=["Ingress"]',
+                'policy_types=["Ingress", "Egress"],\n            egress=',
+                'policy_types=["Ingress"],\n            egress=',
             )
         ],
         ["tests/real/test_network.py"],
@@ -135,20 +135,20 @@ MUTANTS = [
         [
             Change(
                 "components/network.py",
-                "Flow(client, REDIS_SERVERS, [6379])",
-                "Flow(client, REDIS_SERVERS, [26379])",
+                "Flow(client, REDIS_SERVERS, [ports.REDIS])",
+                "Flow(client, REDIS_SERVERS, [ports.SENTINEL])",
             ),
             Change(
                 "components/network.py",
-                "Flow(client, SENTINELS, [26379])",
-                "Flow(client, SENTINELS, [6379])",
+                "Flow(client, SENTINELS, [ports.SENTINEL])",
+                "Flow(client, SENTINELS, [ports.REDIS])",
             ),
         ],
         ["tests/real/test_network.py"],
     ),
     Mutant(
         "titles may be fetched from the cloud's metadata service",
-        [Change("components/network.py", '"169.254.0.0/16", ', "")],
+        [Change("components/network.py", '        "169.254.0.0/16",\n', "")],
         ["tests/real/test_network.py"],
     ),
     Mutant(
@@ -466,11 +466,49 @@ MUTANTS = [
         [
             Change(
                 "components/shlink.py",
-                'return {f"{_VERSION_ANNOTATION}{one.name}": one.version for one in secrets}',
-                "return {}",
+                "        for secret in secrets\n        if secret is not None\n    }\n    if database",
+                "        for secret in secrets[:0]\n        if secret is not None\n    }\n    if database",
             )
         ],
         ["tests/real/test_pods.py", "-k", "changed_secret"],
+    ),
+    Mutant(
+        "the fields of a killed run can't be changed later",
+        [Change("components/cluster.py", "        enable_patch_force=True,\n", "")],
+    ),
+    Mutant(
+        "a recovery creates a second time what has a path in Vault",
+        [
+            Change(
+                "operate/recover.py",
+                'if resource["type"] in _PATHS:',
+                'if resource["type"] in ():',
+            )
+        ],
+    ),
+    Mutant(
+        "the API key is stored as its own name",
+        [
+            Change(
+                "components/shlink.py",
+                'secret_variable("API_KEY", args.api_key.name, API_KEY)',
+                'secret_variable("INITIAL_API_KEY", args.api_key.name, API_KEY)',
+            )
+        ],
+    ),
+    Mutant(
+        "a stopping pod is killed before RoadRunner has stopped",
+        [
+            Change(
+                "components/shlink.py",
+                "                        termination_grace_period_seconds=_STOP_SECONDS,\n",
+                "",
+            )
+        ],
+    ),
+    Mutant(
+        "titles may be fetched from inside the cluster over IPv6",
+        [Change("components/network.py", '        "fc00::/7",\n', "")],
     ),
     Mutant(
         "a group that is set in part gets its type's defaults, not its own",
