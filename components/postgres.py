@@ -319,7 +319,8 @@ class Postgres(pulumi.ComponentResource):
         # Connects when something inside PostgreSQL changes, not before; a preview opens no connection.
         provider = postgresql.Provider(
             self._name,
-            host=args.provider_host,
+            # The stack's file may encrypt it, and then it stays secret.
+            host=pulumi.Output.secret(args.provider_host),
             port=args.provider_port,
             username=SUPERUSER,
             password=superuser_password,

@@ -516,7 +516,8 @@ class Vault(pulumi.ComponentResource):
             )
         return vault.Provider(
             self._name,
-            address=args.provider_address,
+            # The stack's file may encrypt it, and then it stays secret.
+            address=pulumi.Output.secret(args.provider_address),
             token=args.token,
             auth_login=auth_login,
             ca_cert_file=args.authority.ca_pem.apply(lambda pem: tls.ca_file(pem, Path(file))),

@@ -9,7 +9,7 @@ import pytest
 from pulumi.runtime.mocks import MockMonitor
 
 from components.settings import SettingsError
-from offline.record import Recording, record
+from offline.record import Recording, Secret, record
 from tests import configurations
 from tests.conftest import REPRESENTATIVE, before, configuration, manifest, reached
 
@@ -164,3 +164,14 @@ def test_a_faulty_configuration_registers_nothing() -> None:
     ):
         record("test", configuration({"app": {"replicas": -1}}))
     assert [call.args[1].type for call in registered.call_args_list] == ["pulumi:pulumi:Stack"]
+
+
+@pytest.mark.parametrize(
+    ("provider", "name", "key"),
+    [("vault", "vault", "address"), ("postgresql", "shlink-db", "host")],
+)
+def test_an_address_that_the_stack_encrypts_stays_secret(
+    provider: str, name: str, key: str
+) -> None:
+    resource = configurations.recording("direct").one(provider, name)
+    assert isinstance(resource.inputs[key], Secret)
