@@ -131,23 +131,25 @@ def _keys(place: Any) -> list[Any]:
     return list(range(len(place)))
 
 
-def _read(value: Any, path: str, encrypted: set[str]) -> Any:
+def without_secrets(value: Any, path: str, encrypted: set[str]) -> Any:
     """As the stack's file is read: a placeholder for what is encrypted, and its path."""
     if isinstance(value, list):
         items = enumerate(cast("list[Any]", value))
-        return [_read(item, f"{path}.{position}", encrypted) for position, item in items]
+        return [without_secrets(item, f"{path}.{position}", encrypted) for position, item in items]
     if not isinstance(value, dict):
         return value
     entries = cast("dict[str, Any]", value)
     if set(entries) == {"secure"} and isinstance(entries["secure"], str):
         encrypted.add(path)
         return PLACEHOLDER
-    return {key: _read(item, f"{path}.{key}", encrypted) for key, item in entries.items()}
+    return {key: without_secrets(item, f"{path}.{key}", encrypted) for key, item in entries.items()}
 
 
 def refusal(document: dict[str, Any]) -> str:
     encrypted: set[str] = set()
-    read = {key: _read(value, f"shlink:{key}", encrypted) for key, value in document.items()}
+    read = {
+        key: without_secrets(value, f"shlink:{key}", encrypted) for key, value in document.items()
+    }
     try:
         parse(configuration(read), frozenset(encrypted))
     except SettingsError as error:
@@ -169,7 +171,9 @@ def test_what_the_schema_accepts_the_models_accept_but_for_rules_between_keys(
     if not valid(document):
         return
     encrypted: set[str] = set()
-    read = {key: _read(value, f"shlink:{key}", encrypted) for key, value in document.items()}
+    read = {
+        key: without_secrets(value, f"shlink:{key}", encrypted) for key, value in document.items()
+    }
     try:
         Settings.model_validate(read, by_alias=True, by_name=False)
     except ValidationError as error:
