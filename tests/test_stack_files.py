@@ -1,4 +1,4 @@
-"""The kept stack files: every wrong one is refused by one message that a person can act on, every right one is accepted."""
+"""Every wrong stack file is refused with one message to act on, every right one is accepted."""
 
 import re
 from contextvars import ContextVar
@@ -19,9 +19,10 @@ from tests.stack_files import bad, good
 
 
 def refusal(folder: Path, content: str | bytes) -> str:
-    """What is said of a stack's file with this content; empty if it is accepted."""
-    path = folder / "Pulumi.test.yaml"
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    """The message that refuses a stack file with this content. Empty if the file is accepted."""
+    if isinstance(content, str):
+        content = content.encode()
+    (folder / "Pulumi.test.yaml").write_bytes(content)
     try:
         parse(*stacks.configuration(folder, "test"))
     except (stacks.StackError, SettingsError) as error:
@@ -33,14 +34,12 @@ def refusal(folder: Path, content: str | bytes) -> str:
 def test_a_wrong_file_is_refused_in_words_that_help(
     tmp_path: Path, content: str, words: str
 ) -> None:
+    """No line is long, none quotes pydantic or a regular expression, none shows a secret."""
     message = refusal(tmp_path, content)
     assert words in message
-    lines = message.splitlines()
-    assert max(map(len, lines)) < 420, "a person reads it at one look"
-    # Neither pydantic's words nor an expression's.
-    assert not re.search(r"Input should|should be|Value error|pydantic|\^|\[0-9\]|\\d", message), (
-        message
-    )
+    assert max(map(len, message.splitlines())) < 420
+    jargon = re.search(r"Input should|should be|Value error|pydantic|\^|\[0-9\]|\\d", message)
+    assert not jargon, message
     assert "hunter2" not in message
 
 
@@ -54,12 +53,11 @@ _SCHEMA: Any = jsonschema.Draft202012Validator(json_schema())
 
 @pytest.mark.parametrize("content", good.files(), ids=lambda text: text[36:100])
 def test_an_editor_accepts_a_right_file(content: str) -> None:
-    faults = [
-        f"{list(fault.path)}: {fault.message[:200]}"
-        for fault in _SCHEMA.iter_errors(yaml.safe_load(content.replace("<<: *r, ", "")))
-    ]
-    faults = [fault for fault in faults if "other:" not in fault and "shlink:config" not in fault]
-    assert faults == []
+    """The JSON schema finds no fault, except in keys of other programs and in the long spelling."""
+    document = yaml.safe_load(content.replace("<<: *r, ", ""))
+    for fault in _SCHEMA.iter_errors(document):
+        text = f"{list(fault.path)}: {fault.message[:200]}"
+        assert "other:" in text or "shlink:config" in text, text
 
 
 @pytest.mark.parametrize(
@@ -67,7 +65,10 @@ def test_an_editor_accepts_a_right_file(content: str) -> None:
     [
         ("config: {kubernetes:context: lab}\nshlink:app: {replicas: 2}\n", "below `config:`"),
         (
-            "config: {kubernetes:context: lab, shlink:app: {environment: {MATOMO_API_TOKEN: {secure: x}}}}",
+            (
+                "config: {kubernetes:context: lab, "
+                "shlink:app: {environment: {MATOMO_API_TOKEN: {secure: x}}}}"
+            ),
             "shlink:app.environment.MATOMO_API_TOKEN: is encrypted here",
         ),
     ],
@@ -75,7 +76,7 @@ def test_an_editor_accepts_a_right_file(content: str) -> None:
 def test_a_live_run_refuses_what_the_engine_ignores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, words: str
 ) -> None:
-    """The engine hands over only what is below `config:`, decrypted, so the program reads its own file too."""
+    """The program reads its own file too: the engine passes only `config:`, already decrypted."""
     (tmp_path / "Pulumi.live.yaml").write_text(content)
     values = {"kubernetes:context": "lab"}
     if "environment" in content:
@@ -93,7 +94,7 @@ def test_a_live_run_refuses_what_the_engine_ignores(
 def test_another_file_than_the_one_in_use_is_not_judged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`pulumi up --config-file`: what lies in Pulumi.<stack>.yaml says nothing of this run."""
+    """With `pulumi up --config-file`, Pulumi.<stack>.yaml does not describe this run."""
     (tmp_path / "Pulumi.live.yaml").write_text(
         "config: {kubernetes:context: other}\nshlink:app: {}\n"
     )
@@ -114,10 +115,11 @@ def test_another_file_than_the_one_in_use_is_not_judged(
     ids=["latin-1", "binary", "long"],
 )
 def test_a_file_that_is_no_text_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
+    """Neither is a file that is too long to be a stack's."""
     assert words in refusal(tmp_path, content)
 
 
-def test_utf_16_with_its_mark_is_read_as_the_engine_does(tmp_path: Path) -> None:
+def test_utf_16_with_a_byte_order_mark_is_read_as_the_engine_does(tmp_path: Path) -> None:
     assert refusal(tmp_path, "config: {kubernetes:context: lab}\n".encode("utf-16")) == ""
 
 

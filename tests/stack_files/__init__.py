@@ -1,1 +1,1 @@
-"""Stack files that were tried and are kept: each wrong one with what its message says, each unusual right one."""
+"""Stack files kept as tests: wrong ones with the message they get, and unusual right ones."""

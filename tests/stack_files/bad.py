@@ -1,6 +1,7 @@
 """Wrong stack files, by class.
 
-A case is a line below `config:` (the context is added) and words of the message; a case in `WHOLE` is a whole file.
+A case is a line below `config:` (the context is added) and words of the message. A case in `WHOLE`
+is a whole file.
 """
 
 from collections.abc import Sequence
@@ -8,9 +9,24 @@ from collections.abc import Sequence
 Case = tuple[str, str]
 
 _SEAL = "seal: {type: awskms, region: eu-central-1, kmsKeyId: alias/v}"
-_S3 = "key: k1, keySecret: s1"
+_S3 = {
+    "type": "s3",
+    "bucket": "buck",
+    "endpoint": "s3.example.org",
+    "region": "r",
+    "key": "k1",
+    "keySecret": "s1",
+}
 _ROUTE = "type: ingress, className: nginx, controllerNamespace: ingress"
 _DIGEST = "sha256:" + "ab" * 32
+
+
+def _s3(**changes: str | None) -> str:
+    """Backups in an S3 bucket with these fields changed. None leaves a field out."""
+    values = (_S3 | changes).items()
+    fields = ", ".join(f"{key}: {value}" for key, value in values if value is not None)
+    return f"shlink:postgres: {{backups: {{repositories: {{repo2: {{{fields}}}}}}}}}"
+
 
 SIZES: Sequence[Case] = (
     (
@@ -234,7 +250,10 @@ ADDRESSES: Sequence[Case] = (
     ("shlink:app: {trustedProxies: proxy}", "must be a list"),
     (
         "shlink:app: {domain: https://s.example.org}",
-        'app.domain: "https://s.example.org" is not allowed; allowed: host or host:port without a scheme',
+        (
+            'app.domain: "https://s.example.org" is not allowed; '
+            "allowed: host or host:port without a scheme"
+        ),
     ),
     ("shlink:app: {domain: s.example.org/x}", "app.domain"),
     (
@@ -377,7 +396,10 @@ NAMES: Sequence[Case] = (
         'app.domain: "S.Example.org" can\'t be routed to',
     ),
     (
-        "shlink:app: {route: {type: gateway, name: Public_GW, namespace: g, controllerNamespace: e}}",
+        (
+            "shlink:app: {route: "
+            "{type: gateway, name: Public_GW, namespace: g, controllerNamespace: e}}"
+        ),
         'app.route.name: "Public_GW"',
     ),
     (
@@ -385,7 +407,10 @@ NAMES: Sequence[Case] = (
         "app.route.namespace",
     ),
     (
-        'shlink:app: {route: {type: gateway, name: g, namespace: a, controllerNamespace: e, sectionName: "a b"}}',
+        (
+            "shlink:app: {route: {type: gateway, name: g, namespace: a, controllerNamespace: e, "
+            'sectionName: "a b"}}'
+        ),
         "app.route.sectionName",
     ),
     (
@@ -405,51 +430,39 @@ NAMES: Sequence[Case] = (
     ("shlink:operators: {pgo: false}", "operators.pgo: must be a map of keys"),
     ("shlink:operators: {certManager: {install: true}}", "operators.certManager: is not a setting"),
     (
-        "shlink:postgres: {backups: {repositories: {repo2: {type: s3, bucket: B, endpoint: s3.example.org, region: r, "
-        + _S3
-        + "}}}}",
+        _s3(bucket="B"),
         'postgres.backups.repositories.repo2.bucket: "B"',
     ),
     (
-        'shlink:postgres: {backups: {repositories: {repo2: {type: s3, bucket: "", endpoint: s3.example.org, region: r, '
-        + _S3
-        + "}}}}",
+        _s3(bucket='""'),
         'postgres.backups.repositories.repo2.bucket: "" is empty',
     ),
     (
-        'shlink:postgres: {backups: {repositories: {repo2: {type: s3, bucket: buck, endpoint: "https://s3.example.org", region: r, '
-        + _S3
-        + "}}}}",
+        _s3(endpoint='"https://s3.example.org"'),
         "postgres.backups.repositories.repo2.endpoint",
     ),
     (
-        'shlink:postgres: {backups: {repositories: {repo2: {type: s3, bucket: buck, endpoint: s3.example.org, region: "", '
-        + _S3
-        + "}}}}",
+        _s3(region='""'),
         "postgres.backups.repositories.repo2.region",
     ),
     (
-        "shlink:postgres: {backups: {repositories: {repo2: {type: s3, bucket: buck, endpoint: s3.example.org, region: eu west, "
-        + _S3
-        + "}}}}",
+        _s3(region="eu west"),
         "postgres.backups.repositories.repo2.region",
     ),
     (
-        'shlink:postgres: {backups: {repositories: {repo2: {type: s3, bucket: buck, endpoint: s3.example.org, region: r, key: "", keySecret: s}}}}',
+        _s3(key='""'),
         "postgres.backups.repositories.repo2.key: [secret] is empty",
     ),
     (
-        'shlink:postgres: {backups: {repositories: {repo2: {type: s3, bucket: buck, endpoint: s3.example.org, region: r, key: "a\\nb=c", keySecret: s}}}}',
+        _s3(key='"a\\nb=c"'),
         "postgres.backups.repositories.repo2.key: [secret] has a line break",
     ),
     (
-        "shlink:postgres: {backups: {repositories: {repo2: {type: s3, bucket: buck, endpoint: s3.example.org, region: r, key: k}}}}",
+        _s3(keySecret=None),
         "postgres.backups.repositories.repo2: `key` and `keySecret` belong together",
     ),
     (
-        'shlink:postgres: {backups: {repositories: {repo2: {type: s3, bucket: "a\\nb", endpoint: s3.example.org, region: r, '
-        + _S3
-        + "}}}}",
+        _s3(bucket='"a\\nb"'),
         "postgres.backups.repositories.repo2.bucket",
     ),
     (
@@ -511,7 +524,10 @@ ENVIRONMENT: Sequence[Case] = (
     ("shlink:app: {environment: [A=B]}", "app.environment: must be a map of keys"),
     (
         "shlink:app: {environment: {MATOMO_API_TOKEN: {secure: abc}}}",
-        "app.environment.MATOMO_API_TOKEN: is encrypted here, but would be in plain text in the Deployment",
+        (
+            "app.environment.MATOMO_API_TOKEN: is encrypted here, "
+            "but would be in plain text in the Deployment"
+        ),
     ),
     (
         'shlink:app: {secretEnvironment: {MATOMO_API_TOKEN: ""}}',
@@ -564,8 +580,14 @@ IMAGES: Sequence[Case] = (
     ('shlink:images: {registry: ""}', 'images.registry: "" is empty'),
     ("shlink:images: {registry: a b}", "images.registry"),
     (
-        'shlink:images: {postgres: "r.example.org/pg:ubi9-17.2-2547", pgbackrest: "r.example.org/b:ubi9-2.56.0-2547"}',
-        "images.postgres: r.example.org/pg:ubi9-17.2-2547 is PostgreSQL 17, but postgres.version is 16",
+        (
+            'shlink:images: {postgres: "r.example.org/pg:ubi9-17.2-2547", '
+            'pgbackrest: "r.example.org/b:ubi9-2.56.0-2547"}'
+        ),
+        (
+            "images.postgres: r.example.org/pg:ubi9-17.2-2547 is PostgreSQL 17, "
+            "but postgres.version is 16"
+        ),
     ),
     (
         'shlink:images: {postgres: "r.example.org/pg:ubi9-16.11-2547"}',
@@ -576,7 +598,10 @@ IMAGES: Sequence[Case] = (
         "images.postgres: is missing",
     ),
     (
-        'shlink:images: {postgres: "r.example.org/pg:ubi9-16.11-2547", pgbackrest: "r.example.org/b:ubi9-2.55.0-2520"}',
+        (
+            'shlink:images: {postgres: "r.example.org/pg:ubi9-16.11-2547", '
+            'pgbackrest: "r.example.org/b:ubi9-2.55.0-2520"}'
+        ),
         "is of another release than",
     ),
     (
@@ -687,13 +712,19 @@ MISTYPES: Sequence[Case] = (
     ("shlink:zzz: {}", "shlink:zzz: is not a setting; allowed: allowedChanges, app"),
     (
         "shlink:app.domain: s.example.org",
-        "shlink:app.domain: is not a setting by that name; domain stands in the map below `shlink:app:`, or is set with pulumi config set --path",
+        (
+            "shlink:app.domain: is not a setting by that name; domain stands in the map below "
+            "`shlink:app:`, or is set with pulumi config set --path"
+        ),
     ),
     ("shlink:context: lab", "shlink:context: is not a setting; did you mean `kubernetes:context`?"),
     ("context: lab", "did you mean `kubernetes:context`?"),
     (
         "shlink:replicas: 3",
-        "shlink:replicas: is not a setting; did you mean `replicas` in the map below `shlink:app:`?",
+        (
+            "shlink:replicas: is not a setting; "
+            "did you mean `replicas` in the map below `shlink:app:`?"
+        ),
     ),
     ("shlink:app: {replica: 2}", "shlink:app.replica: is not a setting; did you mean `replicas`?"),
     (

@@ -25,20 +25,42 @@ CASES: Sequence[str] = (
     "shlink:postgres: {address: db.example.org}",
     'shlink:postgres: {backups: {full: 0 1 * * 0, differential: "*/30 0-6 1,15 jan-jun mon"}}',
     "shlink:postgres: {backups: {full: 0 0 29 2 *}}",
-    'shlink:postgres: {backups: {repositories: {repo2: {type: s3, bucket: my.backups, endpoint: "minio.example.org:9000", region: us-east-1, key: {secure: abc}, keySecret: {secure: abc}}}}}',
-    "shlink:postgres: {backups: {repositories: {repo2: {type: s3, bucket: 123456, endpoint: 10.0.0.7, region: r, key: k, keySecret: s}}}}",
+    (
+        "shlink:postgres: {backups: {repositories: {repo2: {type: s3, bucket: my.backups, "
+        'endpoint: "minio.example.org:9000", region: us-east-1, '
+        "key: {secure: abc}, keySecret: {secure: abc}}}}}"
+    ),
+    (
+        "shlink:postgres: {backups: {repositories: {repo2: {type: s3, bucket: 123456, "
+        "endpoint: 10.0.0.7, region: r, key: k, keySecret: s}}}}"
+    ),
     'shlink:vault: {address: "https://[2001:db8::1]:8200"}',
     "shlink:vault: {address: {secure: abc}}",
     "shlink:vault: {token: {secure: abc}}",
-    'shlink:vault: {mode: ha, replicas: "5", seal: {type: gcpckms, project: 123456, region: global, keyRing: r, cryptoKey: k}}',
-    'shlink:vault: {seal: {type: transit, address: "http://10.0.0.7:8300/v", keyName: k, token: {secure: abc}}}',
-    "shlink:vault: {authLogin: {path: auth/jwt/login, method: jwt, parameters: {role: r, jwt: {secure: abc}}}}",
+    (
+        'shlink:vault: {mode: ha, replicas: "5", '
+        "seal: {type: gcpckms, project: 123456, region: global, keyRing: r, cryptoKey: k}}"
+    ),
+    (
+        'shlink:vault: {seal: {type: transit, address: "http://10.0.0.7:8300/v", keyName: k, '
+        "token: {secure: abc}}}"
+    ),
+    (
+        "shlink:vault: {authLogin: {path: auth/jwt/login, method: jwt, "
+        "parameters: {role: r, jwt: {secure: abc}}}}"
+    ),
     "shlink:redis: {}",
     "shlink:redis: {replicas: 5}",
     "shlink:redis: {mode: none}",
-    'shlink:redis: {mode: external, servers: ["rediss://[2001:db8::1]:6380/2"], cidr: "2001:db8::/32", password: {secure: abc}}',
+    (
+        'shlink:redis: {mode: external, servers: ["rediss://[2001:db8::1]:6380/2"], '
+        'cidr: "2001:db8::/32", password: {secure: abc}}'
+    ),
     'shlink:redis: {mode: external, servers: [tcp://redis.example.org, "tcp://other:7000"]}',
-    "shlink:app: {environment: {CORS_MAX_AGE: 3600, DISABLE_TRACKING: true, SHORT_URL_MODE: loose}}",
+    (
+        "shlink:app: {environment: "
+        "{CORS_MAX_AGE: 3600, DISABLE_TRACKING: true, SHORT_URL_MODE: loose}}"
+    ),
     'shlink:app: {environment: {SOMETHING_NEW_IN_SHLINK: "no"}}',
     "shlink:app: {secretEnvironment: {MATOMO_API_TOKEN: {secure: abc}, RABBITMQ_PASSWORD: plain}}",
     "shlink:app: {environment: {}, trustedProxies: []}",
@@ -49,9 +71,18 @@ CASES: Sequence[str] = (
     "shlink:app: {domain: 10.0.0.7}",
     'shlink:app: {domain: "[2001:db8::1]:8080"}',
     "shlink:app: {domain: xn--mnchen-3ya.example}",
-    f"shlink:app: {{domain: s.example.org, route: {{{_ROUTE}, tlsSecret: a.b, annotations: {{cert-manager.io/cluster-issuer: x, n: 3}}}}}}",
-    "shlink:app: {domain: s.example.org, route: {type: gateway, name: a.b, namespace: g, sectionName: https, controllerNamespace: e}}",
-    'shlink:images: {postgres: "r.example.org/crunchy-postgres:ubi9-16.11-2547", pgbackrest: "r.example.org/crunchy-pgbackrest:ubi9-2.56.0-2547"}',
+    (
+        f"shlink:app: {{domain: s.example.org, route: {{{_ROUTE}, tlsSecret: a.b, "
+        "annotations: {cert-manager.io/cluster-issuer: x, n: 3}}}"
+    ),
+    (
+        "shlink:app: {domain: s.example.org, route: {type: gateway, name: a.b, namespace: g, "
+        "sectionName: https, controllerNamespace: e}}"
+    ),
+    (
+        'shlink:images: {postgres: "r.example.org/crunchy-postgres:ubi9-16.11-2547", '
+        'pgbackrest: "r.example.org/crunchy-pgbackrest:ubi9-2.56.0-2547"}'
+    ),
     'shlink:images: {registry: "localhost:5000"}',
     "shlink:images: {registry: registry.example.org/a/b}",
     f'shlink:images: {{shlink: "shlinkio/shlink@{_DIGEST}"}}',
@@ -60,7 +91,10 @@ CASES: Sequence[str] = (
     'shlink:images: {shlink: "shlinkio/shlink:4.5.3"}\n  shlink:redis: {mode: none}',
     "shlink:charts: {vault: {version: 0.33.0}}",
     "shlink:charts: {vault: {version: 1.0.0-rc.1+build}}",
-    "shlink:charts: {redisOperator: {repository: oci://ghcr.io/freshworks-oss/charts/redis-operator, version: v3.3.5}}",
+    (
+        "shlink:charts: {redisOperator: "
+        "{repository: oci://ghcr.io/freshworks-oss/charts/redis-operator, version: v3.3.5}}"
+    ),
     "shlink:charts: {pgo: {repository: ./charts/pgo-6.0.3.tgz}}",
     'shlink:operators: {pgo: {install: "false", namespace: platform}}',
     "shlink:operators: {pgo: {install: true}}",
@@ -74,7 +108,10 @@ CASES: Sequence[str] = (
     "shlink:config:app: {replicas: 2}",
     "aws:region: eu-central-1\n  other:date: 2026-01-01",
     "shlink:app: &shared {domain: s.example.org}\n  other:app: *shared",
-    "shlink:postgres: {resources: &r {memory: 512Mi, memoryLimit: 1Gi}}\n  shlink:redis: {resources: {<<: *r, cpu: 1}}",
+    (
+        "shlink:postgres: {resources: &r {memory: 512Mi, memoryLimit: 1Gi}}\n"
+        "  shlink:redis: {resources: {<<: *r, cpu: 1}}"
+    ),
     "shlink:app: {domain: 'yes', logsFormat: console}",
     "shlink:app: !!map {domain: x.example.org}",
 )
