@@ -52,12 +52,18 @@ class Mutant:
 MUTANTS = [
     Mutant(
         "Vault's listener is told of no TLS by the chart",
-        [Change("components/vault.py", '{"tlsDisable": False}', '{"tlsDisable": True}')],
+        [Change("components/vault_server.py", '{"tlsDisable": False}', '{"tlsDisable": True}')],
         ["tests/test_vault.py", "-k", "without_tls"],
     ),
     Mutant(
         "the program may change its own policy in Vault",
-        [Change("components/vault.py", '            f"sys/policies/acl/{login}": ["read"],\n', "")],
+        [
+            Change(
+                "components/vault_policies.py",
+                '            f"sys/policies/acl/{login}": ["read"],\n',
+                "",
+            )
+        ],
         ["tests/test_vault.py", "-k", "own_rights"],
     ),
     Mutant(
@@ -167,7 +173,7 @@ MUTANTS = [
         "the unseal sidecar may gain privileges",
         [
             Change(
-                "components/vault.py",
+                "components/vault_server.py",
                 '"securityContext": CONTAINER_SECURITY,\n        "resources": _small()',
                 '"resources": _small()',
             )

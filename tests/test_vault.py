@@ -7,7 +7,8 @@ from typing import Any, Literal
 import pytest
 
 from components import scripts
-from components.vault import forward_target, server_transform
+from components.vault import forward_target
+from components.vault_server import server_transform
 from offline.record import Recorded, Recording, Secret, plain
 from tests import configurations
 from tests.conftest import REPRESENTATIVE, before, manifest, pod, reached, strings, variables

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from components import scripts
-from components.vault import VaultArgs, program_policy, server_configuration
+from components.vault import VaultArgs
+from components.vault_policies import program_policy
+from components.vault_server import server_configuration
 
 _VARIABLE = "SHLINK_TEST_BINARIES"
 NO_VAULT = f"no Vault to try it on: put `vault` on the PATH, or into the folder {_VARIABLE} names"
