@@ -1,10 +1,12 @@
-"""Changes of settings that would destroy something, caught before anything is touched.
+"""Refuses changes of settings that would destroy something, before anything is touched.
 
-The state keeps a record of the settings that matter: a `pulumi.Stash`, which is the engine's own and needs no plugin and no
-cluster. Everything else of the program waits for it. When a setting in the record changes, a hook before the record's update
-compares the two and fails, in a preview as in an update. Where nothing in the record changes, the hook does not run.
+The state keeps a record of the settings that matter: a `pulumi.Stash`, which the engine provides
+without a plugin or a cluster. The rest of the program waits for it. When a setting in the record
+changes, a hook before the record's update compares the two and fails, in a preview too. If nothing
+in the record changes, the hook does not run.
 
-A change that was prepared by hand is allowed by writing it, exactly as the message does, into `shlink:allowedChanges`.
+To allow a change that was prepared by hand, write it into `shlink:allowedChanges` exactly as the
+message does.
 """
 
 from collections.abc import Callable, Mapping
@@ -57,26 +59,32 @@ def _switched_off(before: Any, after: Any) -> bool:
 
 _DOCS = "docs/upgrades.md#changes-that-are-refused"
 _BY_DUMP = f"a new environment beside this one, and the data moved over: {_DOCS}"
+_REDIS_VOLUMES = (
+    "redis-operator can't change the volumes of a StatefulSet, so it would stop looking after Redis"
+)
 _RULES: Mapping[str, _Rule] = {
     "kubernetes.cluster": _Rule(
         _differs,
-        "it means another cluster, so every object would be made there anew and given up here, with all data",
-        "if it is the same cluster under a new name, set kubernetes:clusterIdentifier to the value before; "
-        "for another cluster, make another stack (docs/takeover.md)",
+        "it means another cluster, so every object would be created there and given up here, "
+        "with all data",
+        "if it is the same cluster under a new name, set kubernetes:clusterIdentifier to the value "
+        "before; for another cluster, make another stack (docs/takeover.md)",
     ),
     "vault.mode": _Rule(
         _differs,
-        "Vault would start with empty storage of the other kind, still believe that it is initialised, and stay sealed",
+        "Vault would start with empty storage of the other kind, still believe that it is "
+        "initialised, and stay sealed",
         f"move Vault's data by `vault operator migrate`: {_DOCS}",
     ),
     "vault.seal": _Rule(
         _differs,
-        "Vault would wait for a seal migration that nobody starts, and stay sealed after its next restart",
+        "Vault would wait for a seal migration that nobody starts, and stay sealed after its next "
+        "restart",
         f"run `vault operator unseal -migrate` with the keys before: {_DOCS}",
     ),
     "vault.storage.size": _Rule(
         _differs,
-        "a StatefulSet can't change its volumes: it would be deleted and made anew, with Vault down meanwhile",
+        "a StatefulSet can't change its volumes: it would be replaced, with Vault down meanwhile",
         f"grow the claims themselves, then replace the StatefulSet without its pods: {_DOCS}",
     ),
     "vault.storage.storageClass": _Rule(
@@ -91,7 +99,8 @@ _RULES: Mapping[str, _Rule] = {
     ),
     "postgres.version": _Rule(
         _differs,
-        "the pods would start PostgreSQL on files of another version and end in `database files are incompatible with server`",
+        "the pods would start PostgreSQL on files of another version and end in "
+        "`database files are incompatible with server`",
         "a finished PGUpgrade comes first: docs/upgrades.md#postgresql-major",
     ),
     "postgres.instances": _Rule(
@@ -107,17 +116,18 @@ _RULES: Mapping[str, _Rule] = {
     ),
     "redis.storage.size": _Rule(
         _differs,
-        "redis-operator can't change the volumes of a StatefulSet, so it would stop looking after Redis",
+        _REDIS_VOLUMES,
         f"replace the StatefulSet without its pods, one claim after the other: {_DOCS}",
     ),
     "redis.storage.storageClass": _Rule(
         _differs,
-        "redis-operator can't change the volumes of a StatefulSet, so it would stop looking after Redis",
+        _REDIS_VOLUMES,
         f"replace the StatefulSet without its pods, one claim after the other: {_DOCS}",
     ),
     "operators.externalSecrets.install": _Rule(
         _switched_off,
-        "the release takes its CRDs along, and with them every ExternalSecret of the whole cluster and the Secrets made from them",
+        "the release takes its CRDs along, and with them every ExternalSecret of the whole cluster "
+        "and the Secrets made from them",
         f"let another release of the chart adopt the CRDs first: {_DOCS}",
     ),
 }
@@ -171,7 +181,10 @@ def recorded(cluster: Cluster, settings: Settings) -> dict[str, Any]:
     rotations = settings.rotation.model_dump(by_alias=True)
     for name, number in rotations.items():
         record[f"rotation.{name}"] = number
-    return {key: "default" if value is None else value for key, value in record.items()}
+    for key, value in record.items():
+        if value is None:
+            record[key] = "default"
+    return record
 
 
 def _listed(parts: Mapping[str, Any]) -> str:
@@ -181,7 +194,8 @@ def _listed(parts: Mapping[str, Any]) -> str:
 def refusals(before: Record, after: Record, allowed: frozenset[str] = frozenset()) -> list[str]:
     """A text for each change that would destroy something and is not allowed.
 
-    What only one of the two has is no change: a setting of a newer version of this program, or of a group that is not in use.
+    A setting that only one of the two has is no change: another version of this program wrote it,
+    or its group is not in use.
     """
     texts: list[str] = []
     for key in sorted(before.keys() & after.keys()):
@@ -211,7 +225,7 @@ def _shown(value: Any) -> str:
 
 
 def comparison(allowed: frozenset[str]) -> Callable[[pulumi.ResourceHookArgs], None]:
-    """A hook before the record's update. It raises ChangeError: a change would destroy something."""
+    """A hook before the record's update. It raises ChangeError if a change would destroy data."""
 
     def compare(args: pulumi.ResourceHookArgs) -> None:
         before, after = _input(args.old_inputs), _input(args.new_inputs)
@@ -241,5 +255,8 @@ def _input(inputs: Mapping[str, Any] | None) -> Record:
     if not isinstance(value, Mapping):
         return {}
     # The engine hands numbers over as floats.
-    entries = cast("Record", value).items()
-    return {key: int(item) if isinstance(item, float) else item for key, item in entries}
+    record = dict(cast("Record", value))
+    for key, item in record.items():
+        if isinstance(item, float):
+            record[key] = int(item)
+    return record

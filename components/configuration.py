@@ -1,6 +1,7 @@
-"""From configuration to models: how Pulumi hands values over, and what a person reads when they can't be used.
+"""Reads the configuration that Pulumi hands over into models, and explains what can't be used.
 
-Every fault is one line: the key as it is written in the file, the value unless it may be secret, what is allowed.
+Each fault is one line: the key as the file has it, the value unless it may be secret, and what is
+allowed.
 """
 
 import difflib
@@ -33,7 +34,7 @@ _ENCRYPTABLE = re.compile(r"kubernetes:.*|shlink:(vault|postgres)\.address")
 
 
 class SettingsError(pulumi.RunError):
-    """A stack's configuration can't be used; the message names each key, its value and what is allowed.
+    """A stack's configuration can't be used. The message has a line for each wrong key.
 
     A `RunError`, so that Pulumi prints the message without a traceback.
     """
@@ -44,10 +45,10 @@ class SettingsError(pulumi.RunError):
 
 
 def of_this_run() -> tuple[dict[str, Any], frozenset[str]]:
-    """The running stack's values as Pulumi hands them over, and what of them is encrypted, as exactly as is known.
+    """The running stack's values as Pulumi hands them over, and which keys or paths are encrypted.
 
-    Pulumi names only the keys with something encrypted below them; the stack's file says what. Raises SettingsError: the file
-    says something that the engine ignores.
+    Pulumi names only the keys with something encrypted below them; the stack's file tells the exact
+    paths. Raises SettingsError: the file has something in it that the engine ignores.
     """
     values = runtime_config.CONFIG.get() or runtime_config.get_config_env()
     secret_keys = frozenset(key for key in values if runtime_config.is_config_secret(key))
@@ -56,24 +57,27 @@ def of_this_run() -> tuple[dict[str, Any], frozenset[str]]:
         file = stack_file.read(path)
     except stack_file.StackFileError:
         return values, secret_keys
-    if not _is_of(
-        file, values
-    ):  # another file is in use (--config-file), or another program's test
+    if not _is_of(file, values):
+        # Another file is in use (--config-file), or the values are another program's test.
         return values, secret_keys
     if file.faults:
         raise SettingsError(file.faults)
-    return values, file.encrypted | {
-        key for key in secret_keys if not stack_file.paths_below(key, file.encrypted)
-    }
+    encrypted = set(file.encrypted)
+    for key in secret_keys:
+        if not stack_file.paths_below(key, file.encrypted):
+            encrypted.add(key)
+    return values, frozenset(encrypted)
 
 
 def _is_of(file: stack_file.StackFile, values: Mapping[str, Any]) -> bool:
     """Whether these values come from this file, as far as it is readable."""
-    return set(file.values) <= set(values) and all(
-        opened(values[key]) == opened(value)
-        for key, value in file.values.items()
-        if not stack_file.paths_below(key, file.encrypted)
-    )
+    for key, value in file.values.items():
+        if key not in values:
+            return False
+        readable = not stack_file.paths_below(key, file.encrypted)
+        if readable and opened(values[key]) != opened(value):
+            return False
+    return True
 
 
 def validated(
@@ -86,9 +90,8 @@ def validated(
         group, _, name = key.partition(":")
         if group not in groups:
             faults += _foreign(key, models)
-        elif (
-            group == "kubernetes"
-        ):  # its values are text; a kubeconfig's contents may look like an object
+        elif group == "kubernetes":
+            # Its values are text: a kubeconfig's contents may look like an object.
             groups[group][name] = value
         else:
             groups[group][name] = opened(value)
@@ -97,12 +100,9 @@ def validated(
     for name, model in models.items():
         reader = _Explainer(model, name, secrets)
         faults += reader.misplaced_secrets()
+        group_values = reader.with_examples(groups[name])
         try:
-            instances.append(
-                model.model_validate(
-                    reader.with_stand_ins(groups[name]), by_alias=True, by_name=False
-                )
-            )
+            instances.append(model.model_validate(group_values, by_alias=True, by_name=False))
         except ValidationError as error:
             faults += [reader.explain(fault) for fault in error.errors(include_url=False)]
         except RecursionError:
@@ -129,8 +129,9 @@ def _without_context(groups: dict[str, dict[str, Any]]) -> list[str]:
         return []
     cluster["context"] = "missing"
     fault = (
-        "kubernetes:context: is missing; name the context of this stack's cluster (kubectl config get-contexts), "
-        "so that no run can reach another one: pulumi config set kubernetes:context NAME"
+        "kubernetes:context: is missing; name the context of this stack's cluster (kubectl config "
+        "get-contexts), so that no run can reach another one: "
+        "pulumi config set kubernetes:context NAME"
     )
     return [fault]
 
@@ -146,7 +147,8 @@ def _foreign(key: str, models: Mapping[str, type[Model]]) -> list[str]:
         return [f"{_cut(key)}: belongs to `shlink:{group}`; here it has no effect"]
     near = difflib.get_close_matches(group.lower(), models, n=1, cutoff=0.75)
     if near:
-        return [f"{_cut(key)}: would be ignored; did you mean `{near[0]}:{key.partition(':')[2]}`?"]
+        name = key.partition(":")[2]
+        return [f"{_cut(key)}: would be ignored; did you mean `{near[0]}:{name}`?"]
     return []
 
 
@@ -195,18 +197,20 @@ class _Explainer:
             if rest.startswith("app.environment."):
                 name = rest.removeprefix("app.environment.")
                 faults.append(
-                    f"{path}: is encrypted here, but would be in plain text in the Deployment; set it with "
-                    f"pulumi config set --secret --path 'shlink:app.secretEnvironment.{name}', and remove it here"
+                    f"{path}: is encrypted here, but would be in plain text in the Deployment; "
+                    "set it with pulumi config set --secret --path "
+                    f"'shlink:app.secretEnvironment.{name}', and remove it here"
                 )
             elif node and not node.get("writeOnly") and "properties" not in node:
                 faults.append(
-                    f"{path}: is encrypted, but is no secret here: objects in the cluster have it in plain text; "
+                    f"{path}: is encrypted, but is no secret here: objects in the cluster have it "
+                    "in plain text; "
                     f"set it without --secret: pulumi config set --path '{path}' VALUE"
                 )
         return faults
 
-    def with_stand_ins(self, values: dict[str, Any]) -> dict[str, Any]:
-        """The values, where the offline preview can't decrypt one with an example of what it may be."""
+    def with_examples(self, values: dict[str, Any]) -> dict[str, Any]:
+        """The values, with an example in place of each that the offline preview can't decrypt."""
 
         def replaced(value: Any, path: list[str]) -> Any:
             if isinstance(value, dict):
@@ -245,7 +249,7 @@ class _Explainer:
         return _resolve(self.schema, node.get("additionalProperties", {}))
 
     def explain(self, fault: ErrorDetails) -> str:
-        """One line for a person: the key as written in the file, its value, what is wrong and what is allowed."""
+        """One line: the key as the file has it, its value, what is wrong and what is allowed."""
         node, path, of_key = self._place(fault)
         kind, value = fault["type"], fault["input"]
         refused = isinstance(value, Refused)
@@ -296,13 +300,18 @@ class _Explainer:
             if name in ("context", "kubeconfig", "clusterIdentifier"):
                 return f"{key}: is not a setting; did you mean `kubernetes:{name}`?"
             if first != name and first in known:
+                below = name.partition(".")[2]
                 return (
-                    f"{key}: is not a setting by that name; {name.partition('.')[2]} stands in the map below `shlink:{first}:`, "
-                    f"or is set with pulumi config set --path 'shlink:{_cut(name)}' VALUE"
+                    f"{key}: is not a setting by that name; {below} stands in the map below "
+                    f"`shlink:{first}:`, or is set with "
+                    f"pulumi config set --path 'shlink:{_cut(name)}' VALUE"
                 )
             for group, branch in node.get("properties", {}).items():
                 if name in self._below(node, group).get("properties", {}) and branch:
-                    return f"{key}: is not a setting; did you mean `{name}` in the map below `shlink:{group}:`?"
+                    return (
+                        f"{key}: is not a setting; "
+                        f"did you mean `{name}` in the map below `shlink:{group}:`?"
+                    )
         near = difflib.get_close_matches(name[:_CUT], known, n=1)
         hint = f"did you mean `{near[0]}`? " if near else ""
         return f"{key}: is not a setting; {hint}allowed: {', '.join(known)}"
@@ -314,9 +323,9 @@ class _Explainer:
         hidden = node.get("writeOnly") or key == "kubernetes:kubeconfig" or ".environment." in key
         if hidden or self._hidden(key):
             return "[secret]"
-        return (
-            _cut(json.dumps(value, default=str)) if not isinstance(value, str) else _quoted(value)
-        )
+        if isinstance(value, str):
+            return _quoted(value)
+        return _cut(json.dumps(value, default=str))
 
 
 def _problem(fault: ErrorDetails, node: dict[str, Any]) -> str:
@@ -345,7 +354,10 @@ def _problem(fault: ErrorDetails, node: dict[str, Any]) -> str:
 
 
 def _rule(group: str, problem: str) -> str:
-    """What a rule within a group says, or one between groups; most name the key below the group themselves."""
+    """The fault of a rule within a group or between groups.
+
+    Most of these messages begin with the key below the group.
+    """
     if not re.match(r"[a-z][A-Za-z.]*(\.[A-Za-z0-9_]+)?: ", problem):
         return f"{group}: {problem}"
     return f"{group}{problem}" if group.endswith(":") else f"{group}.{problem}"
@@ -395,15 +407,13 @@ def _resolve(schema: dict[str, Any], node: Any) -> dict[str, Any]:
     if not isinstance(node, dict):
         return {}
     known = cast("dict[str, Any]", node)
+    own = {key: known[key] for key in ("description", EXPECTED) if key in known}
     if "$ref" in known:
-        target = _resolve(schema, schema["$defs"][known["$ref"].rpartition("/")[2]])
-        return {**target, **{key: known[key] for key in ("description", EXPECTED) if key in known}}
+        target = schema["$defs"][known["$ref"].rpartition("/")[2]]
+        return _resolve(schema, target) | own
     branches = [branch for branch in known.get("anyOf", []) if branch.get("type") != "null"]
     if len(branches) == 1:
-        return {
-            **_resolve(schema, branches[0]),
-            **{key: known[key] for key in ("description", EXPECTED) if key in known},
-        }
+        return _resolve(schema, branches[0]) | own
     return known
 
 
@@ -415,6 +425,14 @@ def _branches(schema: dict[str, Any], node: dict[str, Any]) -> list[dict[str, An
 
 def _allowed(node: dict[str, Any]) -> str:
     """The limits of a value, and what it is for."""
+    limits = _limits(node)
+    if limits:
+        limits = f"allowed: {limits}"
+    description = "" if "properties" in node else node.get("description", "")
+    return _line(limits, description)
+
+
+def _limits(node: dict[str, Any]) -> str:
     limits = ""
     few = 12
     if "const" in node:
@@ -436,5 +454,4 @@ def _allowed(node: dict[str, Any]) -> str:
         limits = "true, false"
     elif "properties" in node:
         limits = ", ".join(sorted(node["properties"]))
-    description = node.get("description", "") if "properties" not in node else ""
-    return _line(f"allowed: {limits}" if limits else "", description)
+    return limits

@@ -1,8 +1,8 @@
-"""The types of which the settings' models are made: what Kubernetes or a product would refuse is refused here.
+"""The types of the settings. They refuse what Kubernetes or a product would refuse later.
 
-Each text type has a pattern, which the schema carries too, and a sentence that says what is allowed. A rule that a pattern
-cannot hold is a function that raises ValueError with our words. Patterns use `[0-9]`, never the class of digits, which takes every script's
-digits.
+Each text type has a pattern, which the schema carries too, and a sentence that says what is
+allowed. A rule that no pattern can hold is a function that raises ValueError with our words.
+Patterns use `[0-9]`: the class of digits takes the digits of every script.
 """
 
 import difflib
@@ -32,12 +32,15 @@ from pydantic.fields import FieldInfo
 from .images import ImageReference
 
 EXPECTED = "patternErrorMessage"
-"""The schema's keyword for what a pattern allows, in words; editors show it in place of the pattern."""
+"""The schema's keyword for what a pattern allows, in words. Editors show it, not the pattern."""
 
 
 # Reading: what YAML, JSON or `pulumi config set` made of a value.
 def whole_number(value: Any) -> Any:
-    """An integer, also one that Pulumi hands over as text. Raises ValueError: anything else, `true` included."""
+    """An integer, also one that Pulumi hands over as text.
+
+    Raises ValueError: it is anything else, such as `true`.
+    """
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, str) and re.fullmatch("-?(0|[1-9][0-9]{0,17})", value):
@@ -48,7 +51,10 @@ def whole_number(value: Any) -> Any:
 
 
 def truth(value: Any) -> Any:
-    """A boolean, also one that Pulumi hands over as text. Raises ValueError: anything else, `yes` and 1 included."""
+    """A boolean, also one that Pulumi hands over as text.
+
+    Raises ValueError: it is anything else, such as `yes` or 1.
+    """
     if isinstance(value, bool):
         return value
     if value in ("true", "false"):
@@ -57,12 +63,13 @@ def truth(value: Any) -> Any:
 
 
 def text(value: Any) -> Any:
-    """One line of text. `pulumi config set --path` writes text that looks like an integer as one, so that is taken too.
+    """One line of text, or an integer: `pulumi config set --path` makes one of text like `42`.
 
-    Raises ValueError: empty, more than one line, or something that is not text.
+    Raises ValueError: it is empty, has more than one line, or is not text.
     """
     if isinstance(value, bool | float):
-        raise ValueError("is not text: put it in quotes")  # noqa: TRY004 -- pydantic collects ValueError only
+        # A ValueError, since pydantic collects no other.
+        raise ValueError("is not text: put it in quotes")  # noqa: TRY004
     if isinstance(value, int):
         return str(value)
     if value == "":
@@ -75,10 +82,14 @@ def text(value: Any) -> Any:
 
 
 def secret_text(value: Any) -> Any:
-    """A secret of one line, as it is: a number may have lost its leading zeros. Raises ValueError."""
+    """A secret of one line. No number is taken: it may have lost its leading zeros.
+
+    Raises ValueError: it is empty, has more than one line, or is not text.
+    """
     plain = value.get_secret_value() if isinstance(value, SecretStr) else value
     if isinstance(plain, bool | int | float):
-        raise ValueError("is not text: put it in quotes")  # noqa: TRY004 -- pydantic collects ValueError only
+        # A ValueError, since pydantic collects no other.
+        raise ValueError("is not text: put it in quotes")  # noqa: TRY004
     if plain == "":
         raise ValueError("is empty: leave the key out instead")
     if isinstance(plain, str) and not plain.isprintable():
@@ -95,8 +106,8 @@ def _number_as_text(value: Any) -> Any:
 class Model(BaseModel):
     """A group of settings: camelCase keys, unknown keys refused.
 
-    A group that is set in part keeps the rest of *its own* default, not of its type's: the default instance of the field is
-    the base of a partial map.
+    A group that is set in part keeps the rest of *its own* default, not of its type's: the default
+    instance of the field is the base of a partial map.
     """
 
     model_config = ConfigDict(
@@ -115,16 +126,18 @@ class Model(BaseModel):
         read = dict(cast("dict[str, Any]", values))
         for name, field in cls.model_fields.items():
             key = field.alias or name
-            if key in read and not any(
-                isinstance(rule, BeforeValidator) for rule in field.metadata
-            ):
+            if key in read and not _has_own_reader(field):
                 read[key] = _read(read[key], field)
         return read
 
 
+def _has_own_reader(field: FieldInfo) -> bool:
+    return any(isinstance(rule, BeforeValidator) for rule in field.metadata)
+
+
 @dataclass(frozen=True)
 class Refused:
-    """Takes the place of a value that pydantic would turn into something else without a word, such as `true` into 1."""
+    """Replaces a value that pydantic would silently convert, such as `true` into 1."""
 
     value: Any
     reason: str
@@ -189,10 +202,11 @@ Rotation = Annotated[int, Field(ge=1, le=1_000_000)]
 Text = Annotated[str, Field(min_length=1, max_length=1024), BeforeValidator(text)]
 Secret = Annotated[SecretStr, BeforeValidator(secret_text)]
 
+_BELOW_ONE = r"0\.([1-9][0-9]{0,2}|0[1-9][0-9]?|00[1-9])"
 Cpu = Annotated[
     str,
     _pattern(
-        r"^([1-9][0-9]{0,5}m|[1-9][0-9]{0,2}(\.[0-9]{1,3})?|0\.([1-9][0-9]{0,2}|0[1-9][0-9]?|00[1-9]))$",
+        rf"^([1-9][0-9]{{0,5}}m|[1-9][0-9]{{0,2}}(\.[0-9]{{1,3}})?|{_BELOW_ONE})$",
         "processors, such as 500m, 0.5 or 2",
         "500m",
     ),
@@ -201,7 +215,9 @@ Cpu = Annotated[
 Memory = Annotated[
     str,
     _pattern(
-        r"^(([1-9][0-9]{4,8})(k|Ki)|([89]|[1-9][0-9]{1,6})(M|Mi)|([1-9][0-9]{0,3}(\.[0-9]{1,3})?|0\.[1-9][0-9]{0,2})(G|Gi)"
+        r"^(([1-9][0-9]{4,8})(k|Ki)"
+        r"|([89]|[1-9][0-9]{1,6})(M|Mi)"
+        r"|([1-9][0-9]{0,3}(\.[0-9]{1,3})?|0\.[1-9][0-9]{0,2})(G|Gi)"
         r"|[1-9][0-9]?(T|Ti))$",
         "memory with its unit, such as 256Mi or 2Gi",
         "256Mi",
@@ -394,11 +410,12 @@ def _network(value: str) -> str:
 
 
 _OCTET = "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
-_IPV4 = rf"{_OCTET}(\.{_OCTET}){{3}}"
+_IPV4_NETWORK = rf"{_OCTET}(\.{_OCTET}){{3}}/(3[0-2]|[12]?[0-9])"
+_IPV6_NETWORK = "[0-9a-fA-F:.]*:[0-9a-fA-F:.]*/(12[0-8]|1[01][0-9]|[1-9]?[0-9])"
 Cidr = Annotated[
     str,
     _pattern(
-        rf"^({_IPV4}/(3[0-2]|[12]?[0-9])|[0-9a-fA-F:.]*:[0-9a-fA-F:.]*/(12[0-8]|1[01][0-9]|[1-9]?[0-9]))$",
+        rf"^({_IPV4_NETWORK}|{_IPV6_NETWORK})$",
         "a network in CIDR notation, such as 10.0.0.0/8, or 10.1.2.3/32 for one address",
         "10.0.0.0/8",
     ),
@@ -442,6 +459,8 @@ Cron = Annotated[
 _PATH = r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*"
 _DIGEST = "@sha256:[0-9a-f]{64}"
 _VERSION_TAG = r":([A-Za-z0-9_][A-Za-z0-9_.-]{0,60})?[0-9]+\.[0-9]+[.-][0-9]+[A-Za-z0-9_.-]{0,60}"
+_ANY_TAG = r":[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
+_IMAGE_HOST = r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9-]+)*(:[0-9]{1,5})?"
 
 
 def _pinned(value: str) -> str:
@@ -451,7 +470,8 @@ def _pinned(value: str) -> str:
     # `shlinkio/shlink:stable` was 4.6.0 when the guide was written and is 5.x now.
     if not reference.pinned:
         raise ValueError(
-            f"has the mutable tag {reference.tag!r}: use a whole version, such as 4.6.0, or a digest (name@sha256:...)"
+            f"has the mutable tag {reference.tag!r}: "
+            "use a whole version, such as 4.6.0, or a digest (name@sha256:...)"
         )
     return value
 
@@ -463,9 +483,10 @@ Image = Annotated[
         examples=["docker.io/shlinkio/shlink:4.6.0"],
         # For editors; what is said of a wrong one comes from the function.
         json_schema_extra={
-            "pattern": rf"^([A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9-]+)*(:[0-9]{{1,5}})?/)?{_PATH}"
-            rf"({_VERSION_TAG}({_DIGEST})?|(:[A-Za-z0-9_][A-Za-z0-9_.-]{{0,127}})?{_DIGEST})$",
-            EXPECTED: "an image with a whole version or a digest, such as docker.io/shlinkio/shlink:4.6.0",
+            "pattern": rf"^({_IMAGE_HOST}/)?{_PATH}"
+            rf"({_VERSION_TAG}({_DIGEST})?|({_ANY_TAG})?{_DIGEST})$",
+            EXPECTED: "an image with a whole version or a digest, "
+            "such as docker.io/shlinkio/shlink:4.6.0",
         },
     ),
     AfterValidator(_pinned),
@@ -480,20 +501,24 @@ Registry = Annotated[
     ),
     BeforeValidator(text),
 ]
+_NUMBER = "(0|[1-9][0-9]*)"
 ChartVersion = Annotated[
     str,
     _pattern(
-        r"^v?(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?$",
+        rf"^v?{_NUMBER}\.{_NUMBER}\.{_NUMBER}(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?$",
         "a chart's whole version, such as 0.32.0",
         "0.32.0",
     ),
     BeforeValidator(text),
 ]
+_CHART_URL = rf"(https?|oci)://({_DNS_NAME}|{_IPV6}){_PORT}(/[A-Za-z0-9._~/-]*)?"
+_CHART_PATH = r"\.{0,2}/[A-Za-z0-9._~/+@ -]*[A-Za-z0-9._~+@-]"
 ChartRepository = Annotated[
     str,
     _pattern(
-        rf"^((https?|oci)://({_DNS_NAME}|{_IPV6}){_PORT}(/[A-Za-z0-9._~/-]*)?|\.{{0,2}}/[A-Za-z0-9._~/+@ -]*[A-Za-z0-9._~+@-])$",
-        "https:// of a repository, oci:// with the chart's own name, or the path of a folder or .tgz that begins with ./, ../ or /",
+        rf"^({_CHART_URL}|{_CHART_PATH})$",
+        "https:// of a repository, oci:// with the chart's own name, or the path of a folder "
+        "or .tgz that begins with ./, ../ or /",
         "https://charts.example.org",
     ),
     BeforeValidator(text),
@@ -529,9 +554,9 @@ Region = Annotated[
 
 @cache
 def timezones() -> tuple[str, ...]:
-    """The zones of the IANA database that the locked tzdata package has, so that no machine's own list matters.
+    """The zones of the locked tzdata package, so that no machine's own list matters.
 
-    PHP has the same database. `Factory` is its mark of a machine that was never set up.
+    PHP has the same IANA database. `Factory` is its mark of a machine that was never set up.
     """
     names = resources.files("tzdata").joinpath("zones").read_text().split()
     return tuple(sorted(name for name in names if name != "Factory"))
@@ -541,7 +566,8 @@ def _zone(value: str) -> str:
     if value in timezones():
         return value
     near = difflib.get_close_matches(value[:50], timezones(), n=1, cutoff=0.6)
-    raise ValueError(f"is no time zone; write one such as {near[0] if near else 'Europe/Berlin'}")
+    example = near[0] if near else "Europe/Berlin"
+    raise ValueError(f"is no time zone; write one such as {example}")
 
 
 Timezone = Annotated[

@@ -1,8 +1,8 @@
-"""What an environment may set: the keys of `Pulumi.<stack>.yaml`, typed, with their units, defaults and limits.
+"""The settings of an environment: keys of `Pulumi.<stack>.yaml`, units, defaults and limits.
 
-`load()` is called before the first resource is registered. Pulumi.schema.json and docs/configuration.md are made from these models
-(`make schema`), so an editor, the reference and the program can't disagree. The types: setting_types.py. How values get here and
-what is said of wrong ones: configuration.py.
+`load()` is called before the first resource is registered. `make schema` writes Pulumi.schema.json
+and docs/configuration.md from these models, so an editor, the reference and the program agree.
+setting_types.py has the types. configuration.py reads the values and explains wrong ones.
 """
 
 import re
@@ -68,7 +68,10 @@ class Volume(Model):
 
 
 class Resources(Model):
-    """Requests and the memory limit of one container. There is no CPU limit: it throttles without protecting anyone."""
+    """Requests and the memory limit of one container.
+
+    There is no CPU limit: it throttles without protecting anyone.
+    """
 
     cpu: Cpu = Field(default="50m", description="CPU request, in processors or thousandths (m).")
     memory: Memory = Field(default="64Mi", description="Memory request.")
@@ -81,8 +84,8 @@ class Resources(Model):
     def _limit_is_not_below(self) -> Self:
         if amount(self.memory_limit) < amount(self.memory):
             raise ValueError(
-                f"memoryLimit: {self.memory_limit} is less than the request `memory` of {self.memory}; "
-                "allowed: the request or more"
+                f"memoryLimit: {self.memory_limit} is less than the request "
+                f"`memory` of {self.memory}; allowed: the request or more"
             )
         return self
 
@@ -124,7 +127,10 @@ class Charts(Model):
 
 
 class Images(Model):
-    """The images. PostgreSQL's, pgBackRest's and PGO's come with the PGO chart and need naming only to change them."""
+    """The images.
+
+    The PGO chart brings those of PostgreSQL, pgBackRest and PGO: name them only to change them.
+    """
 
     registry: Registry | None = Field(
         default=None,
@@ -148,22 +154,19 @@ class Images(Model):
     def _mirror(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        given = cast("dict[str, Any]", value)
-        registry = given.get("registry")
+        images = cast("dict[str, Any]", value)
+        registry = images.get("registry")
         if not isinstance(registry, str):
-            return given
-        # What is wrong with the registry is said of it, not of each image.
+            return images
+        # A wrong registry is one fault of its own, not one of each image.
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.:/_-]*", registry):
-            return given
-        pinned = {
-            field.alias or name: field.default
-            for name, field in cls.model_fields.items()
-            if isinstance(field.default, str)
-        }
-        return {
-            **{key: str(ImageReference.parse(image).at(registry)) for key, image in pinned.items()},
-            **given,
-        }
+            return images
+        mirrored: dict[str, Any] = {}
+        for name, field in cls.model_fields.items():
+            if isinstance(field.default, str):
+                image = ImageReference.parse(field.default).at(registry)
+                mirrored[field.alias or name] = str(image)
+        return mirrored | images
 
 
 class Operator(Model):
@@ -171,7 +174,8 @@ class Operator(Model):
 
     install: bool = Field(
         default=True,
-        description="False: the cluster has it already, and it watches this environment's namespaces.",
+        description="False: the cluster has it already, and it watches this environment's "
+        "namespaces.",
     )
     namespace: Name | None = Field(
         default=None,
@@ -202,7 +206,8 @@ class RedisOperatorSettings(Operator):
     )
     group: Name = Field(
         default="shlink",
-        description="Operator group of the fork: it looks after RedisFailovers with this label only.",
+        description="Operator group of the fork: it looks after RedisFailovers with this label "
+        "only.",
     )
 
 
@@ -276,7 +281,9 @@ class Transit(Model):
 
 def _port(url: str) -> int:
     parts = urlsplit(url)
-    return parts.port or (ports.HTTPS if parts.scheme == "https" else ports.HTTP)
+    if parts.port:
+        return parts.port
+    return ports.HTTPS if parts.scheme == "https" else ports.HTTP
 
 
 Seal = Annotated[AwsKms | GcpCkms | AzureKeyVault | Transit, Field(discriminator="type")]
@@ -310,7 +317,8 @@ class VaultSettings(Model):
     resources: Resources = Resources(cpu="100m", memory="128Mi", memory_limit="512Mi")
     seal: Seal | None = Field(
         default=None,
-        description="Key service for auto-unseal. Without one, the unseal keys are in a Kubernetes Secret.",
+        description="Key service for auto-unseal. Without one, the unseal keys are in a "
+        "Kubernetes Secret.",
     )
     service_account_annotations: dict[AnnotationName, AnnotationText] = Field(
         default={}, description="Workload identity for the key service."
@@ -337,11 +345,13 @@ class VaultSettings(Model):
     def _possible(self) -> Self:
         if self.mode == "ha" and self.seal is None:
             raise ValueError(
-                "seal: is missing; in mode ha every server must unseal by itself; allowed: awskms, gcpckms, azurekeyvault, transit"
+                "seal: is missing; in mode ha every server must unseal by itself; "
+                "allowed: awskms, gcpckms, azurekeyvault, transit"
             )
         if self.mode == "standalone" and "replicas" in self.model_fields_set:
             raise ValueError(
-                "replicas: belongs to mode ha; file storage has exactly one server. Remove it, or set mode: ha"
+                "replicas: belongs to mode ha; file storage has exactly one server. "
+                "Remove it, or set mode: ha"
             )
         if self.address is not None and not self.address.startswith("https://"):
             raise ValueError(
@@ -375,8 +385,8 @@ class Backups(Model):
     )
     resources: Resources = Field(
         default=Resources(cpu="25m", memory="64Mi", memory_limit="256Mi"),
-        description="Of each container that runs pgBackRest: beside the instances, the repository's "
-        "pod, and every backup and restore.",
+        description="Of each container that runs pgBackRest: beside the instances, the "
+        "repository's pod, and every backup and restore.",
     )
 
 
@@ -408,7 +418,8 @@ class PostgresSettings(Model):
     backups: Backups = Backups()
     restore: Restore | None = Field(
         default=None,
-        description="Start from a backup. It may stay set: what was restored is not restored again.",
+        description="Start from a backup. It may stay set: what was restored is not restored "
+        "again.",
     )
     service_account_annotations: dict[AnnotationName, AnnotationText] = Field(
         default={},
@@ -472,21 +483,24 @@ class ExternalRedis(Model):
 
 
 class NoRedis(Model):
-    """No Redis (the guide's "start simple"). Lost: locks and caches shared by the replicas, and the pub/sub of real-time updates."""
+    """No Redis (the guide's "start simple").
+
+    Lost: locks and caches shared by the replicas, and the pub/sub of real-time updates.
+    """
 
     mode: Literal["none"]
 
 
-def _failover_unless_said(value: Any) -> Any:
-    return (
-        {"mode": "failover", **cast("dict[str, Any]", value)} if isinstance(value, dict) else value
-    )
+def _failover_by_default(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {"mode": "failover", **cast("dict[str, Any]", value)}
 
 
 RedisSettings = Annotated[
     FailoverRedis | ExternalRedis | NoRedis,
     Field(discriminator="mode"),
-    BeforeValidator(_failover_unless_said),
+    BeforeValidator(_failover_by_default),
 ]
 
 
@@ -510,14 +524,15 @@ class Route(Model):
 
     @property
     def asks_cert_manager(self) -> bool:
-        """Whether cert-manager is to get the route's certificate, perhaps by a pod beside Shlink."""
+        """Whether cert-manager gets the route's certificate, perhaps by a pod beside Shlink."""
         return False
 
     @model_validator(mode="after")
     def _reachable(self) -> Self:
         if not self.controller_namespaces and not self.controller_addresses:
             raise ValueError(
-                "controllerNamespace: is missing; without it or `controllerAddresses` nothing could reach Shlink"
+                "controllerNamespace: is missing; without it or `controllerAddresses` "
+                "nothing could reach Shlink"
             )
         return self
 
@@ -585,12 +600,13 @@ class ShlinkSettings(Model):
     )
     environment: dict[ShlinkVariable, EnvironmentText] = Field(
         default={},
-        description="More of Shlink's variables, in plain text. A secret goes to `secretEnvironment`.",
+        description="More of Shlink's variables, in plain text. A secret goes to "
+        "`secretEnvironment`.",
     )
     secret_environment: dict[ShlinkVariable, Secret] = Field(
         default={},
-        description="More of Shlink's variables whose values are secret (a password of RabbitMQ, a token of Matomo): delivered through "
-        "Vault like every other password.",
+        description="More of Shlink's variables whose values are secret (a password of RabbitMQ, "
+        "a token of Matomo): delivered through Vault like every other password.",
     )
     pub_sub: bool = Field(
         default=False,
@@ -611,7 +627,8 @@ class ShlinkSettings(Model):
         host = self.domain.partition(":")[0]
         if self.route and not re.fullmatch(r"[a-z0-9.-]*[a-z][a-z0-9.-]*", host):
             raise ValueError(
-                f'domain: "{self.domain}" can\'t be routed to; allowed with `route`: a host name in small letters, no address'
+                f'domain: "{self.domain}" can\'t be routed to; '
+                "allowed with `route`: a host name in small letters, no address"
             )
         return self
 
@@ -622,7 +639,8 @@ class Network(Model):
     api_server: list[Cidr] = Field(
         default=["0.0.0.0/0", "::/0"],
         min_length=1,
-        description="Addresses of the API server, as `kubectl get endpoints kubernetes` shows them.",
+        description="Addresses of the API server, as `kubectl get endpoints kubernetes` shows "
+        "them.",
     )
     api_server_ports: list[RemotePort] = Field(
         default=[443, 6443],
@@ -631,7 +649,8 @@ class Network(Model):
     )
     policies: Literal["kubernetes", "cilium"] = Field(
         default="kubernetes",
-        description="On Cilium, `cilium`: no address matches its API server, only its own policies do.",
+        description="On Cilium, `cilium`: no address matches its API server, only its own "
+        "policies do.",
     )
     dns_namespace: Name = Field(default="kube-system", description="Where the cluster's DNS runs.")
     dns_addresses: list[Cidr] = Field(
@@ -671,7 +690,7 @@ class Monitoring(Model):
 
 
 class RotationSettings(Model):
-    """Raise a number and that password is made anew and reaches whoever uses it. See docs/operations.md."""
+    """Raise a number to replace that password wherever it is used. See docs/operations.md."""
 
     database: Rotation = Field(default=1, description="The password of `shlink` in PostgreSQL.")
     api_key: Rotation = Field(
@@ -694,13 +713,14 @@ class Settings(Model):
 
     protect: bool = Field(
         default=False,
-        description="Refuse to delete what holds data: the namespaces, Vault's store and unseal keys, the PostgresCluster, "
-        "the RedisFailover. Vault's StatefulSet is its chart's and not among them; its volumes outlive it.",
+        description="Refuse to delete what holds data: the namespaces, Vault's store and unseal "
+        "keys, the PostgresCluster, the RedisFailover. Vault's StatefulSet is its chart's and not "
+        "among them; its volumes outlive it.",
     )
     allowed_changes: list[Text] = Field(
         default=[],
-        description="Changes that are refused otherwise, each as the refusal writes it (`postgres.version: 16 -> 17`), after they "
-        "were prepared by hand: docs/upgrades.md.",
+        description="Changes that are refused otherwise, each as the refusal writes it "
+        "(`postgres.version: 16 -> 17`), after they were prepared by hand: docs/upgrades.md.",
     )
     shlink: ShlinkSettings = Field(default=ShlinkSettings(), alias="app")
     postgres: PostgresSettings = PostgresSettings()
@@ -717,8 +737,8 @@ class Settings(Model):
     def _fits_together(self) -> Self:
         if self.monitoring.enabled and self.network.monitoring_namespace is None:
             raise ValueError(
-                "monitoring.enabled: true needs network.monitoringNamespace, where Prometheus runs; "
-                "without it the network policies keep it out"
+                "monitoring.enabled: true needs network.monitoringNamespace, where Prometheus "
+                "runs; without it the network policies keep it out"
             )
         rules = (self._sentinel, self._connections, self._ports, self._databases)
         for rule in rules:
@@ -735,79 +755,78 @@ class Settings(Model):
 
     def _connections(self) -> None:
         app = self.shlink
-        # One pod more than `replicas` while a rollout is under way; the migration Job; PGO's own, replication and the superuser's
-        # reserve.
+        # One pod more than `replicas` during a rollout; the migration Job; and 15 for PGO itself,
+        # replication and the superuser's reserve.
         needed = (app.replicas + 1) * (app.web_workers + app.task_workers) + 1 + 15
         if needed > self.postgres.max_connections:
             raise ValueError(
-                f"postgres.maxConnections: {self.postgres.max_connections} is less than what {app.replicas} replicas with "
-                f"{app.web_workers} web and {app.task_workers} task workers can hold during a rollout; "
-                f"allowed: {needed} or more (or fewer app.replicas, app.webWorkers, app.taskWorkers)"
+                f"postgres.maxConnections: {self.postgres.max_connections} is less than what "
+                f"{app.replicas} replicas with {app.web_workers} web and {app.task_workers} task "
+                f"workers can hold during a rollout; allowed: {needed} or more "
+                "(or fewer app.replicas, app.webWorkers, app.taskWorkers)"
             )
 
     def _ports(self) -> None:
         port = self.vault.local_port
         if port is not None and port == self.postgres.local_port:
             raise ValueError(
-                f"postgres.localPort: {port} is the local port of Vault too; allowed: two different ports"
+                f"postgres.localPort: {port} is the local port of Vault too; "
+                "allowed: two different ports"
             )
 
     def _databases(self) -> None:
         version, images = self.postgres.version, self.images
         if version == 18 and self.postgres.monitoring:  # noqa: PLR2004 -- PGO 6.0.3
             raise ValueError(
-                "postgres.monitoring: exports nothing on PostgreSQL 18 (PGO 6.0.3); allowed: version 15 to 17, or monitoring: false"
+                "postgres.monitoring: exports nothing on PostgreSQL 18 (PGO 6.0.3); "
+                "allowed: version 15 to 17, or monitoring: false"
             )
         if (images.postgres is None) != (images.pgbackrest is None):
+            missing = "pgbackrest" if images.postgres else "postgres"
             raise ValueError(
-                f"images.{'pgbackrest' if images.postgres else 'postgres'}: is missing; pgBackRest must be of the same version in both "
+                f"images.{missing}: is missing; pgBackRest must be of the same version in both "
                 "images or archiving stops: set `postgres` and `pgbackrest` of one release together"
             )
         major = postgres_major(images.postgres) if images.postgres else None
         if major is not None and major != version:
             raise ValueError(
-                f"images.postgres: {images.postgres} is PostgreSQL {major}, but postgres.version is {version}; "
-                "allowed: an image of that version"
+                f"images.postgres: {images.postgres} is PostgreSQL {major}, but postgres.version "
+                f"is {version}; allowed: an image of that version"
             )
         builds = [_crunchy_build(image) for image in (images.postgres, images.pgbackrest) if image]
         if None not in builds and len(set(builds)) > 1:
             raise ValueError(
-                f"images.pgbackrest: {images.pgbackrest} is of another release than {images.postgres}; "
-                "allowed: both with the same number at the end"
+                f"images.pgbackrest: {images.pgbackrest} is of another release than "
+                f"{images.postgres}; allowed: both with the same number at the end"
             )
 
     @property
     def versions(self) -> dict[str, str]:
         """What is deployed, by product; where a chart brings the image, the chart's version."""
         images, charts, operators = self.images, self.charts, self.operators
-        redis_operator = charts.redis_operator
-        if operators.redis_operator.distribution == "freshworks":
-            redis_operator = charts.redis_operator_fork
+        failover = self.redis.mode == "failover"
         deployed = {
             "shlink": images.shlink,
             "vault": images.vault,
             "bank_vaults": images.bank_vaults,
             "postgresql": images.postgres or str(self.postgres.version),
         }
-        if self.redis.mode == "failover":
+        if failover:
             deployed["redis"] = images.redis
-        installed = {
-            "vault": charts.vault,
-            "external_secrets": charts.external_secrets
-            if operators.external_secrets.install
-            else None,
-            "pgo": charts.pgo if operators.pgo.install else None,
-            "redis_operator": redis_operator
-            if operators.redis_operator.install and self.redis.mode == "failover"
-            else None,
-        }
-        return deployed | {
-            f"{name}_chart": chart.version for name, chart in installed.items() if chart
-        }
+        deployed["vault_chart"] = charts.vault.version
+        if operators.external_secrets.install:
+            deployed["external_secrets_chart"] = charts.external_secrets.version
+        if operators.pgo.install:
+            deployed["pgo_chart"] = charts.pgo.version
+        if operators.redis_operator.install and failover:
+            fork = operators.redis_operator.distribution == "freshworks"
+            chart = charts.redis_operator_fork if fork else charts.redis_operator
+            deployed["redis_operator_chart"] = chart.version
+        return deployed
 
 
 class Cluster(Model):
-    """The one cluster of this stack: `kubernetes:context` and, where needed, `kubernetes:kubeconfig`."""
+    """The cluster of this stack: `kubernetes:context` and, if needed, `kubernetes:kubeconfig`."""
 
     context: Text = Field(
         # A list or a map in its place would get here as JSON text.
@@ -821,7 +840,8 @@ class Cluster(Model):
     )
     cluster_identifier: Text | None = Field(
         default=None,
-        description="Keep it when a context is renamed: a new identifier means a new cluster, and everything is replaced.",
+        description="Keep it when a context is renamed: a new identifier means a new cluster, and "
+        "everything is replaced.",
     )
 
     @property
@@ -840,7 +860,10 @@ def shlink_version(image: str) -> tuple[int, int, int]:
 
 
 def postgres_major(image: str) -> int | None:
-    """PostgreSQL's major version in the tag of an image (`ubi9-16.11-2547`, `16.11-1`); None where the tag says nothing."""
+    """PostgreSQL's major version in an image's tag: 16 in `ubi9-16.11-2547` and in `16.11-1`.
+
+    None if the tag does not tell.
+    """
     match = re.search(r"(?:^|-)v?([0-9]+)\.[0-9]+", ImageReference.parse(image).tag or "")
     return int(match[1]) if match else None
 
@@ -867,7 +890,8 @@ def parse(
 ) -> tuple[Cluster, Settings]:
     """Validate configuration as Pulumi hands it over: full keys, objects as JSON text.
 
-    `secret_keys`: what is encrypted, as keys or paths below them (`shlink:app.environment.X`). Raises SettingsError.
+    `secret_keys` names what is encrypted: keys, or paths below them (`shlink:app.environment.X`).
+    Raises SettingsError.
     """
     cluster, settings = configuration.validated(
         {"kubernetes": Cluster, "shlink": Settings}, values, secret_keys

@@ -1,8 +1,9 @@
-"""Reads `Pulumi.<stack>.yaml` as the engine does, and says where the engine would stay silent.
+"""Reads `Pulumi.<stack>.yaml` as the engine does, and reports what the engine silently ignores.
 
-The engine (pulumi 3.259, sdk/go/common/workspace/loaders.go) reads with Go's yaml.v3: words such as `yes` and `1:30` are text,
-`0123` is octal, a date becomes a time, a key twice is refused. What it takes without a word although nobody can mean it is a
-fault here: unknown keys at the top, a second document, numbers that are not read as they are written.
+The engine (pulumi 3.259, sdk/go/common/workspace/loaders.go) reads with Go's yaml.v3: words such as
+`yes` and `1:30` are text, `0123` is octal, a date becomes a time, a key twice is refused. It also
+accepts what nobody can mean, which is a fault here: unknown keys at the top, a second document,
+numbers that are not read as they are written.
 """
 
 import json
@@ -23,6 +24,7 @@ _TOP = ("config", "encryptedkey", "encryptionsalt", "environment", "secretsprovi
 _LARGEST = 1_000_000
 """Bytes; no stack's file is that long."""
 _MOST_NODES = 20_000
+_DIGITS_OF_64_BITS = 20
 _WORDS: dict[str, Any] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
     **dict.fromkeys(("true", "True", "TRUE"), True),
@@ -44,7 +46,10 @@ class StackFile:
     """What a stack's file says."""
 
     values: dict[str, str] = field(default_factory=dict[str, str])
-    """Configuration as the program gets it: full keys, objects as JSON text, placeholders for what is encrypted."""
+    """Configuration as the program gets it: full keys, and objects as JSON text.
+
+    A placeholder stands for each encrypted value.
+    """
     encrypted: frozenset[str] = frozenset()
     """Where something encrypted is: `shlink:redis.password`."""
     faults: list[str] = field(default_factory=list[str])
@@ -77,9 +82,8 @@ def _document(path: Path) -> Node | None:
     except yaml.MarkedYAMLError as error:
         # Without the excerpt that the parser would show: a password may be in it.
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise StackFileError(
-            f"{path.name} is not valid YAML: {line}{_in_our_words(error.problem or 'unreadable')}"
-        ) from None
+        problem = _in_our_words(error.problem or "unreadable")
+        raise StackFileError(f"{path.name} is not valid YAML: {line}{problem}") from None
     except (yaml.YAMLError, RecursionError):
         raise StackFileError(f"{path.name} is nested too deeply") from None
     if len(documents) > 1:
@@ -94,7 +98,7 @@ _PLAIN = "plain"
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes nodes without YAML 1.1's readings: what a plain word means is decided by `_plain`."""
+    """Composes nodes without YAML 1.1's readings: `_plain` decides what a plain word means."""
 
     def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
         if kind is ScalarNode:
@@ -188,7 +192,7 @@ class _Reader:
         return values
 
     def _entries(self, node: MappingNode) -> dict[str, tuple[Node, Node]]:
-        """The pairs of a map by their keys. A key twice is a fault, and what `<<` merges in gives way."""
+        """The pairs of a map by key; they override what `<<` merges. A key twice is a fault."""
         entries: dict[str, tuple[Node, Node]] = {}
         merged: dict[str, tuple[Node, Node]] = {}
         for name_node, item in node.value:
@@ -197,7 +201,8 @@ class _Reader:
                 continue
             key = str(name_node.value)
             if name_node.tag == _PLAIN and key == "<<":
-                for source in item.value if isinstance(item, SequenceNode) else [item]:
+                sources = item.value if isinstance(item, SequenceNode) else [item]
+                for source in sources:
                     if isinstance(source, MappingNode):
                         merged = self._entries(source) | merged
                 continue
@@ -277,11 +282,14 @@ class _Misread:
 
 
 def _plain(text: str) -> Any:
-    """What a word without quotes means to the engine: text, a number, a boolean, null, or something that nobody means."""
+    """What a word without quotes means to the engine: text, a number, a boolean or null.
+
+    A `_Misread` if nobody can mean what the engine makes of it.
+    """
     if text in _WORDS:
         return _WORDS[text]
     if _DECIMAL.fullmatch(text):
-        number = int(text) if len(text) <= 20 else 2**64  # noqa: PLR2004 -- as many digits as 64 bits have
+        number = int(text) if len(text) <= _DIGITS_OF_64_BITS else 2**64
         return number if -(2**63) <= number < 2**64 else _Misread("is too large for a number")
     misread = _misread(text)
     if misread is None and _FLOAT.fullmatch(text):
@@ -302,8 +310,9 @@ def _misread(text: str) -> _Misread | None:
 
 
 def _reading(digits: str) -> str:
-    """How Go reads an integer that is not written in plain decimal digits (strconv.ParseInt, base 0)."""
-    sign, digits = ("-" if digits[0] == "-" else ""), digits.lstrip("+-").lower()
+    """How Go reads an integer that is not in plain decimal digits (strconv.ParseInt, base 0)."""
+    sign = "-" if digits[0] == "-" else ""
+    digits = digits.lstrip("+-").lower()
     base = {"0x": 16, "0o": 8, "0b": 2}.get(digits[:2])
     if base is None:
         base = 8 if re.fullmatch("0[0-7]+", digits) else 10
@@ -312,7 +321,7 @@ def _reading(digits: str) -> str:
 
 
 def _full(key: str) -> str | None:
-    """The key with its prefix (config.ParseKey in the engine); None if the engine would refuse it."""
+    """The key with its prefix, as config.ParseKey has it; None if the engine would refuse it."""
     parts = key.split(":")
     if len(parts) == 1:
         return f"{PROJECT}:{key}"
@@ -338,7 +347,9 @@ def _not_at_the_top(key: str) -> str:
 
 def _short(text: str) -> str:
     limit = 60
-    return json.dumps(text if len(text) <= limit else f"{text[:limit]}...")
+    if len(text) > limit:
+        text = f"{text[:limit]}..."
+    return json.dumps(text)
 
 
 def _what(node: Node) -> str:

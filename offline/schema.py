@@ -1,8 +1,12 @@
-"""Writes Pulumi.schema.json (for an editor's check of Pulumi.*.yaml) and docs/configuration.md, both from the settings' models."""
+"""Writes Pulumi.schema.json and docs/configuration.md from the settings' models.
+
+With the schema, an editor checks Pulumi.*.yaml.
+"""
 
 import json
 import re
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
@@ -22,6 +26,18 @@ _LINE = r"^[^\s\u0000-\u001f\u007f]([^\u0000-\u001f\u007f]*[^\s\u0000-\u001f\u00
 
 _LARGEST = 10**9
 """Of a number without a limit of its own."""
+
+_WIDTH = 100
+"""Columns of the reference, its tables aside."""
+
+_OPENING = """\
+# Configuration
+
+`make schema` writes this page from `components/settings.py`; don't edit it. The keys go under
+`config:` in `Pulumi.<stack>.yaml`; with `Pulumi.schema.json` an editor checks them while you
+type. To set a secret: `pulumi config set --secret --path KEY VALUE`. A group that is set in
+part keeps the rest of its defaults, as they stand here.
+"""
 
 
 def json_schema() -> dict[str, Any]:
@@ -60,9 +76,10 @@ def json_schema() -> dict[str, Any]:
 
 
 def expanded(schema: dict[str, Any]) -> dict[str, Any]:
-    """A model's schema without references, each group with the defaults that it has where it stands.
+    """A model's schema without references, each group with the defaults of its own place.
 
-    A group that is set in part keeps the rest of its own default, so what has a default there is not required.
+    A group that is set in part keeps the rest of its own default, so a key that has a default there
+    is not required.
     """
 
     def expand(node: Any, default: Any = None) -> Any:
@@ -76,12 +93,14 @@ def expanded(schema: dict[str, Any]) -> dict[str, Any]:
             rest = {key: value for key, value in known.items() if key not in ("$ref", "default")}
             return {**expand(target, known.get("default", default)), **rest}
         result = {key: expand(value) for key, value in known.items() if key != "properties"}
+        if isinstance(result.get("description"), str):
+            result["description"] = " ".join(result["description"].split())
         if "properties" in known:
             own = cast("dict[str, Any]", default) if isinstance(default, dict) else {}
-            result["properties"] = {
-                name: _with_default(field, own, name, expand)
-                for name, field in known["properties"].items()
-            }
+            fields: dict[str, Any] = {}
+            for name, field in known["properties"].items():
+                fields[name] = _with_default(field, own, name, expand)
+            result["properties"] = fields
             required = [name for name in known.get("required", []) if own.get(name) is None]
             result.pop("required", None)
             if required:
@@ -101,7 +120,10 @@ def _with_default(field: dict[str, Any], own: dict[str, Any], name: str, expand:
 
 
 def as_written(node: Any, key: str) -> Any:
-    """What may stand in the file: numbers and booleans also as `pulumi config set` writes them, secrets encrypted."""
+    """What the file may hold.
+
+    Numbers and booleans also as `pulumi config set` writes them; secrets encrypted.
+    """
     if isinstance(node, list):
         return [as_written(item, key) for item in cast("list[Any]", node)]
     if not isinstance(node, dict):
@@ -110,9 +132,10 @@ def as_written(node: Any, key: str) -> Any:
     result: dict[str, Any] = {}
     for name, value in known.items():
         if name == "properties":
-            result[name] = {
-                child: as_written(field, f"{key}.{child}") for child, field in value.items()
-            }
+            children: dict[str, Any] = {}
+            for child, field in value.items():
+                children[child] = as_written(field, f"{key}.{child}")
+            result[name] = children
         elif name == "additionalProperties" and isinstance(value, dict):
             result[name] = as_written(value, f"{key}.*")
         elif name == "patternProperties":
@@ -150,7 +173,7 @@ def _text_or_number(node: dict[str, Any], key: str) -> dict[str, Any]:
         return {**node, "type": ["string", "number", "boolean"]}
     if key.endswith(".cpu"):
         return {**node, "type": ["string", "number"], "minimum": 0.001, "maximum": 999}
-    lowest = [10**length for length in range(4) if re.search(node["pattern"], str(10**length))]
+    lowest = [number for number in (1, 10, 100, 1000) if re.search(node["pattern"], str(number))]
     if lowest and re.search(node["pattern"], "1234567"):
         extra = ["boolean"] if ".environment" in key else []
         return {**node, "type": ["string", "integer", *extra], "minimum": lowest[0]}
@@ -198,14 +221,7 @@ def between(low: int, high: int) -> str:
 
 def reference() -> str:
     """The configuration reference: a table for each group of settings."""
-    lines = [
-        "# Configuration",
-        "",
-        "Made from `components/settings.py` by `make schema`; don't edit. Keys stand under `config:` of `Pulumi.<stack>.yaml`,",
-        "`Pulumi.schema.json` lets an editor check them while you type. A secret: `pulumi config set --secret --path KEY VALUE`.",
-        "A group that is set in part keeps the rest of its defaults, as they stand here.",
-        "",
-    ]
+    lines = [_OPENING]
     for group, model in (("kubernetes", Cluster), ("shlink", Settings)):
         lines += _section(f"{group}:", expanded(model.model_json_schema()))
     return "\n".join(lines)
@@ -219,7 +235,7 @@ def _section(prefix: str, node: dict[str, Any], *, level: int = 2) -> Iterator[s
     yield " ".join(heading)
     yield ""
     if "description" in node:
-        yield node["description"].replace("\n", " ")
+        yield from textwrap.wrap(node["description"], _WIDTH, break_on_hyphens=False)
         yield ""
     yield "| key | type | default | |"
     yield "| --- | --- | --- | --- |"
@@ -239,15 +255,13 @@ def _section(prefix: str, node: dict[str, Any], *, level: int = 2) -> Iterator[s
 def _purpose(field: Mapping[str, Any], *, groups: bool) -> str:
     """What a key is for; what a text may be, where a pattern says it."""
     sentence = str(field.get("description", ""))
-    allowed = [branch[EXPECTED] for branch in _branches(field) if EXPECTED in branch]
-    allowed += [
-        branch["items"][EXPECTED]
-        for branch in _branches(field)
-        if EXPECTED in branch.get("items", {})
-    ]
-    if groups or not allowed:
-        return sentence.replace("\n", " ") if not groups else ""
-    return " ".join(filter(None, (sentence, f"Allowed: {allowed[0]}.")))
+    if groups:
+        return ""
+    for branch in _branches(field):
+        expected = branch.get(EXPECTED) or branch.get("items", {}).get(EXPECTED)
+        if expected:
+            return f"{sentence} Allowed: {expected}.".lstrip()
+    return sentence
 
 
 def _branches(node: Mapping[str, Any]) -> list[dict[str, Any]]:
