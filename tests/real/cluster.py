@@ -1,4 +1,4 @@
-"""A scratch Kubernetes API, spoken to as it is: what the tests send and what it answers, without a client's own ideas in between."""
+"""A thin HTTP client for a scratch Kubernetes API: tests see its requests and answers unchanged."""
 
 import base64
 import json
@@ -59,38 +59,37 @@ class Cluster:
         self._client.close()
 
     def calls(self, calls: Iterable[Call]) -> list[Answer]:
-        """The answers in the order of the calls, which are made a few at a time."""
+        """The answers, in the order of the calls. A few calls run at the same time."""
         return list(self._pool.map(self._call, calls))
 
     def call(self, method: str, path: str, body: Any = None, **params: str) -> Answer:
         return self.calls([Call(method, path, body, params=params)])[0]
 
     def apply(self, manifests: Iterable[Manifest], *, dry_run: bool = False) -> list[Answer]:
-        """Server-side apply with strict field validation: an unknown or doubled field is refused."""
-        params = {
-            "fieldManager": "shlink-tests",
-            "force": "true",
-            "fieldValidation": "Strict",
-            **({"dryRun": "All"} if dry_run else {}),
-        }
-        return self.calls([Call("PATCH", self.path(one), one, _APPLY, params) for one in manifests])
+        """Server-side apply with strict field validation: unknown or double fields are refused."""
+        params = {"fieldManager": "shlink-tests", "force": "true", "fieldValidation": "Strict"}
+        if dry_run:
+            params["dryRun"] = "All"
+        return self.calls(
+            Call("PATCH", self.path(manifest), manifest, _APPLY, params) for manifest in manifests
+        )
 
     def must(self, manifests: Iterable[Manifest]) -> list[Mapping[str, Any]]:
         """Apply for real. Raises AssertionError with what the API server refused."""
-        wanted = list(manifests)
-        answers = self.apply(wanted)
+        objects = list(manifests)
+        answers = self.apply(objects)
         refused = [
-            f"{one['kind']} {one['metadata']['name']}: {answer.message}"
-            for one, answer in zip(wanted, answers, strict=True)
+            f"{manifest['kind']} {manifest['metadata']['name']}: {answer.message}"
+            for manifest, answer in zip(objects, answers, strict=True)
             if not answer.ok
         ]
         assert not refused, "\n".join(refused)
         return [answer.body for answer in answers]
 
     def delete(self, manifests: Iterable[Manifest]) -> None:
-        """At once, and without minding what is gone already."""
+        """Delete without a grace period. An object that does not exist is ignored."""
         options = {"gracePeriodSeconds": 0, "propagationPolicy": "Background"}
-        self.calls([Call("DELETE", self.path(one), options) for one in manifests])
+        self.calls(Call("DELETE", self.path(manifest), options) for manifest in manifests)
 
     def gone(self, manifest: Manifest, patience: float = 60) -> None:
         """Wait until an object is deleted. Raises TimeoutError."""
@@ -100,7 +99,7 @@ class Cluster:
             patience,
         )
 
-    def there(self, manifest: Manifest, patience: float = 30) -> None:
+    def appears(self, manifest: Manifest, patience: float = 30) -> None:
         """Wait until an object exists. Raises TimeoutError."""
         self.until(
             lambda: self.call("GET", self.path(manifest)).ok,
@@ -109,7 +108,7 @@ class Cluster:
         )
 
     def until(self, check: Callable[[], bool], complaint: str, patience: float = 30) -> None:
-        """Raises TimeoutError with the complaint."""
+        """Wait until the check succeeds. Raises TimeoutError with the complaint."""
         deadline = time.monotonic() + patience
         while not check():
             if time.monotonic() > deadline:
@@ -121,21 +120,23 @@ class Cluster:
         return manifest["kind"] in self._resources(manifest["apiVersion"])
 
     def path(self, manifest: Manifest) -> str:
-        """Where an object is."""
+        """The URL path of an object."""
         metadata = manifest["metadata"]
-        return f"{self.folder(manifest['apiVersion'], manifest['kind'], metadata.get('namespace'))}/{metadata['name']}"
+        namespace = metadata.get("namespace")
+        folder = self.folder(manifest["apiVersion"], manifest["kind"], namespace)
+        return f"{folder}/{metadata['name']}"
 
     def folder(self, api_version: str, kind: str, namespace: str | None = None) -> str:
-        """Where the objects of a kind are. Raises LookupError: the API server does not serve it."""
+        """The URL path of a kind's objects.
+
+        Raises LookupError if the API server does not serve the kind.
+        """
         known = self._resources(api_version)
         if kind not in known:
             raise LookupError(f"the API server serves no {kind} of {api_version}")
-        root = f"/api/{api_version}" if api_version == "v1" else f"/apis/{api_version}"
-        return (
-            f"{root}/namespaces/{namespace}/{known[kind]['name']}"
-            if known[kind]["namespaced"]
-            else f"{root}/{known[kind]['name']}"
-        )
+        if known[kind]["namespaced"]:
+            return f"{_root(api_version)}/namespaces/{namespace}/{known[kind]['name']}"
+        return f"{_root(api_version)}/{known[kind]['name']}"
 
     def plural(self, api_version: str, kind: str) -> str:
         """What rules of RBAC call a kind."""
@@ -143,18 +144,20 @@ class Cluster:
 
     def _resources(self, api_version: str) -> dict[str, Any]:
         if api_version not in self._kinds:
-            answer = self.call(
-                "GET", f"/api/{api_version}" if api_version == "v1" else f"/apis/{api_version}"
-            )
-            found: list[dict[str, Any]] = answer.body["resources"] if answer.ok else []
-            self._kinds[api_version] = {one["kind"]: one for one in found if "/" not in one["name"]}
+            answer = self.call("GET", _root(api_version))
+            resources: list[dict[str, Any]] = answer.body["resources"] if answer.ok else []
+            # A slash is in the names of subresources.
+            self._kinds[api_version] = {
+                resource["kind"]: resource for resource in resources if "/" not in resource["name"]
+            }
         return self._kinds[api_version]
 
     def _call(self, call: Call) -> Answer:
+        content = None if call.body is None else json.dumps(call.body)
         response = self._client.request(
             call.method,
             call.path,
-            content=None if call.body is None else json.dumps(call.body),
+            content=content,
             params=dict(call.params or {}),
             headers={"Content-Type": call.content_type, **(call.headers or {})},
         )
@@ -164,23 +167,30 @@ class Cluster:
             return Answer(response.status_code, {"message": response.text})
 
 
+def _root(api_version: str) -> str:
+    return f"/api/{api_version}" if api_version == "v1" else f"/apis/{api_version}"
+
+
 def _client(kubeconfig: Path) -> httpx.Client:
-    """For the current context. Raises ValueError: it logs in by something other than a token or a certificate."""
+    """A client for the current context.
+
+    Raises ValueError if the context logs in with neither a token nor a certificate.
+    """
     document: Any = yaml.safe_load(kubeconfig.read_text())
 
     def named(group: str, name: str) -> Any:
-        return next(one[group] for one in document[f"{group}s"] if one["name"] == name)
+        return next(entry[group] for entry in document[f"{group}s"] if entry["name"] == name)
 
     context = named("context", document["current-context"])
     server, user = named("cluster", context["cluster"]), named("user", context["user"])
     if not {"token", "client-certificate", "client-certificate-data"} & set(user):
         raise ValueError(
-            f"{kubeconfig}: these tests log in with a token or a client certificate, and it has neither"
+            f"{kubeconfig}: the current context's user has neither a token nor a client certificate"
         )
     with tempfile.TemporaryDirectory() as folder:
 
         def file(holder: Any, key: str) -> str | None:
-            """The path of what is given as a path or as data."""
+            """The path of a file that the kubeconfig names, or of a copy of its inline data."""
             if f"{key}-data" not in holder:
                 return str(kubeconfig.parent / holder[key]) if key in holder else None
             path = Path(folder) / key

@@ -1,8 +1,9 @@
-"""What each operator adds to the pods of our custom resources, read in its source at the pinned version.
+"""What each operator adds to the pods of our custom resources, read in its pinned version's source.
 
 A custom resource that its CRD accepts can still lead to a pod that the API server refuses, and then
 no pod exists and nobody is told. So tests/real/pods.py completes our pods by this table, and
-tests/real/test_pods.py has a real API server admit them. A raised pin means reading the source anew.
+tests/real/test_pods.py has a real API server admit them. After raising a pin, read the sources
+again.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +25,7 @@ class Fact:
     kind: str
     """The custom resource."""
     field: str
-    """The list in the pod's spec; `containers[0].env` is written as `env` of the first container."""
+    """The list in the pod's spec. `env` means that of the first container."""
     appended: Addition
 
 
@@ -86,9 +87,9 @@ def completed_by_operator(resource: Manifest, spec: Manifest) -> dict[str, Any]:
             continue
         entries = fact.appended(resource)
         if fact.field == "env":
-            first, *others = completed["containers"]
+            first, *sidecars = completed["containers"]
             first = {**first, "env": [*first.get("env", []), *entries]}
-            completed["containers"] = [first, *others]
+            completed["containers"] = [first, *sidecars]
         else:
             completed[fact.field] = [*completed.get(fact.field, []), *entries]
     return completed

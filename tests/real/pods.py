@@ -1,9 +1,10 @@
-"""The pods of an environment: those that the program declares itself, and those that a chart or an operator makes of what it declares.
+"""The pods of an environment, both the program's own and those that charts and operators create.
 
-The second kind is put together as the chart or operator does it, with everything that the program sets and the security contexts that
-it leaves to them. Their sources: vault-helm 0.32.0 (templates/server-statefulset.yaml), redis-operator v1.2.4
-(operator/redisfailover/service/generator.go) and its chart, PGO 6.0.3 (internal/initialize/security.go, config/manager),
-External Secrets 2.9.0 (its chart's values.yaml).
+The latter are assembled here as the chart or operator does it: with everything that the program
+sets, and the security contexts that it leaves to them. Sources: vault-helm 0.32.0
+(templates/server-statefulset.yaml), redis-operator v1.2.4
+(operator/redisfailover/service/generator.go) and its chart, PGO 6.0.3
+(internal/initialize/security.go, config/manager), External Secrets 2.9.0 (its chart's values.yaml).
 """
 
 import json
@@ -37,59 +38,51 @@ class Template:
     replicas: int = 1
 
     def pods(self) -> list[dict[str, Any]]:
-        """Each of them as a manifest."""
+        """A manifest for each replica."""
+        metadata = {"namespace": self.namespace, "labels": dict(self.labels)}
         return [
             {
                 "apiVersion": "v1",
                 "kind": "Pod",
-                "metadata": {
-                    "name": f"{self.name}-{n}",
-                    "namespace": self.namespace,
-                    "labels": dict(self.labels),
-                },
+                "metadata": {**metadata, "name": f"{self.name}-{number}"},
                 "spec": self.spec,
             }
-            for n in range(self.replicas)
+            for number in range(self.replicas)
         ]
 
 
 def templates(configuration: str) -> Iterator[Template]:
     """All pods of one configuration."""
-    for one in configurations.recording(configuration).resources.values():
-        inputs = plain(one.inputs)
-        if one.kind in ("Job", "Deployment"):
+    for resource in configurations.recording(configuration).resources.values():
+        inputs = plain(resource.inputs)
+        if resource.kind in ("Job", "Deployment"):
             metadata, template = inputs["metadata"], inputs["spec"]["template"]
-            replicas = inputs["spec"].get("replicas", 1)
             yield Template(
-                metadata["name"],
-                metadata["namespace"],
-                template["metadata"]["labels"],
-                template["spec"],
-                replicas,
+                name=metadata["name"],
+                namespace=metadata["namespace"],
+                labels=template["metadata"]["labels"],
+                spec=template["spec"],
+                replicas=inputs["spec"].get("replicas", 1),
             )
-        elif one.kind in _MADE:
-            yield from _MADE[one.kind](one, inputs)
+        elif resource.kind in _BY_KIND:
+            yield from _BY_KIND[resource.kind](resource, inputs)
 
 
 def distinct() -> list[tuple[str, Template]]:
-    """The differing pods of all configurations, each with the first configuration that has it."""
-    found: dict[str, tuple[str, Template]] = {}
-    for name in configurations.NAMES:
-        for one in templates(name):
-            found.setdefault(
-                json.dumps([one.name, one.labels, one.spec, one.replicas], sort_keys=True),
-                (name, one),
-            )
-    return list(found.values())
+    """The pods of all configurations without repetition, each with the first that has it."""
+    distinct_pods: dict[str, tuple[str, Template]] = {}
+    for configuration in configurations.NAMES:
+        for pods in templates(configuration):
+            key = json.dumps([pods.name, pods.labels, pods.spec, pods.replicas], sort_keys=True)
+            distinct_pods.setdefault(key, (configuration, pods))
+    return list(distinct_pods.values())
 
 
 def _container(name: str, image: str, security: Any, resources: Any = None) -> dict[str, Any]:
-    return {
-        "name": name,
-        "image": image,
-        "securityContext": security,
-        **({"resources": resources} if resources else {}),
-    }
+    container = {"name": name, "image": image, "securityContext": security}
+    if resources:
+        container["resources"] = resources
+    return container
 
 
 def _vault(_: Recorded, inputs: Any) -> Iterator[Template]:
@@ -97,7 +90,7 @@ def _vault(_: Recorded, inputs: Any) -> Iterator[Template]:
     security = server["statefulSet"]["securityContext"]
     image = f"{server['image']['repository']}:{server['image']['tag']}"
     vault = _container("vault", image, security["container"], server["resources"])
-    # The chart's own two besides those of the values.
+    # The chart mounts these two itself, and then those of the values.
     vault["volumeMounts"] = [
         {"name": "data", "mountPath": "/vault/data"},
         {"name": "home", "mountPath": "/home/vault"},
@@ -105,10 +98,12 @@ def _vault(_: Recorded, inputs: Any) -> Iterator[Template]:
     ]
     vault["env"] = [
         {
-            "name": one["envName"],
-            "valueFrom": {"secretKeyRef": {"name": one["secretName"], "key": one["secretKey"]}},
+            "name": variable["envName"],
+            "valueFrom": {
+                "secretKeyRef": {"name": variable["secretName"], "key": variable["secretKey"]}
+            },
         }
-        for one in server.get("extraSecretEnvironmentVars", [])
+        for variable in server.get("extraSecretEnvironmentVars", [])
     ]
     spec: dict[str, Any] = {
         "serviceAccountName": "vault",
@@ -129,18 +124,22 @@ def _vault(_: Recorded, inputs: Any) -> Iterator[Template]:
         "component": "server",
     }
     yield Template(
-        "vault", inputs["namespace"], labels, spec, server.get("ha", {}).get("replicas", 1)
+        name="vault",
+        namespace=inputs["namespace"],
+        labels=labels,
+        spec=spec,
+        replicas=server.get("ha", {}).get("replicas", 1),
     )
 
 
-def _operator(one: Recorded, inputs: Any) -> Iterator[Template]:
+def _operator(release: Recorded, inputs: Any) -> Iterator[Template]:
     values, chart, namespace = inputs["values"], inputs["name"], inputs["namespace"]
     accounts = {
         "pgo": "pgo",
         "redis-operator": values.get("serviceAccount", {}).get("name"),
         "external-secrets": "external-secrets",
     }
-    # External Secrets' and PGO's charts bring contexts that pass; redis-operator's has none, so the values' are what counts.
+    # The charts of External Secrets and PGO set contexts that pass; redis-operator's sets none.
     security = {
         "pgo": _RESTRICTED,
         "redis-operator": values.get("securityContext", {}),
@@ -159,32 +158,28 @@ def _operator(one: Recorded, inputs: Any) -> Iterator[Template]:
     }
     resources = values["resources"]
     container = _container(
-        chart,
-        f"{one.name}:{inputs['version']}",
-        security[chart],
-        resources.get("controller", resources),
+        name=chart,
+        image=f"{release.name}:{inputs['version']}",
+        security=security[chart],
+        resources=resources.get("controller", resources),
     )
     yield Template(
-        f"operator-{chart}",
-        namespace,
-        labels[chart],
-        {"serviceAccountName": accounts[chart], "containers": [container]},
+        name=f"operator-{chart}",
+        namespace=namespace,
+        labels=labels[chart],
+        spec={"serviceAccountName": accounts[chart], "containers": [container]},
     )
 
 
 def _redis(_: Recorded, inputs: Any) -> Iterator[Template]:
-    name, namespace, spec = (
-        inputs["metadata"]["name"],
-        inputs["metadata"]["namespace"],
-        inputs["spec"],
-    )
-    redis, sentinel = spec["redis"], spec["sentinel"]
+    name, namespace = inputs["metadata"]["name"], inputs["metadata"]["namespace"]
+    redis, sentinel = inputs["spec"]["redis"], inputs["spec"]["sentinel"]
 
-    def half(given: Any, containers: list[Any], inits: list[Any]) -> dict[str, Any]:
+    def half(settings: Any, containers: list[Any], inits: list[Any]) -> dict[str, Any]:
         return {
-            "securityContext": given["securityContext"],
-            "serviceAccountName": given["serviceAccountName"],
-            "topologySpreadConstraints": given["topologySpreadConstraints"],
+            "securityContext": settings["securityContext"],
+            "serviceAccountName": settings["serviceAccountName"],
+            "topologySpreadConstraints": settings["topologySpreadConstraints"],
             "containers": containers,
             "initContainers": inits,
         }
@@ -201,19 +196,18 @@ def _redis(_: Recorded, inputs: Any) -> Iterator[Template]:
     server = _container(
         "redis", redis["image"], redis["containerSecurityContext"], redis["resources"]
     )
-    exporter = redis["exporter"]
-    beside = _container(
+    exporter = _container(
         "redis-exporter",
-        exporter["image"],
-        exporter["containerSecurityContext"],
-        exporter["resources"],
+        redis["exporter"]["image"],
+        redis["exporter"]["containerSecurityContext"],
+        redis["exporter"]["resources"],
     )
     yield Template(
-        f"rfr-{name}",
-        namespace,
-        labels("redis"),
-        completed_by_operator(inputs, half(redis, [server, beside], [])),
-        redis["replicas"],
+        name=f"rfr-{name}",
+        namespace=namespace,
+        labels=labels("redis"),
+        spec=completed_by_operator(inputs, half(redis, [server, exporter], [])),
+        replicas=redis["replicas"],
     )
     copy = _container(
         "sentinel-config-copy",
@@ -224,11 +218,11 @@ def _redis(_: Recorded, inputs: Any) -> Iterator[Template]:
         "sentinel", sentinel["image"], sentinel["containerSecurityContext"], sentinel["resources"]
     )
     yield Template(
-        f"rfs-{name}",
-        namespace,
-        labels("sentinel"),
-        half(sentinel, [watcher], [copy]),
-        sentinel["replicas"],
+        name=f"rfs-{name}",
+        namespace=namespace,
+        labels=labels("sentinel"),
+        spec=half(sentinel, [watcher], [copy]),
+        replicas=sentinel["replicas"],
     )
 
 
@@ -250,11 +244,11 @@ def _postgres(_: Recorded, inputs: Any) -> Iterator[Template]:
             f"{_PGO}/data": "postgres",
         }
         yield Template(
-            f"{name}-{instance['name']}",
-            namespace,
-            labels,
-            completed_by_operator(inputs, spec),
-            instance["replicas"],
+            name=f"{name}-{instance['name']}",
+            namespace=namespace,
+            labels=labels,
+            spec=completed_by_operator(inputs, spec),
+            replicas=instance["replicas"],
         )
     host = _container("pgbackrest", "pgbackrest", _RESTRICTED)
     labels = {
@@ -269,14 +263,14 @@ def _postgres(_: Recorded, inputs: Any) -> Iterator[Template]:
         "containers": [host],
     }
     yield Template(
-        f"{name}-repo-host",
-        namespace,
-        labels,
-        completed_by_operator(inputs, host_spec),
+        name=f"{name}-repo-host",
+        namespace=namespace,
+        labels=labels,
+        spec=completed_by_operator(inputs, host_spec),
     )
 
 
-_MADE = {
+_BY_KIND = {
     "Chart": _vault,
     "Release": _operator,
     "RedisFailover": _redis,

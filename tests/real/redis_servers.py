@@ -1,4 +1,7 @@
-"""Redis servers and Sentinels on loopback, set up as redis-operator sets them up: servers with a password, sentinels without one."""
+"""Redis servers and Sentinels on loopback, set up as redis-operator does.
+
+Servers have a password, sentinels have none.
+"""
 
 import contextlib
 import shutil
@@ -22,12 +25,13 @@ BINARIES = ("redis-server", "redis-sentinel", "redis-cli")
 
 
 def missing() -> str | None:
-    """What is not installed here, and how it gets here."""
+    """The programs that are not installed, and how to install them. None if all are here."""
     absent = [name for name in BINARIES if shutil.which(name) is None]
+    if not absent:
+        return None
     return (
-        f"no {', '.join(absent)} on this machine; on Debian: apt-get install -y redis-server redis-sentinel (.ci/run does)"
-        if absent
-        else None
+        f"no {', '.join(absent)} on this machine; "
+        "on Debian: apt-get install -y redis-server redis-sentinel (.ci/run does)"
     )
 
 
@@ -44,16 +48,16 @@ class Failover:
     )
 
     def client(self, port: int, password: str | None = None) -> Any:
-        """A connection to one server."""
-        return redis.Redis(
-            port=port,
-            password=self.password if password is None else password,
-            decode_responses=True,
-            socket_timeout=5,
-        )
+        """A connection to one server, with the servers' password by default."""
+        if password is None:
+            password = self.password
+        return redis.Redis(port=port, password=password, decode_responses=True, socket_timeout=5)
 
     def sentinel(self, port: int) -> Any:
-        """A connection to one sentinel. Any: what redis-py returns depends on settings that its types can't see."""
+        """A connection to one sentinel.
+
+        Typed as Any: what redis-py returns depends on settings that its types can't see.
+        """
         return redis.Redis(port=port, decode_responses=True, socket_timeout=5)
 
     def master(self) -> int:
@@ -64,11 +68,11 @@ class Failover:
         raise RuntimeError("no sentinel answers")
 
     def pause(self, port: int) -> None:
-        """As a node that hangs: its connections stay open and nothing answers."""
+        """Like a node that hangs: its connections stay open and nothing answers."""
         self.processes[port].send_signal(signal.SIGSTOP)
 
     def kill(self, port: int) -> None:
-        """As a node that is lost: nothing is said to anyone."""
+        """Like a node that is lost: nobody is told."""
         process = self.processes.pop(port)
         process.kill()
         process.wait()
@@ -78,10 +82,11 @@ class Failover:
 def failover(
     password: str, *, server_lines: Sequence[str] = (), sentinel_settings: Sequence[str] = ()
 ) -> Generator[Failover]:
-    """Three servers and three sentinels that agree on their master; gone afterwards.
+    """Three servers and three sentinels that agree on their master, stopped at the end.
 
-    `server_lines` go to each redis.conf, `sentinel_settings` (`name value`) to each sentinel with SENTINEL SET, as the operator does with
-    its custom configuration. Raises RuntimeError with a log when one does not start.
+    `server_lines` go to each redis.conf. `sentinel_settings` (`name value`) go to each sentinel
+    with SENTINEL SET, as the operator does with its custom configuration. Raises RuntimeError with
+    the logs if a process does not start.
     """
     ports = free_ports(6)
     running = Failover(ports[:3], ports[3:], password)
@@ -147,11 +152,10 @@ def _known(running: Failover) -> bool:
     """Every sentinel knows the replicas and the other sentinels."""
     for port in running.sentinels:
         with running.sentinel(port) as connection:
-            found = connection.sentinel_master(MASTER)
-        if (int(found["num-slaves"]), int(found["num-other-sentinels"])) != (
-            len(running.servers) - 1,
-            len(running.sentinels) - 1,
-        ):
+            view = connection.sentinel_master(MASTER)
+        if int(view["num-slaves"]) != len(running.servers) - 1:
+            return False
+        if int(view["num-other-sentinels"]) != len(running.sentinels) - 1:
             return False
     return True
 
@@ -205,8 +209,9 @@ def _pump(source: socket.socket, sink: socket.socket) -> None:
 
 def free_ports(count: int) -> list[int]:
     """Ports of loopback that nothing listens on."""
+    ports: list[int] = []
     with contextlib.ExitStack() as stack:
-        sockets = [
-            stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)
-        ]
-        return [one.getsockname()[1] for one in sockets]
+        for _ in range(count):
+            listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            ports.append(listener.getsockname()[1])
+    return ports

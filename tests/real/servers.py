@@ -37,12 +37,12 @@ class PostgresServer:
 
 
 def postgres_binaries() -> Path | None:
-    """The newest installation of Debian's package, else the one on the PATH, else None."""
-    debian = sorted(
-        Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[-3])
-    )
-    found = debian[-1] if debian else shutil.which("postgres")
-    return Path(found).parent if found else None
+    """The folder of the newest Debian package, otherwise of the PATH's PostgreSQL, or None."""
+    debian = list(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
+    if debian:
+        return max(debian, key=lambda path: int(path.parts[-3])).parent
+    on_path = shutil.which("postgres")
+    return Path(on_path).parent if on_path else None
 
 
 @contextlib.contextmanager
@@ -53,9 +53,10 @@ def postgres_server(
     settings: Mapping[str, str] | None = None,
     names: Sequence[str] = ("DNS:localhost", "IP:127.0.0.1"),
 ) -> Generator[PostgresServer]:
-    """A new PostgreSQL on 127.0.0.1:`port`, with a self-signed certificate and a random password; gone afterwards.
+    """A new PostgreSQL on 127.0.0.1:`port`, removed at the end.
 
-    `user` is its superuser; `settings` go to postgresql.conf. Raises RuntimeError with the server's log when it does not start.
+    It has a self-signed certificate for `names` and a random password. `user` is its superuser, and
+    `settings` go to postgresql.conf. Raises RuntimeError with its log if it does not start.
     """
     binaries = postgres_binaries()
     if binaries is None:
@@ -115,12 +116,9 @@ def postgres_server(
             "fsync": "off",
             **(settings or {}),
         }
-        command = [
-            binaries / "postgres",
-            "-D",
-            data,
-            *(part for key, value in options.items() for part in ("-c", f"{key}={value}")),
-        ]
+        command: list[str | Path] = [binaries / "postgres", "-D", data]
+        for key, value in options.items():
+            command += ["-c", f"{key}={value}"]
         with (
             log.open("wb") as output,
             subprocess.Popen(  # noqa: S603 -- a program of a package, our words
@@ -132,16 +130,15 @@ def postgres_server(
                 _wait_for(server, process, log)
                 yield server
             finally:
-                process.send_signal(
-                    signal.SIGINT
-                )  # a fast shutdown: it doesn't wait for its clients
+                # A fast shutdown: it doesn't wait for its clients.
+                process.send_signal(signal.SIGINT)
                 process.wait(STARTUP_SECONDS)
 
 
 def _wait_for(server: PostgresServer, process: "subprocess.Popen[Any]", log: Path) -> None:
     deadline = time.monotonic() + STARTUP_SECONDS
     while True:
-        if process.poll() is not None:  # or another server on this port would answer
+        if process.poll() is not None:  # checked first: another server may answer on this port
             raise RuntimeError(
                 f"PostgreSQL did not start on port {server.port}:\n{log.read_text()}"
             )

@@ -1,4 +1,7 @@
-"""Reaches Redis as Shlink does: what REDIS_* means is decided by the same rules (shlink-common's RedisFactory, Predis, symfony/lock)."""
+"""A Redis client that reads the REDIS_* variables as Shlink does.
+
+The rules are those of shlink-common's RedisFactory, Predis and symfony/lock.
+"""
 
 import hashlib
 import time
@@ -13,7 +16,7 @@ from redis.exceptions import NoScriptError
 from redis.retry import Retry
 
 Resolve = Callable[[str, int], tuple[str, int]]
-"""What the cluster's DNS and Services would do."""
+"""Takes the place of the cluster's DNS and Services: host and port to an address here."""
 _Result = TypeVar("_Result")
 
 _LOCK = """
@@ -26,7 +29,10 @@ _DIGEST = hashlib.sha1(_LOCK.encode(), usedforsecurity=False).hexdigest()
 
 
 class ShlinkClient:
-    """One PHP worker's connection. Predis asks the sentinels again after a lost connection: up to 20 times, a second apart."""
+    """One PHP worker's connection.
+
+    After a lost connection Predis asks the sentinels again, up to 20 times with a second between.
+    """
 
     RETRIES = 20
     WAIT = 1.0
@@ -59,12 +65,13 @@ class ShlinkClient:
             connection.execute_command("CLUSTER", "SLOTS")
             return connection
         for url in self._servers:
-            # The URL's own password is the sentinel's; the servers behind get REDIS_SERVERS_PASSWORD.
-            found = None
+            # A password in the URL is the sentinel's. The servers get REDIS_SERVERS_PASSWORD.
+            address = None
             with suppress(redis.ConnectionError), self._open(url, None) as sentinel:
-                found = sentinel.sentinel_get_master_addr_by_name(self._service)
-            if found:
-                return self._master(f"tcp://{found[0]}:{found[1]}")
+                address = sentinel.sentinel_get_master_addr_by_name(self._service)
+            if address:
+                host, port = address
+                return self._master(f"tcp://{host}:{port}")
         raise redis.ConnectionError("No sentinel server available for autodiscovery.")
 
     def _master(self, url: str) -> Any:
@@ -88,7 +95,7 @@ class ShlinkClient:
         )
 
     def run(self, command: Callable[[Any], _Result]) -> _Result:
-        """A command, with what Predis does about a lost connection. Raises redis.RedisError."""
+        """Run a command and retry as Predis does after a lost connection. Raises RedisError."""
         tries = self.RETRIES if self.mode == "sentinel" else 0
         while True:
             try:
@@ -109,7 +116,7 @@ class ShlinkClient:
         return self.run(lambda connection: connection.get(key))
 
     def lock(self, key: str, token: str) -> bool:
-        """symfony/lock: EVALSHA, and where the script is not known (each new master) it is loaded first."""
+        """symfony/lock: EVALSHA, or EVAL where the script is not known (on each new master)."""
 
         def evaluate(connection: Any) -> bool:
             try:

@@ -1,6 +1,7 @@
-"""The typed custom resources of components/crds.py against the CRDs that the cluster has: run it after raising a pin.
+"""The types of components/crds.py against the cluster's CRDs. Run it after raising a pin.
 
-Each field that a type names must exist with a fitting type, and what a CRD requires must be in the type. All differences come at once.
+Each field of a type must exist in the CRD with a fitting type, and each field that a CRD requires
+must be in the type. A failure lists all differences.
 """
 
 import collections.abc
@@ -24,75 +25,75 @@ _SHAPES = {"an object": "object", "a map": "object", "a list": "array"}
 
 
 def _resources() -> dict[str, tuple[str, Any]]:
-    """Kind -> (apiVersion, type of its spec), of every class in components/crds.py that is a custom resource."""
-    found: dict[str, tuple[str, Any]] = {}
-    for kind, one in inspect.getmembers(crds, inspect.isclass):
-        if (
-            issubclass(one, CustomResource)
-            and one is not CustomResource
-            and not kind.startswith("_")
-        ):
-            versions = {
-                str(resource.inputs["apiVersion"])
-                for name in configurations.NAMES
-                for resource in configurations.recording(name).resources.values()
-                if resource.is_kubernetes_object and resource.kind == kind
-            }
-            assert len(versions) == 1, (
-                f"{kind}: declared by no configuration, or in several versions: {versions}"
-            )
-            found[kind] = (versions.pop(), _hints(vars(one)["__init__"])["spec"])
-    return found
+    """The apiVersion and the spec's type of each custom resource in components/crds.py."""
+    specs: dict[str, tuple[str, Any]] = {}
+    for kind, resource_type in inspect.getmembers(crds, inspect.isclass):
+        if kind.startswith("_") or resource_type is CustomResource:
+            continue
+        if issubclass(resource_type, CustomResource):
+            spec = _hints(vars(resource_type)["__init__"])["spec"]
+            specs[kind] = (_declared_version(kind), spec)
+    return specs
 
 
-def _hints(of: Any) -> dict[str, Any]:
+def _declared_version(kind: str) -> str:
+    versions: set[str] = set()
+    for name in configurations.NAMES:
+        for resource in configurations.recording(name).of_kind(kind):
+            if resource.is_kubernetes_object:
+                versions.add(str(resource.inputs["apiVersion"]))
+    assert versions, f"{kind}: no configuration declares it"
+    assert len(versions) == 1, f"{kind}: declared in several versions: {versions}"
+    return versions.pop()
+
+
+def _hints(annotated: Any) -> dict[str, Any]:
     # `pulumi.Input` names these two by strings.
-    return typing.get_type_hints(of, localns={"Output": pulumi.Output, "T": Any})
+    return typing.get_type_hints(annotated, localns={"Output": pulumi.Output, "T": Any})
 
 
 def _choices(hint: Any) -> list[Any]:
     """What a value may be: the parts of a union, without what `pulumi.Input` adds."""
     if typing.get_origin(hint) not in (typing.Union, types.UnionType):
         return [hint]
-    parts = [choice for part in typing.get_args(hint) for choice in _choices(part)]
-    return [
-        part
-        for part in parts
-        if typing.get_origin(part) not in (collections.abc.Awaitable, pulumi.Output)
-    ]
+    choices: list[Any] = []
+    for part in typing.get_args(hint):
+        choices += _choices(part)
+    added = (collections.abc.Awaitable, pulumi.Output)
+    return [choice for choice in choices if typing.get_origin(choice) not in added]
 
 
 def differences(hint: Any, schema: Mapping[str, Any], path: str) -> Iterator[str]:
     """Where a type and an OpenAPI schema do not fit."""
     if schema.get("x-kubernetes-preserve-unknown-fields") and "properties" not in schema:
         return
-    given = (
-        {"integer", "string"}
-        if schema.get("x-kubernetes-int-or-string")
-        else {str(schema.get("type", ""))}
-    )
+    shapes = {str(schema.get("type", ""))}
+    if schema.get("x-kubernetes-int-or-string"):
+        shapes = {"integer", "string"}
     choices = _choices(hint)
-    if len(choices) > 1 and given & {_SCALARS.get(choice, "") for choice in choices}:
+    if len(choices) > 1 and shapes & {_SCALARS.get(choice, "") for choice in choices}:
         return
     for choice in choices:
-        wanted = (
-            "an object"
-            if is_typeddict(choice)
-            else _SCALARS.get(choice) or _CONTAINERS.get(typing.get_origin(choice), "")
-        )
-        shape = _SHAPES.get(wanted, wanted)
         if choice is Any:
             continue
-        if shape not in given:
-            yield f"{path}: is {' or '.join(sorted(given))} in the CRD, {wanted or choice} in the type"
-        elif wanted == "an object":
+        typed = _typed(choice)
+        if _SHAPES.get(typed, typed) not in shapes:
+            stored = " or ".join(sorted(shapes))
+            yield f"{path}: is {stored} in the CRD, {typed or choice} in the type"
+        elif typed == "an object":
             yield from _fields(choice, schema, path)
-        elif wanted == "a list":
+        elif typed == "a list":
             yield from differences(typing.get_args(choice)[0], schema["items"], f"{path}[]")
-        elif wanted == "a map" and "additionalProperties" in schema:
-            yield from differences(
-                typing.get_args(choice)[1], schema["additionalProperties"], f"{path}.*"
-            )
+        elif typed == "a map" and "additionalProperties" in schema:
+            values = schema["additionalProperties"]
+            yield from differences(typing.get_args(choice)[1], values, f"{path}.*")
+
+
+def _typed(choice: Any) -> str:
+    """What a type is called in a message. Empty for a type that no CRD has."""
+    if is_typeddict(choice):
+        return "an object"
+    return _SCALARS.get(choice) or _CONTAINERS.get(typing.get_origin(choice), "")
 
 
 def _fields(hint: Any, schema: Mapping[str, Any], path: str) -> Iterator[str]:
@@ -111,32 +112,25 @@ def _fields(hint: Any, schema: Mapping[str, Any], path: str) -> Iterator[str]:
 
 
 def _schema(cluster: Cluster, api_version: str, kind: str) -> Mapping[str, Any] | None:
-    """The schema of a kind's spec; None where the cluster has no such CRD."""
+    """The schema of a kind's spec. None if the cluster has no such CRD."""
     group, _, version = api_version.partition("/")
-    found = cluster.call("GET", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions").body[
-        "items"
-    ]
-    for one in found:
-        if one["spec"]["group"] == group and one["spec"]["names"]["kind"] == kind:
-            served = {each["name"]: each for each in one["spec"]["versions"] if each["served"]}
-            assert version in served, (
-                f"{kind}: {version} is not served; there are {', '.join(served)}"
-            )
-            return served[version]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    answer = cluster.call("GET", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions")
+    for definition in answer.body["items"]:
+        spec = definition["spec"]
+        if (spec["group"], spec["names"]["kind"]) != (group, kind):
+            continue
+        served = {each["name"]: each for each in spec["versions"] if each["served"]}
+        assert version in served, f"{kind}: {version} is not served; served: {', '.join(served)}"
+        return served[version]["schema"]["openAPIV3Schema"]["properties"]["spec"]
     return None
 
 
 @pytest.fixture(scope="module")
 def resources() -> dict[str, tuple[str, Any]]:
-    found = _resources()
-    assert {
-        "PostgresCluster",
-        "RedisFailover",
-        "SecretStore",
-        "ExternalSecret",
-        "HTTPRoute",
-    } <= set(found)
-    return found
+    specs = _resources()
+    expected = {"PostgresCluster", "RedisFailover", "SecretStore", "ExternalSecret", "HTTPRoute"}
+    assert expected <= set(specs)
+    return specs
 
 
 def test_types_fit_the_crds(
@@ -144,26 +138,25 @@ def test_types_fit_the_crds(
     resources: dict[str, tuple[str, Any]],
     record_property: Callable[[str, object], None],
 ) -> None:
-    found: list[str] = []
-    checked: list[str] = []
+    """A cluster may lack the CRDs of optional kinds only."""
+    faults: list[str] = []
+    checked = 0
     for kind, (api_version, spec) in resources.items():
         schema = _schema(cluster, api_version, kind)
         if schema is None:
-            assert kind in configurations.OPTIONAL_KINDS, (
-                f"this cluster has no CRD of {kind}"
-            )  # a cluster's own choice
+            assert kind in configurations.OPTIONAL_KINDS, f"this cluster has no CRD of {kind}"
             continue
-        found += differences(spec, schema, f"{kind}.spec")
-        checked += _names(spec)
-    assert not found, "components/crds.py and the CRDs differ:\n" + "\n".join(found)
-    record_property("checks", len(checked))
+        faults += differences(spec, schema, f"{kind}.spec")
+        checked += _count(spec)
+    assert not faults, "components/crds.py and the CRDs differ:\n" + "\n".join(faults)
+    record_property("checks", checked)
 
 
-def _names(hint: Any) -> list[str]:
-    """Every field of a type, at any depth."""
+def _count(hint: Any) -> int:
+    """How many fields a type has, at any depth."""
     if is_typeddict(hint):
-        return [name for field, kind in _hints(hint).items() for name in (field, *_names(kind))]
-    return [name for part in typing.get_args(hint) for name in _names(part)]
+        return sum(1 + _count(field) for field in _hints(hint).values())
+    return sum(_count(part) for part in typing.get_args(hint))
 
 
 class _Inner(TypedDict):
@@ -176,7 +169,7 @@ class _Outer(TypedDict):
     gone: str
 
 
-def test_each_kind_of_difference_is_found() -> None:
+def test_each_kind_of_difference_is_reported() -> None:
     inner = {
         "type": "object",
         "required": ["more"],

@@ -22,34 +22,31 @@ def policies(
 ) -> Iterator[list[Mapping[str, Any]]]:
     """The NetworkPolicies of a configuration: applied, then listed."""
     recorded = configurations.recording(request.param).of_kind("NetworkPolicy")
-    applied = [plain(one.inputs) for one in recorded]
+    applied = [plain(policy.inputs) for policy in recorded]
     cluster.must(applied)
-    folders = [
-        cluster.folder("networking.k8s.io/v1", "NetworkPolicy", name) for name in environment
-    ]
-    yield [one for folder in folders for one in cluster.call("GET", folder).body["items"]]
+    stored: list[Mapping[str, Any]] = []
+    for name in environment:
+        folder = cluster.folder("networking.k8s.io/v1", "NetworkPolicy", name)
+        stored += cluster.call("GET", folder).body["items"]
+    yield stored
     cluster.delete(applied)
 
 
 @pytest.fixture(scope="module")
 def namespaces(cluster: Cluster, environment: Mapping[str, Any]) -> Iterator[Mapping[str, Labels]]:
-    """All of the cluster's, with those of the other pods."""
-    others = (
-        {namespace for namespace, _ in OUTSIDE.values()}
-        - set(environment)
-        - {"default", "kube-system"}
-    )
-    made = [
-        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}} for name in others
+    """The labels of all namespaces, by name, including those of the pods outside."""
+    outside = {namespace for namespace, _ in OUTSIDE.values()}
+    names = outside - set(environment) - {"default", "kube-system"}
+    created = [
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}} for name in names
     ]
-    cluster.must(made)
-    yield {
-        one["metadata"]["name"]: one["metadata"]["labels"]
-        for one in cluster.call("GET", "/api/v1/namespaces").body["items"]
-    }
-    cluster.delete(made)
-    for one in made:
-        cluster.gone(one)
+    cluster.must(created)
+    answer = cluster.call("GET", "/api/v1/namespaces")
+    stored = [namespace["metadata"] for namespace in answer.body["items"]]
+    yield {metadata["name"]: metadata["labels"] for metadata in stored}
+    cluster.delete(created)
+    for namespace in created:
+        cluster.gone(namespace)
 
 
 def _pods(cluster: Cluster, configuration: str) -> dict[str, End]:
@@ -59,17 +56,13 @@ def _pods(cluster: Cluster, configuration: str) -> dict[str, End]:
         "containers": [{"name": "one", "image": "one", "securityContext": _SECURITY}],
         "automountServiceAccountToken": False,
     }
-    for pod in manifests.values():  # its spec is test_pods' business; here it would need accounts
+    calls: list[Call] = []
+    for pod in manifests.values():
+        # test_pods tests the real specs, which would need accounts here.
         pod["spec"] = plain_spec
-    answers = cluster.calls(
-        Call(
-            "POST",
-            cluster.folder("v1", "Pod", pod["metadata"]["namespace"]),
-            pod,
-            params={"dryRun": "All"},
-        )
-        for pod in manifests.values()
-    )
+        folder = cluster.folder("v1", "Pod", pod["metadata"]["namespace"])
+        calls.append(Call("POST", folder, pod, params={"dryRun": "All"}))
+    answers = cluster.calls(calls)
     assert all(answer.ok for answer in answers), [answer.message for answer in answers]
     return {
         name: (answer.body["metadata"]["namespace"], answer.body["metadata"]["labels"])
@@ -98,6 +91,7 @@ def test_exactly_the_flows_of_the_table_are_possible(
     configuration: str,
     record_property: Callable[[str, object], None],
 ) -> None:
+    """Each row of the table is possible, and no connection beside them."""
     ends = all_ends(_pods(cluster, configuration))
     connections = possible(policies, namespaces, ends)
     table = expected(configuration, ends)
@@ -110,6 +104,7 @@ def test_exactly_the_flows_of_the_table_are_possible(
 def test_every_pod_reaches_dns_by_udp(
     cluster: Cluster, policies: list[Mapping[str, Any]], namespaces: Mapping[str, Labels]
 ) -> None:
+    """DNS pods can be reached by UDP, pods that only bear their labels elsewhere cannot."""
     for name, end in _pods(cluster, "defaults").items():
         assert allowed(policies, namespaces, end, OUTSIDE["dns"], 53, protocol="UDP"), name
         assert not allowed(policies, namespaces, end, OUTSIDE["impostor"], 53, protocol="UDP"), name
