@@ -16,7 +16,7 @@ unexport STACK DRILL
 
 .DEFAULT_GOAL := help
 .PHONY: help setup preview test verify scratch-cluster lint hooks format check clean bench mutants schema \
-	live-preview drift up destroy refresh recover forward doctor smoke drill
+	live-preview drift up destroy refresh recover vault-renew forward doctor smoke drill
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -99,6 +99,10 @@ refresh: setup ## read what is really there into the state, then mend it
 recover: setup ## after a killed run: undo what it left half done, adopt what exists, go on
 	$(need_pulumi)
 	@$(PY) -m operate.recover $(stack)
+
+vault-renew: setup ## Vault's volume or unseal keys are lost: make Vault from nothing, write its values again
+	$(need_pulumi)
+	@$(PY) -m operate.vault_renew $(stack)
 
 forward: setup ## hold the forwards to Vault and PostgreSQL open, for a plain `pulumi refresh` or psql
 	@$(PY) -m offline.forward $(stack)

@@ -47,13 +47,13 @@ echo "Vault is $first, the Secret holds $keys keys"
 
 if [ "$first" = new ] && [ "$keys" -gt 0 ]; then
   fail "Vault is new, its volume is empty, but Secret $SECRET holds the keys of an earlier Vault." \
-    "Restore that volume. Or, if nothing in it is needed, save the Secret, empty it," \
-    "and run the update again (docs/operations.md, Something was lost)."
+    "Restore that volume. Or, if nobody else keeps anything in Vault: make vault-renew" \
+    "(docs/operations.md, Vault is lost)."
 fi
 if [ "$first" = initialised ] && [ "$keys" -eq 0 ] && [ "$SELF_UNSEALED" != true ]; then
   fail "Secret $SECRET holds no unseal keys: Vault will stay sealed after its next restart." \
-    "Put the keys back from the backup, then run the update again" \
-    "(docs/operations.md, Something was lost)."
+    "Put the keys back from the backup, then run the update again; or: make vault-renew" \
+    "(docs/operations.md, Vault is lost)."
 fi
 
 # The initialisation makes this a root token, and vault_login.sh revokes it. It is chosen here so

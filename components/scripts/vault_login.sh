@@ -100,8 +100,8 @@ fi
 unset VAULT_TOKEN
 become_root || fail "The program's login $LOGIN does not work or must be changed, and the keys in" \
   "Secret $SECRET do not give a root token: $(cat /tmp/login.error)" \
-  "Put the unseal or recovery keys back from the backup and run the update again" \
-  "(docs/operations.md, Something was lost)."
+  "Put the unseal or recovery keys back from the backup and run the update again," \
+  "or: make vault-renew (docs/operations.md, Vault is lost)."
 limit_root
 # Before the login exists: a run that finds the login in order leaves everything as it is.
 revoke_other_root_tokens

@@ -1,0 +1,204 @@
+"""`make vault-renew`: Vault made from nothing, for a lost volume, lost unseal keys, or both.
+
+All values that this program keeps in Vault come from the state, so an empty Vault costs nothing but
+what others put there. The steps, each of which may be repeated:
+
+- the volumes are deleted while no server runs, and the Secret with the keys is emptied, its content
+  kept under another name;
+- what is lost of Vault in Kubernetes is made again, and the init Job runs once more: new keys, and
+  the program's own login;
+- the state forgets what is no longer in Vault, and `up` writes it again.
+"""
+
+import argparse
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import pulumi
+
+from components import settings
+from components.cluster import ClusterAccess, access, disconnect
+from components.network import VAULT
+
+from .pulumi_cli import Pulumi, PulumiError
+
+RELEASE = "vault"
+"""The StatefulSet, and the beginning of the other names (components/vault.py)."""
+KEYS = f"{RELEASE}-unseal-keys"
+_SERVERS: Mapping[str, str] = {
+    "app.kubernetes.io/name": "vault",
+    "app.kubernetes.io/instance": RELEASE,
+}
+"""On the pods, and on their claims."""
+_INSIDE_COMPONENT = "shlink:vault:Vault$"
+_JOB = "kubernetes:batch/v1:Job"
+_PATIENCE = 180.0
+"""Seconds in which pods and volumes must be gone."""
+_INTERVAL = 2.0
+_QUESTION = (
+    "Everything in Vault and its unseal keys are deleted. This program writes its own values again; "
+    "what anybody else keeps in Vault is lost. Shlink runs on meanwhile. Go on?"
+)
+
+
+@dataclass(frozen=True)
+class VaultRecords:
+    """What the state knows of Vault, by URN."""
+
+    cluster: Sequence[str]
+    """Vault's own objects in Kubernetes."""
+    jobs: Sequence[str]
+    """Those of them that initialise it."""
+    inside: Sequence[str]
+    """What lives in Vault, whoever's it is."""
+
+
+def vault_records(deployment: Mapping[str, Any]) -> VaultRecords:
+    """Read an exported state."""
+    cluster: list[str] = []
+    jobs: list[str] = []
+    inside: list[str] = []
+    resources: list[Mapping[str, str]] = deployment.get("resources") or []
+    for resource in resources:
+        urn, kind = resource["urn"], resource["type"]
+        if kind.startswith("vault:"):
+            inside.append(urn)
+        elif kind.startswith("kubernetes:") and _INSIDE_COMPONENT in urn:
+            cluster.append(urn)
+            if kind == _JOB:
+                jobs.append(urn)
+    return VaultRecords(cluster=cluster, jobs=jobs, inside=inside)
+
+
+def renew(command: Pulumi) -> None:
+    """Make Vault from nothing. Raises PulumiError."""
+    records = vault_records(command.export())
+    if not records.jobs:
+        raise PulumiError("the state knows no Vault; make up brings it, without this command")
+    target, declared = settings.parse(*command.configuration())
+    if declared.vault.token or declared.vault.auth_login:
+        raise PulumiError(
+            "shlink:vault.token and shlink:vault.authLogin name a login that a new Vault does not "
+            "know; remove them first, and set the login up again afterwards"
+        )
+    if not command.yes and not command.confirm(_QUESTION):
+        raise PulumiError("nothing was changed")
+    asyncio.run(_empty(access(target)))
+    say("making Vault's own objects again, and initialising it")
+    command.run("refresh", "--skip-preview", *_targets(records.cluster))
+    replaced = [word for urn in records.jobs for word in ("--replace", urn)]
+    command.run("up", "--skip-preview", *_targets(records.cluster), *replaced)
+    say("looking what is in the new Vault")
+    # The program holds the forward to Vault.
+    command.run("refresh", "--skip-preview", "--run-program", *_targets(records.inside))
+    say("writing everything into it")
+    command.run("up", "--skip-preview")
+    say(f"done. Save the new keys away from the cluster: Secret {VAULT}/{KEYS}")
+
+
+def _targets(urns: Sequence[str]) -> list[str]:
+    return [word for urn in urns for word in ("--target", urn)]
+
+
+async def _empty(cluster: ClusterAccess) -> None:
+    """Delete volumes and keys. What is lost already is passed over."""
+    api: Any = await cluster.client()
+    try:
+        await _forget_keys(api)
+        statefulset = await _first(api, "statefulsets.apps", name=RELEASE)
+        replicas = 0 if statefulset is None else int(statefulset.raw["spec"]["replicas"])
+        if statefulset is not None:
+            say("stopping Vault")
+            await statefulset.patch({"spec": {"replicas": 0}})
+        await _gone(api, "pods")
+        for claim in await _all(api, "persistentvolumeclaims"):
+            say(f"deleting the volume of claim {VAULT}/{claim.name}")
+            await claim.delete()
+        await _gone(api, "persistentvolumeclaims")
+        if statefulset is not None:
+            # A run that was cut off in between left 0; the following `up` sets the number again.
+            await statefulset.patch({"spec": {"replicas": replicas or 1}})
+    finally:
+        await disconnect(api)
+
+
+async def _forget_keys(api: Any) -> None:
+    secret = await _first(api, "secrets", name=KEYS)
+    if secret is None or not secret.raw.get("data"):
+        return
+    name = f"{KEYS}-until-{datetime.now(tz=UTC):%Y%m%d-%H%M%S}"
+    say(f"keeping the keys before in Secret {VAULT}/{name}: of use only with a copy of the volume")
+    copy = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": name, "namespace": VAULT},
+        "data": secret.raw["data"],
+    }
+    await _create(api, copy)
+    await secret.patch({"data": None})
+
+
+async def _create(api: Any, secret: Mapping[str, Any]) -> None:
+    async with api.call_api(
+        "POST", version="v1", namespace=VAULT, url="secrets", json=secret
+    ) as response:
+        response.raise_for_status()
+
+
+async def _first(api: Any, resource: str, name: str) -> Any:
+    async for item in api.async_get(resource, name, namespace=VAULT):
+        return item
+    return None
+
+
+async def _all(api: Any, resource: str) -> list[Any]:
+    objects = api.async_get(resource, namespace=VAULT, label_selector=dict(_SERVERS))
+    return [item async for item in objects]
+
+
+async def _gone(api: Any, resource: str) -> None:
+    """Wait until none of Vault's is left. Raises PulumiError."""
+    deadline = time.monotonic() + _PATIENCE
+    while left := await _all(api, resource):
+        if time.monotonic() > deadline:
+            names = ", ".join(item.name for item in left)
+            raise PulumiError(
+                f"{resource} in namespace {VAULT} still there after {_PATIENCE:g} s: {names}. "
+                "Look why, then run this command again"
+            )
+        await asyncio.sleep(_INTERVAL)
+
+
+def say(text: str) -> None:
+    """Tell a person what happens, beside the engine's own display."""
+    sys.stderr.write(f"vault-renew: {text}\n")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m operate.vault_renew",
+        description="Make the Vault of a stack from nothing, and write its values again.",
+    )
+    parser.add_argument("stack", help="the XXX of Pulumi.XXX.yaml")
+    parser.add_argument(
+        "--yes", action="store_true", help="ask nothing (also: PULUMI_SKIP_CONFIRMATIONS=true)"
+    )
+    options = parser.parse_args(arguments)
+    yes = options.yes or os.environ.get("PULUMI_SKIP_CONFIRMATIONS") == "true"
+    try:
+        renew(Pulumi(options.stack, yes=yes))
+    except (PulumiError, pulumi.RunError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

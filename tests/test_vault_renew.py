@@ -1,0 +1,175 @@
+"""`make vault-renew`: what it deletes, what it asks Pulumi for, and when it does nothing."""
+
+from collections.abc import AsyncGenerator, Callable, Mapping
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from operate import vault_renew
+from operate.pulumi_cli import PulumiError
+from operate.vault_renew import vault_records
+
+_STACK = "urn:pulumi:dev::shlink::"
+_VAULT = f"{_STACK}shlink:vault:Vault$"
+JOB = f"{_VAULT}kubernetes:batch/v1:Job::vault-init"
+KEYS = f"{_VAULT}kubernetes:core/v1:Secret::vault-unseal-keys"
+SERVER = f"{_VAULT}kubernetes:helm.sh/v4:Chart$kubernetes:apps/v1:StatefulSet::vault:vault/vault"
+STORE = f"{_VAULT}vault:index/mount:Mount::vault-kv"
+VALUE = f"{_STACK}shlink:secrets:SecretDelivery$vault:kv/secretV2:SecretV2::vault-backend-api-key"
+OTHERS = [
+    f"{_STACK}kubernetes:core/v1:Secret::unrelated",
+    f"{_STACK}shlink:shlink:Shlink$kubernetes:batch/v1:Job::shlink-migration",
+    f"{_VAULT}pulumi:providers:vault::vault",
+    f"{_STACK}shlink:vault:Vault::vault",
+]
+
+
+def _resource(urn: str) -> dict[str, str]:
+    return {"urn": urn, "type": urn.split("::")[-2].rsplit("$", maxsplit=1)[-1]}
+
+
+def deployment() -> dict[str, Any]:
+    return {"resources": [_resource(urn) for urn in [JOB, KEYS, SERVER, STORE, VALUE, *OTHERS]]}
+
+
+class Command:
+    """A stand-in for the pulumi command."""
+
+    stack = "dev"
+
+    def __init__(self, *, yes: bool = True, answer: bool = False, vault: str = "{}") -> None:
+        self.yes, self._answer = yes, answer
+        self._vault = vault
+        self.calls: list[list[str]] = []
+
+    def export(self) -> dict[str, Any]:
+        return deployment()
+
+    def configuration(self) -> tuple[dict[str, str], frozenset[str]]:
+        return {"kubernetes:context": "lab", "shlink:vault": self._vault}, frozenset()
+
+    def confirm(self, _: str) -> bool:
+        return self._answer
+
+    def run(self, *words: str, **_: Any) -> None:
+        self.calls.append([*words])
+
+
+class Item:
+    """An object of the cluster that notes what is done to it."""
+
+    def __init__(self, cluster: "Cluster", raw: dict[str, Any]) -> None:
+        self._cluster, self.raw = cluster, raw
+        self.name = raw["metadata"]["name"]
+
+    async def patch(self, change: Mapping[str, Any]) -> None:
+        self._cluster.did.append(("patch", self.name, change))
+
+    async def delete(self) -> None:
+        self._cluster.did.append(("delete", self.name, {}))
+        self._cluster.objects["persistentvolumeclaims"].remove(self.raw)
+
+
+class Cluster:
+    """A cluster whose pods go when they are asked to."""
+
+    def __init__(self, **objects: list[dict[str, Any]]) -> None:
+        self.objects = {"pods": [], "persistentvolumeclaims": [], **objects}
+        self.did: list[tuple[str, str, Mapping[str, Any]]] = []
+
+    async def client(self) -> "Cluster":
+        return self
+
+    async def async_get(
+        self, resource: str, name: str | None = None, **_: Any
+    ) -> AsyncGenerator[Item]:
+        for raw in list(self.objects.get(resource.partition(".")[0], [])):
+            if name in {None, raw["metadata"]["name"]}:
+                yield Item(self, raw)
+
+
+def named(name: str, **fields: Any) -> dict[str, Any]:
+    return {"metadata": {"name": name}, **fields}
+
+
+Renew = Callable[[Command, Cluster], Cluster]
+
+
+@pytest.fixture
+def renew(monkeypatch: pytest.MonkeyPatch) -> Renew:
+    async def create(api: Cluster, secret: Mapping[str, Any]) -> None:
+        api.did.append(("create", secret["metadata"]["name"], secret["data"]))
+
+    def run(command: Command, cluster: Cluster) -> Cluster:
+        monkeypatch.setattr(vault_renew, "access", mock.Mock(return_value=cluster))
+        monkeypatch.setattr(vault_renew, "disconnect", mock.AsyncMock())
+        monkeypatch.setattr(vault_renew, "_create", create)
+        vault_renew.renew(command)  # pyright: ignore[reportArgumentType] -- a stand-in
+        return cluster
+
+    return run
+
+
+def whole() -> Cluster:
+    return Cluster(
+        statefulsets=[named("vault", spec={"replicas": 3})],
+        secrets=[named("vault-unseal-keys", data={"vault-unseal-0": "a2V5"})],
+        persistentvolumeclaims=[named("data-vault-0"), named("data-vault-1")],
+    )
+
+
+def test_the_state_tells_vaults_own_objects_from_what_is_in_it() -> None:
+    records = vault_records(deployment())
+    assert records.cluster == [JOB, KEYS, SERVER]
+    assert records.jobs == [JOB]
+    assert records.inside == [STORE, VALUE]
+
+
+def test_volumes_go_only_while_no_server_runs_and_the_keys_are_kept_aside(renew: Renew) -> None:
+    did = renew(Command(), whole()).did
+    kept, emptied, stopped, first, second, started = did
+    assert kept[0] == "create"
+    assert kept[1].startswith("vault-unseal-keys-until-")
+    assert kept[2] == {"vault-unseal-0": "a2V5"}
+    assert emptied == ("patch", "vault-unseal-keys", {"data": None})
+    assert stopped == ("patch", "vault", {"spec": {"replicas": 0}})
+    assert [first[:2], second[:2]] == [("delete", "data-vault-0"), ("delete", "data-vault-1")]
+    assert started == ("patch", "vault", {"spec": {"replicas": 3}})
+
+
+def test_what_is_lost_already_is_passed_over(renew: Renew) -> None:
+    """Without Secret, StatefulSet and volumes the update alone makes everything."""
+    command = Command()
+    assert renew(command, Cluster()).did == []
+    assert len(command.calls) == 4
+
+
+def test_the_job_runs_again_before_anything_in_vault_is_read(renew: Renew) -> None:
+    """Reading it needs the login that the Job makes; and only what is gone is written again."""
+    command = Command()
+    renew(command, whole())
+    look, initialise, forget, write = command.calls
+    targets = ["--target", JOB, "--target", KEYS, "--target", SERVER]
+    assert look == ["refresh", "--skip-preview", *targets]
+    assert initialise == ["up", "--skip-preview", *targets, "--replace", JOB]
+    inside = ["--target", STORE, "--target", VALUE]
+    assert forget == ["refresh", "--skip-preview", "--run-program", *inside]
+    assert write == ["up", "--skip-preview"]
+
+
+def test_nothing_is_deleted_before_a_person_agreed(renew: Renew) -> None:
+    cluster = whole()
+    with pytest.raises(PulumiError, match="nothing was changed"):
+        renew(Command(yes=False), cluster)
+    assert cluster.did == []
+    assert renew(Command(yes=False, answer=True), cluster).did
+
+
+def test_a_login_of_ones_own_is_refused(renew: Renew) -> None:
+    """A new Vault does not know it, so the program could not write anything."""
+    cluster = whole()
+    command = Command(vault='{"token": "t"}')
+    with pytest.raises(PulumiError, match=r"shlink:vault\.token"):
+        renew(command, cluster)
+    assert cluster.did == command.calls == []
