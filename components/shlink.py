@@ -264,8 +264,6 @@ def _migration(
     password in the Secret is the one in the database before any replica is replaced. It does not
     use Redis: a migration that was killed would leave its lock there for ten minutes.
     """
-    number = args.own.api_key_rotation
-    retired = [_api_key_name(earlier) for earlier in range(1, number - 1)]
     container = _container("migration", args)
     container.command = [
         "sh",
@@ -278,10 +276,8 @@ def _migration(
     plain = {
         "SHLINK_RUNTIME": "none",
         "SKIP_INITIAL_GEOLITE_DOWNLOAD": "true",
-        "API_KEY_NAME": _api_key_name(number),
+        "API_KEY_ROTATION": str(args.own.api_key_rotation),
     }
-    if retired:
-        plain["API_KEY_RETIRED"] = ",".join(retired)
     container.env = [
         *_database(args),
         *variables(plain),
@@ -303,11 +299,6 @@ def _migration(
         ),
         _after(opts, secrets, args.database.ready),
     )
-
-
-def _api_key_name(rotation: int) -> str:
-    """The name of an API key in Shlink, which anybody may see."""
-    return f"deployment-{rotation}"
 
 
 def _server(args: ShlinkArgs) -> core.v1.ContainerArgs:

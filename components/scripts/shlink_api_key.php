@@ -3,18 +3,19 @@
 // Makes the API key of this environment valid, under a name that is not the key.
 // `api-key:initial` would store the key itself as its name, in plain text (Shlink 4.6.0, ApiKeyMeta),
 // and only where no other key exists, so a rotated key would never become valid.
-// $API_KEY, $API_KEY_NAME; $API_KEY_RETIRED: names to disable, separated by commas.
+// $API_KEY; $API_KEY_ROTATION: its number. The key before it stays valid, older ones are disabled.
 
 use Shlinkio\Shlink\Core\Model\Renaming;
 use Shlinkio\Shlink\Rest\ApiKey\Model\ApiKeyMeta;
 use Shlinkio\Shlink\Rest\Service\ApiKeyService;
 
+$key = (string) getenv('API_KEY');
+$rotation = (int) getenv('API_KEY_ROTATION');
+$name = "deployment-$rotation";
+
 try {
     $container = require '/etc/shlink/config/container.php';
     $service = $container->get(ApiKeyService::class);
-    $key = (string) getenv('API_KEY');
-    $name = (string) getenv('API_KEY_NAME');
-    $retired = array_filter(explode(',', (string) getenv('API_KEY_RETIRED')));
 
     $known = $service->check($key)->apiKey;
     if ($known === null) {
@@ -25,7 +26,8 @@ try {
         echo "renamed the first API key to $name\n";
     }
     foreach ($service->listKeys(enabledOnly: true) as $apiKey) {
-        if (in_array($apiKey->name, $retired, true)) {
+        $ours = preg_match('/^deployment-(\d+)$/', (string) $apiKey->name, $number) === 1;
+        if ($ours && (int) $number[1] < $rotation - 1) {
             $service->disableByName($apiKey->name);
             echo "disabled API key {$apiKey->name}\n";
         }
