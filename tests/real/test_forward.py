@@ -80,7 +80,19 @@ def create_pod(name: str, test: str, *, schedulable: bool = True) -> None:
         manifest={"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec},
     )
     if schedulable:
-        kubectl("wait", "--for=condition=Ready", f"pod/{name}", "--timeout=20s")
+        wait_until_ready(name)
+
+
+def wait_until_ready(name: str) -> None:
+    """Fails with what the pod's status and the nodes say, since a busy machine needs its time."""
+    status: dict[str, Any] = {}
+    for _ in range(120):
+        status = json.loads(kubectl("get", "pod", name, "-o", "json"))["status"]
+        conditions = status.get("conditions", [])
+        if any(item["type"] == "Ready" and item["status"] == "True" for item in conditions):
+            return
+        time.sleep(1)
+    pytest.fail(f"{name} is not Ready after 120 s: {status}\n{kubectl('get', 'nodes')}")
 
 
 def delete_pod(name: str) -> None:
