@@ -410,7 +410,17 @@ class BackendReference(TypedDict):
     port: int
 
 
+class HTTPPathMatch(TypedDict):
+    type: str
+    value: str
+
+
+class HTTPRouteMatch(TypedDict):
+    path: HTTPPathMatch
+
+
 class HTTPRouteRule(TypedDict):
+    matches: NotRequired[Sequence[HTTPRouteMatch]]
     backendRefs: Sequence[BackendReference]
 
 

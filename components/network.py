@@ -230,8 +230,12 @@ def _shlink(shlink: ShlinkSettings) -> list[Flow]:
     ]
     if shlink.route.controller_addresses:
         sources.append(Addresses(shlink.route.controller_addresses))
+    shlink_ports = [ports.SHLINK]
+    if shlink.route.rest != "everywhere":
+        # The way of /rest ends at this port. A refusal is quick, a dropped packet is not.
+        shlink_ports.append(ports.CLOSED)
     for source in sources:
-        rows.append(Flow(source, SERVER, [ports.SHLINK]))
+        rows.append(Flow(source, SERVER, shlink_ports))
         if shlink.route.asks_cert_manager:
             rows.append(Flow(source, ACME_SOLVER, [_ACME_SOLVER_PORT]))
     return rows

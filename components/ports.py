@@ -16,6 +16,8 @@ REDIS_EXPORTER: Final = 9121
 SHLINK: Final = 8080
 SHLINK_METRICS: Final = 2112
 """RoadRunner's metrics; open only where they are scraped."""
+CLOSED: Final = 9
+"""Nothing listens there in Shlink's pods: a connection is refused at once, with no time-out."""
 EXTERNAL_SECRETS_METRICS: Final = 8080
 REDIS_OPERATOR_METRICS: Final = 9710
 HTTP: Final = 80

@@ -309,6 +309,12 @@ ObjectName = Annotated[
     BeforeValidator(text),
 ]
 """Of a class, Secret or Gateway: a DNS subdomain."""
+Listeners = Annotated[
+    list[ObjectName],
+    Field(json_schema_extra=lambda schema: schema.update(_one_or_more(schema))),
+    BeforeValidator(_as_list),
+]
+"""One listener of a Gateway, or a list of them."""
 AnnotationName = Annotated[
     str,
     _pattern(
@@ -362,6 +368,31 @@ Host = Annotated[
         "example.org",
     ),
     AfterValidator(_host),
+    BeforeValidator(text),
+]
+
+
+_ROUTE_LABEL = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+_ROUTE_TOP = "[a-z]([a-z0-9-]{0,61}[a-z0-9])?"
+RouteHost = Annotated[
+    str,
+    _pattern(
+        rf"^({_ROUTE_LABEL}\.)*{_ROUTE_TOP}$",
+        "a host name in small letters without a port, such as s.example.org",
+        "s.example.org",
+    ),
+    Field(max_length=253),
+    BeforeValidator(text),
+]
+"""What an Ingress or an HTTPRoute takes as a host; no address."""
+RestHost = Annotated[
+    str,
+    _pattern(
+        rf"^(everywhere|nowhere|({_ROUTE_LABEL}\.)+{_ROUTE_TOP})$",
+        "everywhere, nowhere, or one of the route's hosts",
+        "everywhere",
+    ),
+    Field(max_length=253),
     BeforeValidator(text),
 ]
 

@@ -29,6 +29,7 @@ from .setting_types import (
     Host,
     Image,
     LabelText,
+    Listeners,
     Memory,
     Model,
     Name,
@@ -43,7 +44,9 @@ from .setting_types import (
     Region,
     Registry,
     RemotePort,
+    RestHost,
     Rotation,
+    RouteHost,
     Secret,
     Text,
     Timezone,
@@ -517,6 +520,18 @@ class Route(Model):
         "load balancers with target type ip, controllers on the host's network.",
     )
 
+    domains: list[RouteHost] = Field(
+        default=[],
+        description="Further domains of short URLs beside `domain`. Shlink tells them apart by "
+        "the Host header and needs no setting for them.",
+    )
+    rest: RestHost = Field(
+        default="everywhere",
+        description="Where /rest answers from outside: on every domain, `nowhere`, or on one of "
+        "them alone. Elsewhere the way ends in an error of the controller (502 or 503). Inside "
+        "the cluster it answers on Shlink's Service.",
+    )
+
     @property
     def controller_namespaces(self) -> list[str]:
         """The namespaces as a list."""
@@ -534,6 +549,9 @@ class Route(Model):
                 "controllerNamespace: is missing; without it or `controllerAddresses` "
                 "nothing could reach Shlink"
             )
+        twice = sorted({host for host in self.domains if self.domains.count(host) > 1})
+        if twice:
+            raise ValueError(f"domains: {twice[0]} is there twice; allowed: once")
         return self
 
 
@@ -543,7 +561,13 @@ class Ingress(Route):
     type: Literal["ingress"]
     class_name: ObjectName = Field(description="Of the ingress controller.")
     tls_secret: ObjectName | None = Field(
-        default=None, description="TLS Secret in namespace `shlink`."
+        default=None,
+        description="TLS Secret in namespace `shlink`, for every host that has none of its own.",
+    )
+    tls_secrets: dict[RouteHost, ObjectName] = Field(
+        default={},
+        description="TLS Secrets of single hosts, by host: a certificate each, so that a domain "
+        "whose renewal fails takes no other with it.",
     )
     annotations: dict[AnnotationName, AnnotationText] = Field(
         default={}, description="Of the Ingress."
@@ -561,7 +585,11 @@ class GatewayRoute(Route):
     type: Literal["gateway"]
     name: ObjectName = Field(description="Gateway.")
     namespace: Name = Field(description="Namespace of the Gateway, for the parentRef.")
-    section_name: ObjectName | None = Field(default=None, description="Listener.")
+    section_name: Listeners = Field(
+        default=[],
+        description="Listener, or a list of them if the hosts have listeners with certificates "
+        "of their own; every listener that takes the host when left out.",
+    )
 
 
 class ShlinkSettings(Model):
@@ -630,7 +658,29 @@ class ShlinkSettings(Model):
                 f'domain: "{self.domain}" can\'t be routed to; '
                 "allowed with `route`: a host name in small letters, no address"
             )
+        if self.route:
+            _route_hosts(self.route, [host, *self.route.domains])
         return self
+
+
+def _route_hosts(route: Ingress | GatewayRoute, hosts: list[str]) -> None:
+    """Refuse a route that names a host which it does not lead to, or one host twice."""
+    if hosts[0] in route.domains:
+        raise ValueError(
+            f"route.domains: {hosts[0]} is `domain` already; allowed: further domains only"
+        )
+    allowed = ", ".join(hosts)
+    if route.rest not in ("everywhere", "nowhere", *hosts):
+        raise ValueError(
+            f"route.rest: {route.rest} is no host of this route; allowed: everywhere, nowhere, "
+            f"{allowed}; or add it to route.domains"
+        )
+    if isinstance(route, Ingress):
+        unknown = sorted(route.tls_secrets.keys() - set(hosts))
+        if unknown:
+            raise ValueError(
+                f"route.tlsSecrets: {unknown[0]} is no host of this route; allowed: {allowed}"
+            )
 
 
 class Network(Model):

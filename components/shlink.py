@@ -1,13 +1,12 @@
-"""Shlink: one migration Job, then replicas behind a Service, and the way to them from outside."""
+"""Shlink: one migration Job, then replicas behind a Service; route.py leads there from outside."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pulumi
-from pulumi_kubernetes import apps, batch, core, meta, networking, policy
+from pulumi_kubernetes import apps, batch, core, meta, policy
 
 from . import ports, scripts
-from .crds import HTTPRoute, ParentReference
 from .credentials import password
 from .delivery import Delivery, SecretRef
 from .network import MIGRATION, SERVER
@@ -23,7 +22,8 @@ from .pods import (
 )
 from .postgres import PASSWORD_KEY, USER_KEY, DatabaseEndpoint
 from .redis import RedisEndpoint
-from .settings import Images, Ingress, Resources, ShlinkSettings, shlink_version
+from .route import RouteArgs, route
+from .settings import Images, Resources, ShlinkSettings, shlink_version
 
 API_KEY = "api-key"
 """The key of the API key in its Secret."""
@@ -238,7 +238,11 @@ class Shlink(pulumi.ComponentResource):
             ),
             opts=child,
         )
-        _route(name, args, pulumi.ResourceOptions(parent=self, depends_on=[service]))
+        route(
+            name,
+            RouteArgs(namespace=args.namespace, settings=settings, labels=SERVER.labels),
+            pulumi.ResourceOptions(parent=self, depends_on=[service]),
+        )
 
         path = settings.base_path or ""
         scheme = "https" if settings.https else "http"
@@ -504,51 +508,4 @@ def _after(
             depends_on=[*resources, *(secret.resource for secret in delivered)],
             hooks=pulumi.ResourceHookBinding(before_create=hooks, before_update=hooks),
         ),
-    )
-
-
-def _route(name: str, args: ShlinkArgs, opts: pulumi.ResourceOptions) -> None:
-    """What leads to Shlink from outside; nothing unless `route` is set."""
-    route = args.settings.route
-    if route is None:
-        return
-    host = args.settings.domain.partition(":")[0]
-    metadata = meta.v1.ObjectMetaArgs(name=name, namespace=args.namespace, labels=SERVER.labels)
-    if isinstance(route, Ingress):
-        metadata.annotations = route.annotations
-        service = networking.v1.IngressServiceBackendArgs(
-            name=name, port=networking.v1.ServiceBackendPortArgs(name="http")
-        )
-        path = networking.v1.HTTPIngressPathArgs(
-            path=args.settings.base_path or "/",
-            path_type="Prefix",
-            backend=networking.v1.IngressBackendArgs(service=service),
-        )
-        rule = networking.v1.IngressRuleArgs(
-            host=host, http=networking.v1.HTTPIngressRuleValueArgs(paths=[path])
-        )
-        tls = None
-        if route.tls_secret:
-            tls = [networking.v1.IngressTLSArgs(hosts=[host], secret_name=route.tls_secret)]
-        networking.v1.Ingress(
-            name,
-            metadata=metadata,
-            spec=networking.v1.IngressSpecArgs(
-                ingress_class_name=route.class_name, rules=[rule], tls=tls
-            ),
-            opts=opts,
-        )
-        return
-    parent: ParentReference = {"name": route.name, "namespace": route.namespace}
-    if route.section_name:
-        parent["sectionName"] = route.section_name
-    HTTPRoute(
-        name,
-        metadata=metadata,
-        spec={
-            "parentRefs": [parent],
-            "hostnames": [host],
-            "rules": [{"backendRefs": [{"name": name, "port": ports.SHLINK}]}],
-        },
-        opts=opts,
     )

@@ -215,6 +215,49 @@ SWITCHES: Mapping[str, Mapping[str, Any]] = {
             },
         }
     },
+    "ingress-domains": {
+        "app": {
+            "domain": "s.example.org",
+            "https": True,
+            "basePath": "/s",
+            "route": {
+                "type": "ingress",
+                "className": "nginx",
+                "tlsSecret": "shlink-tls",
+                "tlsSecrets": {"s.example.net": "net-tls"},
+                "domains": ["s.example.net", "api.example.org"],
+                "rest": "api.example.org",
+                "controllerNamespace": "ingress-nginx",
+            },
+        }
+    },
+    "gateway-domains": {
+        "app": {
+            "domain": "s.example.org",
+            "https": True,
+            "route": {
+                "type": "gateway",
+                "name": "public",
+                "namespace": "gateways",
+                "sectionName": ["org", "net"],
+                "domains": ["s.example.net"],
+                "rest": "s.example.org",
+                "controllerNamespace": "envoy",
+            },
+        }
+    },
+    "rest-nowhere": {
+        "app": {
+            "domain": "s.example.org",
+            "route": {
+                "type": "gateway",
+                "name": "public",
+                "namespace": "gateways",
+                "rest": "nowhere",
+                "controllerNamespace": "envoy",
+            },
+        }
+    },
     "app": {
         "app": {
             "geoliteLicenseKey": "key",

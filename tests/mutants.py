@@ -51,6 +51,16 @@ class Mutant:
 
 MUTANTS = [
     Mutant(
+        "the path that closes /rest leads to Shlink",
+        [Change("components/route.py", "target_port=ports.CLOSED", "target_port=ports.SHLINK")],
+        ["tests/test_route.py", "-k", "without_a_server"],
+    ),
+    Mutant(
+        "the network drops what the closed path sends, and requests hang",
+        [Change("components/network.py", "shlink_ports.append(ports.CLOSED)", "pass")],
+        ["tests/test_route.py", "-k", "refused_at_once"],
+    ),
+    Mutant(
         "Vault's listener is told of no TLS by the chart",
         [Change("components/vault_server.py", '{"tlsDisable": False}', '{"tlsDisable": True}')],
         ["tests/test_vault.py", "-k", "without_tls"],

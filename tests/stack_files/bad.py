@@ -387,6 +387,16 @@ NAMES: Sequence[Case] = (
         "app.route.annotations: must be a map of keys",
     ),
     (f"shlink:app: {{route: {{{_ROUTE}, path: /}}}}", "app.route.path: is not a setting"),
+    (f"shlink:app: {{route: {{{_ROUTE}, rest: here}}}}", 'app.route.rest: "here"'),
+    (
+        f"shlink:app: {{domain: a.example, route: {{{_ROUTE}, rest: b.example}}}}",
+        "route.rest: b.example is no host of this route; allowed: everywhere, nowhere, a.example",
+    ),
+    (f"shlink:app: {{route: {{{_ROUTE}, domains: [A.example]}}}}", "app.route.domains"),
+    (
+        f"shlink:app: {{domain: a.example, route: {{{_ROUTE}, tlsSecrets: {{b.example: b}}}}}}",
+        "route.tlsSecrets: b.example is no host of this route; allowed: a.example",
+    ),
     (
         f'shlink:app: {{domain: "10.0.0.7:8080", route: {{{_ROUTE}}}}}',
         'app.domain: "10.0.0.7:8080" can\'t be routed to',

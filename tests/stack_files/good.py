@@ -83,6 +83,14 @@ CASES: Sequence[str] = (
         'shlink:images: {postgres: "r.example.org/crunchy-postgres:ubi9-16.11-2547", '
         'pgbackrest: "r.example.org/crunchy-pgbackrest:ubi9-2.56.0-2547"}'
     ),
+    (
+        f"shlink:app: {{domain: s.example.org, route: {{{_ROUTE}, domains: [s.example.net], "
+        "rest: s.example.net, tlsSecrets: {s.example.net: net}}}"
+    ),
+    (
+        "shlink:app: {domain: s.example.org, route: {type: gateway, name: a, namespace: g, "
+        "sectionName: [a, b.c], rest: nowhere, controllerNamespace: e}}"
+    ),
     'shlink:images: {registry: "localhost:5000"}',
     "shlink:images: {registry: registry.example.org/a/b}",
     f'shlink:images: {{shlink: "shlinkio/shlink@{_DIGEST}"}}',

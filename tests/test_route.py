@@ -1,0 +1,174 @@
+"""What leads to Shlink from outside: hosts, certificates, and where /rest answers."""
+
+from typing import Any
+
+import pytest
+
+from offline.record import Recording
+from tests import configurations
+from tests.conftest import Fault, Program, manifest
+from tests.test_network import SHLINK_POD, allowed, policies
+
+CLOSED = "shlink-closed"
+
+
+def ingress(name: str) -> Any:
+    return manifest(configurations.recording(name), "Ingress", "shlink")["spec"]
+
+
+def paths(rule: Any) -> list[tuple[str, str]]:
+    """Path and Service of an Ingress' rule."""
+    return [(path["path"], path["backend"]["service"]["name"]) for path in rule["http"]["paths"]]
+
+
+def test_nothing_leads_to_shlink_unless_it_is_said(dev: Recording) -> None:
+    assert dev.of_kind("Ingress") == dev.of_kind("HTTPRoute") == []
+
+
+def test_an_ingress(program: Program) -> None:
+    found = manifest(configurations.recording("ingress"), "Ingress", "shlink")
+    assert found["metadata"]["annotations"] == {"cert-manager.io/cluster-issuer": "letsencrypt"}
+    backend = {"service": {"name": "shlink", "port": {"name": "http"}}}
+    assert found["spec"] == {
+        "ingressClassName": "nginx",
+        "tls": [{"hosts": ["s.example.org"], "secretName": "shlink-tls"}],
+        "rules": [
+            {
+                "host": "s.example.org",
+                "http": {"paths": [{"path": "/s", "pathType": "Prefix", "backend": backend}]},
+            }
+        ],
+    }
+    route = {"type": "ingress", "className": "nginx", "controllerNamespace": "ingress"}
+    bare = manifest(
+        program(app={"domain": "s.example.org:8443", "route": route}), "Ingress", "shlink"
+    )["spec"]
+    assert "tls" not in bare
+    assert (bare["rules"][0]["host"], bare["rules"][0]["http"]["paths"][0]["path"]) == (
+        "s.example.org",
+        "/",
+    )
+
+
+def test_a_gateway(program: Program) -> None:
+    found = manifest(configurations.recording("gateway"), "HTTPRoute", "shlink")
+    assert found["apiVersion"] == "gateway.networking.k8s.io/v1"
+    assert found["spec"]["parentRefs"] == [
+        {"name": "public", "namespace": "gateways", "sectionName": "https"}
+    ]
+    assert found["spec"]["hostnames"] == ["s.example.org"]
+    assert found["spec"]["rules"] == [{"backendRefs": [{"name": "shlink", "port": 8080}]}]
+    route = {
+        "type": "gateway",
+        "name": "public",
+        "namespace": "gateways",
+        "controllerNamespace": "envoy",
+    }
+    parents = manifest(program(app={"route": route}), "HTTPRoute", "shlink")["spec"]["parentRefs"]
+    assert parents == [{"name": "public", "namespace": "gateways"}]
+
+
+# Several domains
+
+
+def test_every_domain_is_routed_and_has_its_certificate() -> None:
+    spec = ingress("ingress-domains")
+    hosts = [rule["host"] for rule in spec["rules"]]
+    assert sorted(hosts) == ["api.example.org", "s.example.net", "s.example.org"]
+    assert spec["tls"] == [
+        {"hosts": ["s.example.org", "api.example.org"], "secretName": "shlink-tls"},
+        {"hosts": ["s.example.net"], "secretName": "net-tls"},
+    ]
+
+
+def test_a_gateways_route_attaches_to_each_listener() -> None:
+    """Every listener serves those of the route's hosts that it takes."""
+    route = manifest(configurations.recording("gateway-domains"), "HTTPRoute", "shlink")
+    listeners = [parent["sectionName"] for parent in route["spec"]["parentRefs"]]
+    assert listeners == ["org", "net"]
+
+
+def test_further_domains_are_no_setting_of_shlink() -> None:
+    """Shlink finds a short URL by the authority of the request (ShortUrlIdentifier, 4.6.0)."""
+    environment = str(manifest(configurations.recording("ingress-domains"), "Deployment", "shlink"))
+    assert "s.example.org" in environment
+    assert "s.example.net" not in environment
+
+
+# Where /rest answers
+
+
+def test_rest_answers_on_its_host_and_ends_nowhere_on_the_others() -> None:
+    for rule in ingress("ingress-domains")["rules"]:
+        expected = [("/s/rest", CLOSED), ("/s", "shlink")]
+        if rule["host"] == "api.example.org":
+            expected = [("/s", "shlink")]
+        assert paths(rule) == expected, rule["host"]
+
+
+@pytest.mark.parametrize(
+    ("name", "closed", "open_hosts"),
+    [
+        ("gateway-domains", ["s.example.net"], ["s.example.org"]),
+        ("rest-nowhere", ["s.example.org"], []),
+    ],
+)
+def test_a_gateway_has_a_route_for_the_hosts_without_rest(
+    name: str, closed: list[str], open_hosts: list[str]
+) -> None:
+    recording = configurations.recording(name)
+    route = manifest(recording, "HTTPRoute", "shlink")["spec"]
+    assert route["hostnames"] == closed
+    rules = {
+        rule["matches"][0]["path"]["value"]: rule["backendRefs"][0]["name"]
+        for rule in route["rules"]
+    }
+    assert rules == {"/rest": CLOSED, "/": "shlink"}
+    others = [item for item in recording.of_kind("HTTPRoute") if item.name != "shlink"]
+    assert [list(item.inputs["spec"]["hostnames"]) for item in others] == [
+        [host] for host in open_hosts
+    ]
+
+
+def test_the_closed_path_ends_in_shlinks_own_pods_at_a_port_without_a_server() -> None:
+    """Without pods behind it Traefik would leave the path out, and `/` would take its requests."""
+    recording = configurations.recording("ingress-domains")
+    closed = manifest(recording, "Service", CLOSED)["spec"]
+    assert closed["selector"] == manifest(recording, "Service", "shlink")["spec"]["selector"]
+    [port] = closed["ports"]
+    assert (port["name"], port["port"], port["targetPort"]) == ("http", 8080, 9)
+    pod = manifest(recording, "Deployment", "shlink")["spec"]["template"]["spec"]
+    served = [entry["containerPort"] for item in pod["containers"] for entry in item["ports"]]
+    assert 9 not in served
+
+
+@pytest.mark.parametrize(("name", "expected"), [("rest-nowhere", True), ("gateway", False)])
+def test_the_controller_is_refused_at_once_and_not_dropped(name: str, *, expected: bool) -> None:
+    labels = {space: {"kubernetes.io/metadata.name": space} for space in ("shlink", "envoy")}
+    controller = ("envoy", {"app": "envoy"})
+    assert allowed(policies(name), labels, controller, SHLINK_POD, 9) is expected
+
+
+def test_nothing_is_closed_by_default() -> None:
+    for name in ("ingress", "gateway", "defaults"):
+        services = configurations.recording(name).of_kind("Service")
+        assert all(item.name != CLOSED for item in services)
+
+
+@pytest.mark.parametrize(
+    ("route", "message"),
+    [
+        ({"rest": "api.example.org"}, "route.rest: api.example.org is no host of this route"),
+        ({"domains": ["s.example.org"]}, "route.domains: s.example.org is `domain` already"),
+        ({"domains": ["a.example", "a.example"]}, "domains: a.example is there twice"),
+        ({"domains": ["a.example:8443"]}, "without a port"),
+        ({"domains": ["10.0.0.7"]}, "a host name in small letters"),
+        ({"rest": "none"}, "everywhere, nowhere"),
+        ({"tlsSecrets": {"a.example": "a"}}, "route.tlsSecrets: a.example is no host"),
+    ],
+)
+def test_a_route_that_contradicts_itself_is_refused(
+    fault: Fault, route: dict[str, Any], message: str
+) -> None:
+    plain = {"type": "ingress", "className": "nginx", "controllerNamespace": "ingress"}
+    assert message in fault(app={"domain": "s.example.org", "route": plain | route})
