@@ -1,8 +1,9 @@
 """The alerts of an environment: each tells a person before a user does, and names its runbook page.
 
-Every query uses metrics that were seen at their source: Vault 1.21 (`vault_*`), External Secrets 2.9
-(`externalsecret_*`), pgMonitor in PGO's exporter (`ccp_*`), redis_exporter (`redis_*`), RoadRunner
-2025.1 (`rr_*`). `kube_*` and `kubelet_*` are the cluster's own: kube-state-metrics and the kubelet.
+Every query uses metrics that were seen at their source: Vault 1.21 (`vault_*`), External Secrets
+2.9 (`externalsecret_*`), pgMonitor in PGO's exporter (`ccp_*`), redis_exporter (`redis_*`) and
+RoadRunner 2025.1 (`rr_*`). The cluster has `kube_*` from kube-state-metrics and `kubelet_*` from
+the kubelet.
 """
 
 from collections.abc import Mapping, Sequence
@@ -69,7 +70,9 @@ def _vault(watched: Watched) -> list[Alert]:
         Alert(
             name="VaultSealed",
             # A sealed server may answer no scrape at all.
-            expression=f'vault_core_unsealed{{{place}}} == 0 or up{{{place}, job=~".*/vault"}} == 0',
+            expression=(
+                f'vault_core_unsealed{{{place}}} == 0 or up{{{place}, job=~".*/vault"}} == 0'
+            ),
             minutes=2,
             severity="critical",
             summary="Vault ({{ $labels.pod }}) is sealed or does not answer.",
@@ -157,7 +160,8 @@ def _redis(watched: Watched) -> list[Alert]:
             name="RedisMemory",
             # With no bound set in Redis, the container's is what counts.
             expression=(
-                f"redis_memory_used_bytes{{{place}}} / (redis_memory_max_bytes{{{place}}} > 0) > 0.85 "
+                f"redis_memory_used_bytes{{{place}}} / "
+                f"(redis_memory_max_bytes{{{place}}} > 0) > 0.85 "
                 f'or on (pod) container_memory_working_set_bytes{{{place}, container="redis"}} / '
                 f'on (pod) kube_pod_container_resource_limits{{{place}, container="redis", '
                 'resource="memory"} > 0.85'
@@ -175,7 +179,9 @@ def _shlink(watched: Watched) -> list[Alert]:
     return [
         Alert(
             name="ShlinkNotReady",
-            expression=f'kube_deployment_status_replicas_available{{{place}, deployment="shlink"}} == 0',
+            expression=(
+                f'kube_deployment_status_replicas_available{{{place}, deployment="shlink"}} == 0'
+            ),
             minutes=2,
             severity="critical",
             summary="No pod of Shlink is Ready: every request fails.",
@@ -238,7 +244,10 @@ def _cluster(watched: Watched) -> list[Alert]:
 
 
 def certificate_alert(title: str, expires: str) -> Alert:
-    """For one certificate, whose end the program knows: no exporter is needed. `expires`: RFC 3339."""
+    """For one certificate. The program knows when it ends, so no exporter is needed.
+
+    `expires` is a moment of RFC 3339.
+    """
     end = int(datetime.fromisoformat(expires).timestamp())
     return Alert(
         name="CertificateNearItsEnd",

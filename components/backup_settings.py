@@ -27,7 +27,7 @@ RepositoryName = Annotated[
     str,
     Field(pattern=r"^repo[2-4]$", json_schema_extra=_expected("repo2, repo3 or repo4")),
 ]
-"""The volume is repo1 for ever; a name never changes its meaning, or PGO would drop what it held."""
+"""The volume is always repo1. A name must keep its meaning, or PGO would drop what it held."""
 
 
 def _certificates(value: Any) -> Any:
@@ -153,7 +153,7 @@ _TIME = (
 
 
 class _Restore(Model):
-    """Up to where the database is restored; without `set` and `time`, up to the last archived WAL."""
+    """How far the database is restored; by default, up to the last archived WAL."""
 
     set: str | None = Field(
         default=None,

@@ -12,19 +12,19 @@ class ChartSource:
     name: str
     """The chart's own name, by which an HTTP repository lists it."""
     repository: str
-    """One of three: the URL of an HTTP repository; the chart's own `oci://` reference; the path of a
-    folder or a `.tgz` that begins with `./`, `../` or `/`. A relative path counts from Pulumi.yaml."""
+    """The URL of an HTTP repository, the chart's own `oci://` reference, or the path of a folder or
+    a `.tgz`. A path begins with `./`, `../` or `/`; a relative one counts from Pulumi.yaml."""
     version: str
     """Ignored by Helm for a path: there is only one version on disk."""
 
     @property
     def local(self) -> bool:
-        """Whether it is read from disk, so that an air-gapped environment needs no server for it."""
+        """Whether it is read from disk: an air-gapped environment then needs no server for it."""
         return self.repository.startswith(_LOCAL)
 
     @property
     def chart(self) -> str:
-        """The `chart` of Helm's release: a bare name where the repository's URL is given beside it."""
+        """The `chart` of Helm's release: only its name if `repository_url` is set."""
         return self.name if self.repository_url else self.repository
 
     @property

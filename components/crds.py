@@ -1,7 +1,7 @@
 """The custom resources that this program creates, with the fields that it sets.
 
-The types name fields exactly as the CRDs do. tests/real/test_crds.py checks each of them against the
-real CRDs, so `make verify` finds a field that a newer version drops or renames.
+The types name fields exactly as the CRDs do. tests/real/test_crds.py checks each of them against
+the real CRDs, so `make verify` finds a field that a newer version drops or renames.
 """
 
 from collections.abc import Mapping, Sequence

@@ -32,8 +32,8 @@ class SecretDeliveryArgs:
     namespace: pulumi.Input[str]
     """The consumer's namespace. Its name is also that of the policy and of the role in Vault."""
     controller: SecretsController
-    """The controller of External Secrets that looks after this namespace. It gets the right to log in
-    as the consumer, and the resources that install it outlive what it looks after."""
+    """The controller of External Secrets that looks after this namespace. It gets the right to log
+    in as the consumer. The resources that install it are deleted after what it looks after."""
     vault: Vault
     """Where the values are kept."""
     access: ClusterAccess
@@ -52,8 +52,8 @@ class SecretDeliveryArgs:
     """Requested in the token and demanded by the role: a token of this account that leaks from
     elsewhere opens nothing in Vault."""
     refresh_interval: str = "1h"
-    """How often External Secrets looks for a Secret that was changed or deleted by hand. A new value
-    does not wait for it: it comes with a new version."""
+    """How often External Secrets repairs a Secret that was changed or deleted by hand, such as
+    `15m`. A new value does not wait for it: it comes with a new version."""
 
 
 class SecretDelivery(pulumi.ComponentResource):
@@ -75,8 +75,8 @@ class SecretDelivery(pulumi.ComponentResource):
             automount_service_account_token=False,
             opts=child,
         )
-        # The controller may request a token of this one account; its chart's role would allow it any
-        # account's.
+        # The controller may request a token of this account only. Its chart's role would allow a
+        # token of any account.
         binding = bound_role(
             f"{name}-token",
             name=args.account,
@@ -94,10 +94,11 @@ class SecretDelivery(pulumi.ComponentResource):
                 parent=self, depends_on=[binding, role, *args.controller.resources]
             ),
         )
-        self.secrets = {
-            delivery.name: self._deliver(f"{name}-{delivery.name}", delivery, args, store)
-            for delivery in args.deliveries
-        }
+        secrets: dict[str, SecretRef] = {}
+        for delivery in args.deliveries:
+            resource_name = f"{name}-{delivery.name}"
+            secrets[delivery.name] = self._deliver(resource_name, delivery, args, store)
+        self.secrets = secrets
         self.store = args.store
         self.register_outputs({"store": self.store})
 
@@ -136,8 +137,8 @@ class SecretDelivery(pulumi.ComponentResource):
             delete_all_versions=True,
             opts=args.vault.inside(self),
         )
-        # A pinned version makes a new value a new generation: External Secrets syncs it at once, and
-        # there is something true to wait for.
+        # With a pinned version, a new value is a new generation of the ExternalSecret: External
+        # Secrets syncs it at once, and the wait has an exact state to wait for.
         version = pulumi.Output.unsecret(
             in_vault.metadata.apply(lambda metadata: str(metadata["version"]))
         )
@@ -164,7 +165,7 @@ class SecretDelivery(pulumi.ComponentResource):
             },
             opts=pulumi.ResourceOptions(parent=self, depends_on=[store, in_vault]),
         )
-        awaited = WaitTarget(
+        target = WaitTarget(
             resource="externalsecrets.external-secrets.io",
             namespace=args.namespace,
             name=delivery.name,
@@ -174,7 +175,7 @@ class SecretDelivery(pulumi.ComponentResource):
             name=delivery.secret,
             keys=list(delivery.values),
             version=version,
-            synced=wait_hook(f"{name}-synced", args.access, [awaited]),
+            synced=wait_hook(f"{name}-synced", args.access, [target]),
             resource=external,
         )
 

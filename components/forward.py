@@ -279,7 +279,10 @@ class Forward:
         return f"Check that this works here: {kubectl} get pods"
 
     def _diagnose(self, error: Exception) -> _NoConnectionError:
-        """Describe any failure in one line, never by what a credential plugin prints: a token, perhaps."""
+        """Describe any failure in one line.
+
+        It never holds what a credential plugin prints, which may be a token.
+        """
         import httpx  # noqa: PLC0415 - comes with kr8s
         import httpx_ws  # noqa: PLC0415
         import kr8s  # noqa: PLC0415

@@ -32,7 +32,7 @@ class ImageReference:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read a reference as a stack's file has it. Raises ValueError, which says what is wrong."""
+        """Read a reference as a stack's file has it. Raises ValueError with what is wrong."""
         match = _REFERENCE.fullmatch(text)
         if match is None:
             raise ValueError(
@@ -50,7 +50,8 @@ class ImageReference:
     def pinned(self) -> bool:
         """Whether a later pull brings the same image: a digest, or a tag that holds a version.
 
-        Whole versions are `4.6.0`, `7.2.11-alpine`, Crunchy's `ubi9-16.11-2547`; not `stable`, `4.6`, `ubi9`.
+        Whole versions are `4.6.0`, `7.2.11-alpine` and Crunchy's `ubi9-16.11-2547`. None are
+        `stable`, `4.6` and `ubi9`.
         """
         return self.digest is not None or _VERSION.search(self.tag or "") is not None
 

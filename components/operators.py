@@ -1,4 +1,4 @@
-"""The three operators, each pinned, kept to its own namespaces and given no right that it lacks a use for.
+"""The three operators, each pinned, kept to its own namespaces, with no right that it does not use.
 
 They are `helm.v3.Release`s: Helm itself waits for the Deployments, and the CRDs stay out of the
 state. Helm never upgrades a chart's crds/ folder: docs/upgrades.md.
@@ -22,7 +22,7 @@ from .rights import account_subject, bound_cluster_role, bound_role, rule
 from .settings import Chart, Resources, Settings
 
 OperatorResources = Sequence[pulumi.Resource]
-"""Custom resources depend on these, so that the operator is deleted last. Empty if it is pre-installed."""
+"""Custom resources depend on these, so the operator is deleted last. Empty if pre-installed."""
 
 _ACCOUNT_OF_EXTERNAL_SECRETS = "external-secrets"
 """The ServiceAccount of a pre-installed External Secrets: its chart's default."""
@@ -59,7 +59,7 @@ class ExternalSecretsArgs(OperatorArgs):
     """What a controller of External Secrets is installed with."""
 
     consumer: pulumi.Input[str]
-    """The one namespace whose ExternalSecrets it looks after; its Role is there and nowhere else."""
+    """The one namespace whose ExternalSecrets it looks after; it has a Role there only."""
     release: str = "external-secrets"
     """Helm's name for it, and with it the name of its ServiceAccount, Roles and lease. Must contain
     `external-secrets`, or the chart puts that behind it. Another one for a second consumer."""
@@ -71,8 +71,9 @@ class ExternalSecretsArgs(OperatorArgs):
 class ExternalSecretsOperator(pulumi.ComponentResource):
     """A controller of External Secrets for one consumer's namespace.
 
-    A controller watches one namespace or all of them (`--namespace`, external-secrets 2.9.0), and all
-    of them means the right to read every Secret of the cluster. So each consumer has its own.
+    A controller watches one namespace or all of them (`--namespace`, external-secrets 2.9.0). For
+    all of them it needs the right to read every Secret of the cluster. So each consumer has its
+    own controller.
     """
 
     account: str
@@ -88,7 +89,12 @@ class ExternalSecretsOperator(pulumi.ComponentResource):
         self.account = args.release
         # A controller does not start without the CRDs, and must end before they go.
         release = _release(
-            self, name, args, args.release, _external_secrets_values(args), args.crds
+            parent=self,
+            name=name,
+            args=args,
+            release=args.release,
+            values=_external_secrets_values(args),
+            depends_on=args.crds,
         )
         self.register_outputs({"version": release.version, "account": self.account})
 
@@ -117,7 +123,7 @@ def _external_secrets_values(args: ExternalSecretsArgs) -> dict[str, Any]:
         # One namespace, by a Role there: the chart's own default reads every Secret of the cluster.
         "scopedNamespace": args.consumer,
         "scopedRBAC": True,
-        # The default may ask for a token of any ServiceAccount; external_secrets.py grants it for one.
+        # The default may request a token of any ServiceAccount; external_secrets.py allows one.
         "rbac": {
             "serviceAccountTokenCreate": False,
             "servicebindings": {"create": False},
@@ -131,8 +137,8 @@ def _external_secrets_values(args: ExternalSecretsArgs) -> dict[str, Any]:
             **{f"create{kind}": False for kind in _UNUSED_CRDS},
             "conversion": {"enabled": False},
         },
-        # The webhook only repeats what the CRDs' schemas and the controller's own conditions say, and
-        # its cert controller reads every Secret of the cluster for it (docs/decisions.md).
+        # The webhook only repeats what the CRDs' schemas and the controller's own conditions say,
+        # and its cert controller reads every Secret of the cluster for it (docs/decisions/).
         "webhook": {"create": False},
         "certController": {"create": False},
         "leaderElect": True,
@@ -171,10 +177,11 @@ class PostgresOperator(pulumi.ComponentResource):
         if args.image:
             values["controllerImages"] = {"cluster": str(args.image)}
         if args.related_images:
-            values["relatedImages"] = {
-                key: {"image": str(image)} for key, image in args.related_images.items()
-            }
-        release = _release(self, name, args, "pgo", values)
+            related: dict[str, Any] = {}
+            for key, image in args.related_images.items():
+                related[key] = {"image": str(image)}
+            values["relatedImages"] = related
+        release = _release(parent=self, name=name, args=args, release="pgo", values=values)
         self.register_outputs({"version": release.version})
 
 
@@ -183,10 +190,10 @@ class RedisOperatorArgs(OperatorArgs):
     """What redis-operator is installed with."""
 
     auth_secrets: Sequence[str]
-    """Names of the Secrets in its namespace that hold a Redis' password; it reads no other Secret."""
+    """Names of the Secrets in its namespace that hold a Redis password; it reads no others."""
     fork_group: str | None = None
-    """Operator group of the fork (freshworks-oss), which looks after RedisFailovers with the label of
-    its group and no others; None for the archived project, which looks after all of them."""
+    """Operator group of the fork (freshworks-oss), which looks after RedisFailovers with the label
+    of its group only. None for the archived project, which looks after all of them."""
 
 
 GROUP_LABEL = "redis-failover.freshworks.com/operator-group"
@@ -196,8 +203,8 @@ GROUP_LABEL = "redis-failover.freshworks.com/operator-group"
 class RedisOperator(pulumi.ComponentResource):
     """redis-operator. It cannot be told to watch one namespace, so its rights keep it to its own.
 
-    The fork exits without OPERATOR_GROUP_ID, which its chart cannot set (3.3.4). So of that chart only
-    the CRD is used, with no replica, and the operator runs in a Deployment of this program.
+    The fork exits without OPERATOR_GROUP_ID, which its chart cannot set (3.3.4). So that chart
+    installs the CRD with no replica, and the operator runs in a Deployment of this program.
     """
 
     def __init__(
@@ -222,7 +229,14 @@ class RedisOperator(pulumi.ComponentResource):
             values["replicas"] = 0
         elif args.image:
             values["image"] = args.image.helm_values()
-        release = _release(self, name, args, "redis-operator", values, [account, *rights])
+        release = _release(
+            parent=self,
+            name=name,
+            args=args,
+            release="redis-operator",
+            values=values,
+            depends_on=[account, *rights],
+        )
         if args.fork_group:
             # After the release: where the archived operator ran before, it has gone by then.
             after = pulumi.ResourceOptions(parent=self, depends_on=[release, account, *rights])
@@ -242,7 +256,7 @@ _REDIS_OPERATOR_SECURITY: Any = {
 def _fork_deployment(
     name: str, args: RedisOperatorArgs, group: str, opts: pulumi.ResourceOptions
 ) -> apps.v1.Deployment:
-    """As the chart's own, with the group. The labels are the chart's, so its metrics Service fits."""
+    """As the chart's own, with the group and the labels that its metrics Service selects."""
     labels = {"app.kubernetes.io/name": "redis-operator", "app.kubernetes.io/instance": name}
     probe = core.v1.TCPSocketActionArgs(port="metrics")
     container = core.v1.ContainerArgs(
@@ -381,16 +395,17 @@ def _pgo_args(settings: Settings, namespace: pulumi.Input[str]) -> PostgresOpera
 
 def _redis_operator_args(settings: Settings, namespace: pulumi.Input[str]) -> RedisOperatorArgs:
     charts, images, chosen = settings.charts, settings.images, settings.operators.redis_operator
-    fork = chosen.distribution == "freshworks"
+    chart, image, fork_group = charts.redis_operator, images.redis_operator, None
+    if chosen.distribution == "freshworks":
+        chart, image = charts.redis_operator_fork, images.redis_operator_fork
+        fork_group = chosen.group
     return RedisOperatorArgs(
         namespace=namespace,
-        chart=_source(
-            "redis-operator", charts.redis_operator_fork if fork else charts.redis_operator
-        ),
-        image=_image(images.redis_operator_fork if fork else images.redis_operator),
+        chart=_source("redis-operator", chart),
+        image=_image(image),
         resources=chosen.resources,
         auth_secrets=[auth_secret_name(REDIS_FAILOVER)],
-        fork_group=chosen.group if fork else None,
+        fork_group=fork_group,
     )
 
 
@@ -448,7 +463,8 @@ def _image(text: str | None) -> ImageReference | None:
     return ImageReference.parse(text) if text else None
 
 
-def _release(  # noqa: PLR0917 -- private; the last one is rarely given
+def _release(
+    *,
     parent: pulumi.Resource,
     name: str,
     args: OperatorArgs,
@@ -456,14 +472,16 @@ def _release(  # noqa: PLR0917 -- private; the last one is rarely given
     values: Mapping[str, Any],
     depends_on: Sequence[pulumi.Resource] = (),
 ) -> helm.v3.Release:
-    repository = args.chart.repository_url
+    repository = None
+    if args.chart.repository_url:
+        repository = helm.v3.RepositoryOptsArgs(repo=args.chart.repository_url)
     return helm.v3.Release(
         name,
         # Named, so that what selects the operator's pods does not depend on a random suffix.
         name=release,
         namespace=args.namespace,
         chart=args.chart.chart,
-        repository_opts=helm.v3.RepositoryOptsArgs(repo=repository) if repository else None,
+        repository_opts=repository,
         version=args.chart.version,
         values=dict(values),
         # A failed first install is taken back, so that the next `up` starts clean.

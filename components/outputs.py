@@ -60,9 +60,8 @@ def export(values: Mapping[str, pulumi.Input[Any]]) -> None:
     """Export the contract. Raises ValueError: an output is missing or unknown."""
     names = {field.name for field in fields(Outputs)}
     if names != set(values):
-        raise ValueError(
-            f"outputs differ from the contract: {', '.join(sorted(names ^ set(values)))}"
-        )
+        differing = ", ".join(sorted(names ^ set(values)))
+        raise ValueError(f"outputs differ from the contract: {differing}")
     for name, value in values.items():
         pulumi.export(name, value)
 
@@ -74,18 +73,22 @@ def read(stack: pulumi.StackReference) -> "pulumi.Output[Outputs]":
 
 
 class OutputsError(pulumi.RunError):
-    """A stack's outputs are not what the contract promises; the message names the stack and each output."""
+    """A stack's outputs are not what the contract promises.
+
+    The message names the stack and each wrong output.
+    """
 
 
-def parse(found: Mapping[str, Any], stack: str = "the stack") -> Outputs:
+def parse(raw: Mapping[str, Any], stack: str = "the stack") -> Outputs:
     """Read the contract from a stack's raw outputs; its other outputs are ignored.
 
     `stack`: its name, for messages. Raises OutputsError.
     """
     promised = {field.name for field in fields(Outputs)}
-    faults = _mistyped(promised, found)
+    faults = _mistyped(promised, raw)
+    known = {name: raw[name] for name in promised & raw.keys()}
     try:
-        outputs = _CONTRACT.validate_python({name: found[name] for name in promised & found.keys()})
+        outputs = _CONTRACT.validate_python(known)
     except ValidationError as error:
         faults += [_fault(fault) for fault in error.errors(include_url=False, include_input=False)]
     else:
@@ -100,11 +103,11 @@ def parse(found: Mapping[str, Any], stack: str = "the stack") -> Outputs:
 _REMEDY = "Is it the right stack, and has its last `up` finished?"
 
 
-def _mistyped(promised: set[str], found: Mapping[str, Any]) -> list[str]:
+def _mistyped(promised: set[str], raw: Mapping[str, Any]) -> list[str]:
     """Outputs that are optional and missing, where another looks like them."""
     faults: list[str] = []
-    for name in sorted(promised - found.keys()):
-        near = difflib.get_close_matches(name, found.keys() - promised, n=1, cutoff=0.8)
+    for name in sorted(promised - raw.keys()):
+        near = difflib.get_close_matches(name, raw.keys() - promised, n=1, cutoff=0.8)
         if near:
             faults.append(f"{name}: is missing, and there is `{near[0]}`: is that a mistype?")
     return faults

@@ -1,6 +1,7 @@
-"""Every chart and image, pinned here and nowhere else; an environment overrides any of them (`shlink:charts`, `shlink:images`).
+"""Every chart and image, pinned here and nowhere else.
 
-The comment above a pin is what Renovate reads (renovate.json). How each product is upgraded, CRDs first: docs/upgrades.md.
+An environment overrides any of them (`shlink:charts`, `shlink:images`). Renovate reads the comment
+above a pin (renovate.json). How each product is upgraded, CRDs first: docs/upgrades.md.
 """
 
 from typing import Final
@@ -14,8 +15,8 @@ EXTERNAL_SECRETS_REPOSITORY: Final = "https://charts.external-secrets.io"
 # renovate: datasource=docker depName=registry.developers.crunchydata.com/crunchydata/pgo
 PGO_CHART: Final = "6.0.3"
 PGO_REPOSITORY: Final = "oci://registry.developers.crunchydata.com/crunchydata/pgo"
-# What that chart names in its values.yaml, by the chart's own keys: raise them with it. They are used
-# only where a mirror takes the place of their registry.
+# The images in that chart's values.yaml, by the chart's own keys: raise them with it. They are used
+# only if a mirror replaces their registry.
 _CRUNCHY: Final = "registry.developers.crunchydata.com/crunchydata"
 # Held: it moves with PGO_CHART, together with the images that the chart names.
 PGO_IMAGE: Final = f"{_CRUNCHY}/postgres-operator:ubi9-6.0.3-0"
@@ -51,7 +52,8 @@ EXTERNAL_SECRETS_IMAGE: Final = "ghcr.io/external-secrets/external-secrets:v2.9.
 REDIS_IMAGE: Final = "docker.io/library/redis:7.2.11-alpine"
 # renovate: datasource=docker depName=docker.io/oliver006/redis_exporter
 REDIS_EXPORTER_IMAGE: Final = "docker.io/oliver006/redis_exporter:v1.74.0-alpine"
-# Held at the last stable release of the archived project; the maintained fork is a setting (docs/upgrades.md).
+# Held at the last stable release of the archived project. The maintained fork is a setting
+# (docs/upgrades.md).
 REDIS_OPERATOR_IMAGE: Final = "quay.io/spotahome/redis-operator:v1.2.4"
 # renovate: datasource=docker depName=ghcr.io/freshworks-oss/redis-operator
 REDIS_OPERATOR_FORK_IMAGE: Final = "ghcr.io/freshworks-oss/redis-operator:v3.3.5"

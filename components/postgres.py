@@ -316,7 +316,7 @@ class Postgres(pulumi.ComponentResource):
         """Options of what lives inside PostgreSQL."""
         args = self._args
         file = args.ca_file or f"build/tls/{pulumi.get_stack()}-{self._name}.pem"
-        # Connects when something inside PostgreSQL changes, not before; a preview opens no connection.
+        # Connects only when something inside PostgreSQL changes; a preview opens no connection.
         provider = postgresql.Provider(
             self._name,
             # The stack's file may encrypt it, and then it stays secret.

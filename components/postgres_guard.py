@@ -1,4 +1,4 @@
-"""Changes of a PostgresCluster that would destroy it, or what it keeps, are refused before they begin."""
+"""Refuses changes of a PostgresCluster that would destroy it or its data, before they begin."""
 
 from collections.abc import Mapping
 from typing import Any, cast
@@ -40,12 +40,9 @@ def refusals(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
             "it would replace the running one. Use type inPlace, or another stack"
         )
     before, after = _volumes(old), _volumes(new)
-    reasons += [
-        f"{key}: {after[key]} is less than the {before[key]} that the volume has; a volume cannot "
-        "be made smaller. Restore into a new environment instead"
-        for key in sorted(before.keys() & after.keys())
-        if amount(after[key]) < amount(before[key])
-    ]
+    shared = sorted(before.keys() & after.keys())
+    smaller = [key for key in shared if amount(after[key]) < amount(before[key])]
+    reasons += [_shrunk(key, before[key], after[key]) for key in smaller]
     left = _repositories(old) - _repositories(new)
     # A repository that goes takes its backups along when it is a volume, and ends what a store has.
     if left and not _repositories(new) - {"repo1"}:
@@ -57,16 +54,23 @@ def refusals(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return reasons
 
 
+def _shrunk(key: str, before: str, after: str) -> str:
+    return (
+        f"{key}: {after} is less than the {before} that the volume has; a volume cannot be made "
+        "smaller. Restore into a new environment instead"
+    )
+
+
 async def _version(
     access: ClusterAccess,
     args: pulumi.ResourceHookArgs,
     old: Mapping[str, Any],
     new: Mapping[str, Any],
 ) -> list[str]:
-    wanted = new.get("postgresVersion")
+    version = new.get("postgresVersion")
     message = (
         f"shlink:postgres.version: the data has version {old.get('postgresVersion')}, and "
-        f"PostgreSQL {wanted} cannot read it. Upgrade it first, then set the version: {_PAGE}, "
+        f"PostgreSQL {version} cannot read it. Upgrade it first, then set the version: {_PAGE}, "
         '"PostgreSQL, major"'
     )
     if pulumi.runtime.is_dry_run():
@@ -75,7 +79,8 @@ async def _version(
     metadata = cast("Mapping[str, Any]", (args.new_inputs or {}).get("metadata", {}))
     status = await _status(access, str(metadata["namespace"]), str(metadata["name"]))
     # PGUpgrade writes it when it has finished.
-    return [] if status.get("postgresVersion") == wanted else [message]
+    upgraded = status.get("postgresVersion") == version
+    return [] if upgraded else [message]
 
 
 async def _status(access: ClusterAccess, namespace: str, name: str) -> Mapping[str, Any]:

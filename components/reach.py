@@ -20,13 +20,13 @@ class Servers:
 
 
 def servers(cluster: Cluster, settings: Settings, *, project: str, stack: str) -> Servers:
-    """Direct addresses where they are set, else forwards, bound now and used when something connects.
+    """Use the configured addresses. For a missing one, listen now and forward what connects.
 
     Raises ForwardError: a port is taken.
     """
 
     def bind(target: ForwardTarget, port: int | None, layer: str) -> int:
-        # The same from run to run, since a provider's inputs must not change; another for each stack.
+        # The same port in each run, since a provider's inputs must not change; another per stack.
         port = port or local_port(project, stack, target.service)
         Forward(access(cluster), target, port, setting=f"shlink:{layer}").start()
         return port
@@ -37,8 +37,7 @@ def servers(cluster: Cluster, settings: Settings, *, project: str, stack: str) -
         local = bind(vault_target, settings.vault.local_port, "vault")
         url = f"https://127.0.0.1:{local}"
     if settings.postgres.address is None:
-        return Servers(
-            url, "127.0.0.1", bind(postgres.PRIMARY, settings.postgres.local_port, "postgres")
-        )
+        port = bind(postgres.PRIMARY, settings.postgres.local_port, "postgres")
+        return Servers(url, "127.0.0.1", port)
     direct = urlsplit(f"//{settings.postgres.address}")
     return Servers(url, direct.hostname or "", direct.port or 5432)

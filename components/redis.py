@@ -37,17 +37,17 @@ from .waits import ReadinessCheck, WaitTarget, replicas_ready, wait_hook
 FAILOVER = "shlink-redis"
 """Shlink's RedisFailover; the network policies select its pods by this name."""
 MASTER = "mymaster"
-"""What redis-operator calls the monitored master (v1.2.4, service/generator.go); it cannot be set."""
+"""The monitored master's name, fixed by redis-operator (v1.2.4, service/generator.go)."""
 REVISION_ANNOTATION = "shlink.io/revision"
-"""On the RedisFailover. The operator copies its annotations to the StatefulSet, so there it tells
-which specification the operator has acted on; it is not in the pod template and restarts nothing."""
+"""On the RedisFailover. The operator copies it to the StatefulSet, so there it tells which
+specification the operator has acted on. It is not in the pod template and restarts nothing."""
 
 _USER = 1000
 _VOLUME = Volume()
 _SERVER = Resources()
 _SENTINEL = Resources(memory="32Mi", memory_limit="128Mi")
 _SMALL = Resources(cpu="10m", memory="32Mi", memory_limit="64Mi")
-# The rest is for replication and client buffers, and for what changes while a child writes a snapshot.
+# The rest is for replication and client buffers, and for changes while a child writes a snapshot.
 _MAXMEMORY_PERCENT = 60
 
 
@@ -86,9 +86,8 @@ def external(settings: ExternalRedis) -> RedisEndpoint:
     secrets: dict[str, pulumi.Output[str]] = {}
     if settings.password:
         secret = quote(settings.password.get_secret_value(), safe="")
-        secrets["servers"] = pulumi.Output.secret(
-            ",".join(url.replace("://", f"://:{secret}@", 1) for url in settings.servers)
-        )
+        urls = [url.replace("://", f"://:{secret}@", 1) for url in settings.servers]
+        secrets["servers"] = pulumi.Output.secret(",".join(urls))
     return RedisEndpoint(
         host=first.hostname or "",
         port=first.port or ports.REDIS,
@@ -126,7 +125,7 @@ class RedisArgs:
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
     """On the RedisFailover, for an operator that picks its resources by label."""
     replicas: int = 3
-    """Redis pods: one master, the others replicas. Two outlive the loss of one; more spread reads."""
+    """Redis pods: one master, the others replicas. Two survive the loss of one."""
     sentinels: int = 3
     """Sentinel pods, an odd number: a majority agrees on a failover."""
     storage: Volume = _VOLUME
@@ -163,10 +162,13 @@ class Redis(pulumi.ComponentResource):
             automount_service_account_token=False,
             opts=child,
         )
+        passwords: dict[str, pulumi.Input[str]] = {"password": current}
+        if previous is not None:
+            passwords["previous"] = previous
         secret = core.v1.Secret(
             f"{name}-auth",
             metadata=meta.v1.ObjectMetaArgs(name=auth_secret_name(name), namespace=args.namespace),
-            string_data={"password": current, **({"previous": previous} if previous else {})},
+            string_data=passwords,
             opts=child,
         )
         spec = _failover_spec(name, args, secret, account)
@@ -199,8 +201,9 @@ class Redis(pulumi.ComponentResource):
             )
             resources.append(_rotation(name, args, secret, sentinel, opts_of_rotation))
 
-        # The same sentinel twice: with a single server Shlink ignores the sentinel setting and speaks
-        # Redis to the sentinel (the guide's "Cannot use object of type Predis\\Response\\Error as array").
+        # The same sentinel twice: with a single server Shlink ignores the sentinel setting and
+        # speaks Redis to the sentinel. That is the guide's "Cannot use object of type
+        # Predis\\Response\\Error as array".
         url = pulumi.Output.concat("tcp://", sentinel, f":{ports.SENTINEL}")
         self.endpoint = RedisEndpoint(
             host=sentinel,
@@ -274,8 +277,8 @@ def _servers(name: str, args: RedisArgs, service_account: pulumi.Output[str]) ->
     return {
         "image": args.image,
         "imagePullPolicy": "IfNotPresent",
-        # In the command line, since the operator sets `customConfig` while Redis runs and a restarted
-        # server knows nothing of it.
+        # In the command line: the operator sets `customConfig` while Redis runs, so a restarted
+        # server would not have it.
         "command": ["redis-server", "/redis/redis.conf", *_options(args.resources.memory_limit)],
         "customConfig": [],
         "replicas": args.replicas,
@@ -294,8 +297,8 @@ def _servers(name: str, args: RedisArgs, service_account: pulumi.Output[str]) ->
                 "spec": volume_claim(args.storage),
             },
         },
-        # Without the exporter the operator deletes the headless Service rfr-<name> on every reconcile,
-        # and with it each pod's DNS name; with it, the operator makes that Service itself.
+        # Without the exporter the operator deletes the headless Service rfr-<name> on every
+        # reconcile, and each pod loses its DNS name. With it, the operator creates that Service.
         "exporter": {
             "enabled": True,
             "image": args.exporter_image,
@@ -324,7 +327,10 @@ def _options(memory_limit: str) -> list[str]:
         # A full volume must not stop the locks.
         "stop-writes-on-bgsave-error": "no",
     }
-    return [part for option, value in options.items() for part in (f"--{option}", value)]
+    arguments: list[str] = []
+    for option, value in options.items():
+        arguments += [f"--{option}", value]
+    return arguments
 
 
 def _sentinels(name: str, args: RedisArgs, service_account: pulumi.Output[str]) -> Sentinels:
@@ -338,8 +344,8 @@ def _sentinels(name: str, args: RedisArgs, service_account: pulumi.Output[str]) 
         "containerSecurityContext": CONTAINER_SECURITY,
         "serviceAccountName": service_account,
         "topologySpreadConstraints": [spread(labels)],
-        # How long a master may be silent before it is replaced. The operator's own default, 1 s, takes
-        # a busy node for a dead master.
+        # How long a master may be silent before it is replaced. After the operator's default of
+        # 1 s, a busy node counts as a dead master.
         "customConfig": ["down-after-milliseconds 5000", "failover-timeout 10000"],
         "configCopy": {"containerSecurityContext": CONTAINER_SECURITY},
     }
@@ -352,23 +358,23 @@ def _rotation(
     sentinel: pulumi.Output[str],
     opts: pulumi.ResourceOptions,
 ) -> batch.v1.Job:
-    """Teaches the running servers and sentinels the new password; a server that knows it is skipped."""
-    servers = [
-        pulumi.Output.concat(f"rfr-{name}-{n}.rfr-{name}.", args.namespace, f".svc:{ports.REDIS}")
-        for n in range(args.replicas)
-    ]
+    """Gives the running servers and sentinels the new password, except those that have it."""
+    port = f".svc:{ports.REDIS}"
+    servers: list[pulumi.Output[str]] = []
+    for number in range(args.replicas):
+        host = f"rfr-{name}-{number}.rfr-{name}."
+        servers.append(pulumi.Output.concat(host, args.namespace, port))
+    settings = {
+        "SERVERS": pulumi.Output.all(*servers).apply(" ".join),
+        "SENTINEL": pulumi.Output.concat(sentinel, f":{ports.SENTINEL}"),
+        "MASTER": MASTER,
+    }
     container = core.v1.ContainerArgs(
         name="rotate",
         image=args.image,
         command=["sh", "-c", scripts.read("redis_rotate.sh")],
         env=[
-            *variables(
-                {
-                    "SERVERS": pulumi.Output.all(*servers).apply(" ".join),
-                    "SENTINEL": pulumi.Output.concat(sentinel, f":{ports.SENTINEL}"),
-                    "MASTER": MASTER,
-                }
-            ),
+            *variables(settings),
             secret_variable("NEW", secret.metadata.name, "password"),
             secret_variable("OLD", secret.metadata.name, "previous"),
         ],

@@ -1,4 +1,4 @@
-"""The variables of Shlink that an environment may set itself, and those that already have a setting."""
+"""The variables of Shlink that an environment may set, and those that already have a setting."""
 
 import difflib
 import re
@@ -27,7 +27,8 @@ _SET_BY = {
 }
 """Shlink's variables that have a setting of their own."""
 _OWN = re.compile(
-    "(DB_|PG|REDIS_|SHLINK_RUNTIME|SKIP_INITIAL_GEOLITE_DOWNLOAD|INITIAL_API_KEY|PORT$|ADDRESS$|LD_|PATH$|HOME$)"
+    "(DB_|PG|REDIS_|SHLINK_RUNTIME|SKIP_INITIAL_GEOLITE_DOWNLOAD|INITIAL_API_KEY"
+    "|PORT$|ADDRESS$|LD_|PATH$|HOME$)"
 )
 """What this program or the image sets for good."""
 # shlinkio/shlink 4.6.0 and 5.1.5, module/Core/src/Config/EnvVars.php; only to recognise a mistype.
@@ -105,7 +106,7 @@ ShlinkVariable = Annotated[
 
 
 def _environment_text(value: Any) -> Any:
-    """`pulumi config set --path` turns true and 3 into a boolean and a number; Shlink reads both as text."""
+    """A variable's text. `pulumi config set --path` makes a boolean of true and a number of 3."""
     if isinstance(value, bool):
         return str(value).lower()
     return text(value)

@@ -126,7 +126,7 @@ class Vault(pulumi.ComponentResource):
         return meta.v1.ObjectMetaArgs(name=name, namespace=self._args.namespace)
 
     def _url(self, host: str) -> pulumi.Output[str]:
-        # Without the cluster's domain: the pods' resolver knows it, and it differs between clusters.
+        # Without the cluster's domain, which differs between clusters: the pods' resolver knows it.
         return pulumi.Output.concat("https://", host, ".", self._args.namespace, ".svc:8200")
 
     def _server_names(self) -> list[str]:
@@ -138,17 +138,15 @@ class Vault(pulumi.ComponentResource):
         services = (self._release, f"{self._release}-active", f"*.{self._release}-internal")
         names: list[pulumi.Input[str]] = ["localhost", *services]
         for suffix in ("", ".svc", ".svc.cluster.local"):
-            names += [
-                pulumi.Output.concat(service, ".", self._args.namespace, suffix)
-                for service in services
-            ]
+            domain = pulumi.Output.concat(".", self._args.namespace, suffix)
+            names += [pulumi.Output.concat(service, domain) for service in services]
         return names
 
     def _keys_secret(self) -> core.v1.Secret:
         """Empty at first: bank-vaults keeps the unseal keys in it.
 
-        Because it exists already, the right to this one Secret is enough: `create` cannot be limited
-        to a name. The keys are never among the inputs, and no update touches them.
+        Since it exists already, a right to this one Secret is enough: `create` cannot be limited to
+        a name. The keys are never among the inputs, and no update touches them.
         """
         return core.v1.Secret(
             f"{self._name}-unseal-keys",
@@ -265,12 +263,11 @@ class Vault(pulumi.ComponentResource):
         )
         auth_login = None
         if args.token is None:
+            parameters = {
+                name: pulumi.Output.secret(value) for name, value in login.parameters.items()
+            }
             auth_login = vault.ProviderAuthLoginArgs(
-                path=login.path,
-                method=login.method,
-                parameters={
-                    key: pulumi.Output.secret(value) for key, value in login.parameters.items()
-                },
+                path=login.path, method=login.method, parameters=parameters
             )
         return vault.Provider(
             self._name,
@@ -300,10 +297,11 @@ class Vault(pulumi.ComponentResource):
 
     def _people(self) -> None:
         args = self._args
-        for name, text in (
-            (args.viewer_policy, viewer_policy(args)),
-            (args.operator_policy, operator_policy(args)),
-        ):
+        policies = {
+            args.viewer_policy: viewer_policy(args),
+            args.operator_policy: operator_policy(args),
+        }
+        for name, text in policies.items():
             vault.Policy(f"{self._name}-{name}", name=name, policy=text, opts=self.inside(self))
 
     def _kubernetes_auth(self) -> pulumi.Output[str]:

@@ -1,4 +1,4 @@
-"""What a Vault is made of: the arguments of `Vault`, and how an environment's settings become them."""
+"""The arguments of `Vault`, and how an environment's settings become them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -38,7 +38,7 @@ class WaitTarget:
 def wait_hook(
     name: str, access: ClusterAccess, targets: Sequence[WaitTarget]
 ) -> pulumi.ResourceHook:
-    """A hook that returns once every target is ready; otherwise it fails the update with the reason.
+    """A hook that returns once every target is ready, or fails the update with the reason.
 
     Not run in a preview. A failed `before_` hook is repeated by the next `up`.
     """

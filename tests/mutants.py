@@ -465,9 +465,9 @@ MUTANTS = [
         [
             Change(
                 "components/postgres.py",
-                "        # Connects when something inside",
+                "        # Connects only when something inside",
                 '        core.v1.Secret.get("read", f"{POSTGRES}/{CLUSTER}-pguser-{SUPERUSER}")\n'
-                "        # Connects when something inside",
+                "        # Connects only when something inside",
             )
         ],
         ["tests/real/test_rights.py", "-k", "reads_nothing"],
