@@ -333,9 +333,19 @@ class Namespace(pulumi.ComponentResource):
         self.register_outputs({"name": self.name})
 
 
-def namespaces(settings: Settings, opts: pulumi.ResourceOptions) -> dict[str, Namespace]:
-    """The five namespaces of an environment, by name."""
+def namespaces(
+    settings: Settings,
+    opts: pulumi.ResourceOptions,
+    consumers: Mapping[str, Sequence[Flow]] | None = None,
+) -> dict[str, Namespace]:
+    """The namespaces of an environment by name: its own five, and those of further consumers.
+
+    `consumers` holds the connections of each further namespace's pods.
+    """
+    further = consumers or {}
     table, network = flows(settings), settings.network
+    for rows in further.values():
+        table += rows
     cilium = network.policies == "cilium"
     if not cilium and set(network.api_server) & set(ANYWHERE.cidrs):
         api_ports = " and ".join(map(str, network.api_server_ports))
@@ -346,7 +356,7 @@ def namespaces(settings: Settings, opts: pulumi.ResourceOptions) -> dict[str, Na
         )
     dns = Dns(network.dns_namespace, addresses=network.dns_addresses, ports=network.dns_ports)
     created: dict[str, Namespace] = {}
-    for name in NAMESPACES:
+    for name in (*NAMESPACES, *further):
         args = NamespaceArgs(
             name=name, flows=table, dns=dns, cilium=cilium, protect=settings.protect
         )

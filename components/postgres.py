@@ -511,7 +511,9 @@ def _is_address(host: str) -> bool:
 
 
 def _grant_name(name: str, user: DatabaseUser, database: str) -> str:
-    if user.name == database:
+    # The user that the cluster is named after has a short name, as in the first release: a new one
+    # would revoke the grant.
+    if name == f"{user.name}-db" and database == user.name:
         return f"{name}-{user.schema}-schema"
     return f"{name}-{user.name}-{database}-{user.schema}-schema"
 

@@ -12,6 +12,7 @@ from components.settings import Charts, Images
 from offline.record import ROOT, Recording, object_name, plain, record
 from tests import configurations
 from tests.conftest import REPRESENTATIVE, Program, before, manifest, pod, strings, variables
+from tests.netpol import allowed
 
 _FOLDER = {"repository": "./charts/it", "version": "9.9.9"}
 _MIRROR = {"repository": "oci://registry.example.org/charts/it", "version": "9.9.9"}
@@ -309,7 +310,8 @@ def test_operators_that_are_there_are_not_installed_but_still_served() -> None:
 def two_consumers() -> Recording:
     """A program with two namespaces that get Secrets from Vault."""
     program = ROOT / "tests" / "programs" / "two_consumers.py"
-    return record("test", configurations.configuration("defaults"), program=program)
+    settings = configurations.configuration("defaults") | {"reports:image": "registry/psql:16"}
+    return record("test", settings, program=program)
 
 
 def test_each_consumer_has_a_controller_of_its_own(two_consumers: Recording) -> None:
@@ -365,6 +367,27 @@ def test_a_store_is_served_by_the_controller_of_its_namespace(
         (account, "external-secrets")
     ]
     assert ("Release", release) in before(two_consumers, "SecretStore", f"{consumer}-store")
+
+
+def test_a_second_consumer_has_a_database_of_its_own(two_consumers: Recording) -> None:
+    """Its user, its grant and the way for its pods, which are closed to all others."""
+    grants = {
+        grant.inputs["role"]: (grant.inputs["database"], sorted(grant.inputs["privileges"]))
+        for grant in two_consumers.of_kind("Grant")
+    }
+    assert grants == {
+        "shlink": ("shlink", ["CREATE", "USAGE"]),
+        "reports": ("reports", ["CREATE", "USAGE"]),
+    }
+    policies = [plain(policy.inputs) for policy in two_consumers.of_kind("NetworkPolicy")]
+    labels = {
+        name: {"kubernetes.io/metadata.name": name} for name in (*network.NAMESPACES, "reports")
+    }
+    pods = ("reports", {"app.kubernetes.io/name": "reports"})
+    database = (network.DATABASE.namespace, network.DATABASE.labels)
+    vault = (network.VAULT_SERVER.namespace, network.VAULT_SERVER.labels)
+    assert allowed(policies, labels, pods, database, 5432)
+    assert not allowed(policies, labels, pods, vault, 8200)
 
 
 @pytest.mark.parametrize("name", ["redis-none", "redis-external"])

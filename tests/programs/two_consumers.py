@@ -1,59 +1,130 @@
-"""Two namespaces that get Secrets from Vault, each with a SecretStore of its own."""
+"""An environment and a second consumer in a namespace of its own.
+
+`reports` has a database and a user of its own in the same PostgreSQL, and gets its login through a
+SecretStore of its own. Its Job proves the login: it writes to its database, and Shlink's refuses it.
+"""
 
 import pulumi
+from pulumi_kubernetes import core
 
-from components import cluster, reach
-from components.credentials import password
-from components.delivery import Delivery
+from components import cluster, ports, reach
 from components.external_secrets import SecretDelivery, SecretDeliveryArgs
-from components.network import SHLINK, VAULT, Dns, Namespace, NamespaceArgs, flows, namespaces
+from components.network import DATABASE, POSTGRES, SHLINK, VAULT, Flow, Pods, namespaces
 from components.operators import operators
+from components.pods import CONTAINER_SECURITY, JobArgs, job, secret_variable, variables
+from components.postgres import PASSWORD_KEY, USER_KEY, DatabaseUser, Postgres, PostgresArgs
 from components.settings import load
 from components.tls import Authority
 from components.vault import Vault, VaultArgs
 
 REPORTS = "reports"
+PODS = Pods("reports", REPORTS, {"app.kubernetes.io/name": "reports"})
+SCRIPT = """\
+psql -c 'CREATE TABLE IF NOT EXISTS report (line text)' -c "INSERT INTO report VALUES ('works')"
+if psql -d shlink -c 'CREATE TABLE intruder (line text)'; then
+  echo "reports may create tables in Shlink's database" >&2
+  exit 1
+fi
+"""
 
 target, settings = load()
+access = cluster.access(target)
 servers = reach.servers(target, settings, project=pulumi.get_project(), stack=pulumi.get_stack())
 opts = pulumi.ResourceOptions(providers=[cluster.provider(target)])
-spaces = namespaces(settings, opts)
-spaces[REPORTS] = Namespace(
-    f"namespace-{REPORTS}",
-    NamespaceArgs(
-        name=REPORTS,
-        flows=flows(settings),
-        dns=Dns(settings.network.dns_namespace),
-    ),
-    opts,
-)
+spaces = namespaces(settings, opts, {REPORTS: [Flow(PODS, DATABASE, [ports.POSTGRES])]})
 installed = operators(settings, spaces, opts, consumers=[SHLINK, REPORTS])
+authority = Authority("authority", opts=opts)
 vault = Vault(
     "vault",
     VaultArgs.from_settings(
         settings,
         namespace=spaces[VAULT].name,
-        authority=Authority("authority", opts=opts),
+        authority=authority,
         provider_address=servers.vault,
     ),
     opts,
 )
-for consumer in (SHLINK, REPORTS):
-    SecretDelivery(
+postgres = Postgres(
+    "shlink-db",
+    PostgresArgs(
+        namespace=spaces[POSTGRES].name,
+        access=access,
+        authority=authority,
+        users=[DatabaseUser(name=name, databases=[name]) for name in (SHLINK, REPORTS)],
+        settings=settings.postgres,
+        images=settings.images,
+        provider_host=servers.postgres_host,
+        provider_port=servers.postgres_port,
+        operator=installed.pgo,
+    ),
+    opts,
+)
+deliveries = {
+    consumer: SecretDelivery(
         f"{consumer}-store",
         SecretDeliveryArgs(
             namespace=spaces[consumer].name,
             controller=installed.external_secrets[consumer],
             vault=vault,
-            access=cluster.access(target),
-            deliveries=[
-                Delivery(
-                    name="example",
-                    secret="example",
-                    path=f"{consumer}/example",
-                    values={"password": password(f"{consumer}-example", 1, opts)},
-                )
-            ],
+            access=access,
+            deliveries=[postgres.endpoints[consumer].delivery],
         ),
         opts,
     )
+    for consumer in (SHLINK, REPORTS)
+}
+
+database = postgres.endpoints[REPORTS]
+login = deliveries[REPORTS].secrets[database.delivery.name]
+ca = core.v1.ConfigMap(
+    "reports-database-ca",
+    metadata={"name": "database-ca", "namespace": spaces[REPORTS].name},
+    data={"ca.crt": database.ca_pem},
+    opts=opts,
+)
+container = core.v1.ContainerArgs(
+    name="reports",
+    image=pulumi.Config("reports").require("image"),
+    command=["sh", "-ec", SCRIPT],
+    env=[
+        *variables(
+            {
+                "PGHOST": database.host,
+                "PGPORT": str(database.port),
+                "PGDATABASE": database.database,
+                "PGSSLMODE": "verify-full",
+                "PGSSLROOTCERT": "/ca/ca.crt",
+                "PGOPTIONS": f"-c role={database.role}",
+            }
+        ),
+        secret_variable("PGUSER", login.name, USER_KEY),
+        secret_variable("PGPASSWORD", login.name, PASSWORD_KEY),
+    ],
+    volume_mounts=[core.v1.VolumeMountArgs(name="ca", mount_path="/ca", read_only=True)],
+    security_context=CONTAINER_SECURITY,
+)
+job(
+    "reports",
+    JobArgs(
+        name="reports",
+        namespace=spaces[REPORTS].name,
+        labels=PODS.labels,
+        user=26,
+        containers=[container],
+        volumes=[
+            core.v1.VolumeArgs(
+                name="ca", config_map=core.v1.ConfigMapVolumeSourceArgs(name=ca.metadata.name)
+            )
+        ],
+        annotations={"shlink.io/secret-version": login.version},
+    ),
+    pulumi.ResourceOptions.merge(
+        opts,
+        pulumi.ResourceOptions(
+            depends_on=[login.resource, *database.ready],
+            hooks=pulumi.ResourceHookBinding(
+                before_create=[login.synced], before_update=[login.synced]
+            ),
+        ),
+    ),
+)
