@@ -11,6 +11,7 @@ from components.network import POSTGRES, REDIS, SHLINK, VAULT, namespaces
 from components.operators import operators
 from components.postgres import DatabaseUser, Postgres, PostgresArgs
 from components.redis import FAILOVER, Redis, RedisArgs, external
+from components.restores import Workload
 from components.settings import ExternalRedis, FailoverRedis, load
 from components.shlink import API_KEY, Shlink, ShlinkArgs, shlink_secrets
 from components.tls import Authority, AuthorityArgs
@@ -46,13 +47,19 @@ postgres = Postgres(
         access=access,
         authority=authority,
         users=[
-            DatabaseUser(name="shlink", databases=["shlink"], rotation=settings.rotation.database)
+            DatabaseUser(
+                name="shlink",
+                databases=["shlink"],
+                rotation=settings.rotation.database,
+                workloads=[Workload(SHLINK, "shlink")],
+            )
         ],
         settings=settings.postgres,
         images=settings.images,
         provider_host=forwarded.postgres_host,
         provider_port=forwarded.postgres_port,
         operator=installed.pgo,
+        operator_namespace=settings.operators.pgo.namespace,
         superuser_rotation=settings.rotation.superuser,
         protect=settings.protect,
     ),

@@ -34,7 +34,8 @@ from .delivery import Delivery
 from .forward import ForwardTarget
 from .network import POSTGRES
 from .pods import requirements, volume_claim
-from .postgres_guard import guard_hook
+from .postgres_guard import GuardArgs, creation_hook, guard_hook
+from .restores import RestoreArgs, Workload
 from .setting_types import amount
 from .settings import Images, PostgresSettings, Resources
 from .tls import Authority, Certificate, ca_file
@@ -78,6 +79,9 @@ class DatabaseUser:
     """Databases that it may use; PGO creates those that do not exist. At least one."""
     rotation: int = 1
     """Raise it by one for a new password. At least 1."""
+    workloads: Sequence[Workload] = ()
+    """Its Deployments. A restore in place stops them first; their own update, which must depend on
+    the endpoint's `restore`, starts them again."""
     options: str = "NOSUPERUSER"
     """Options of ALTER ROLE, applied by PGO to both logins."""
     schema: str = "public"
@@ -147,6 +151,8 @@ class PostgresArgs:
     operator: Sequence[pulumi.Resource] = ()
     """PGO, where this program installs it: it must outlive the cluster, whose finalizer it removes.
     Empty where PGO is there already."""
+    operator_namespace: str | None = None
+    """Where PGO runs, if not in `namespace`."""
     superuser_rotation: int = 1
     """Raise it by one for a new password of `postgres`, which only this program uses."""
     ca_file: str | None = None
@@ -274,7 +280,20 @@ class Postgres(pulumi.ComponentResource):
         restore = args.settings.restore
         if isinstance(restore, InPlaceRestore):
             annotations[RESTORE_ANNOTATION] = str(restore.number)
-        guard = guard_hook(f"{self._name}-guard", args.access)
+        guarded = GuardArgs(
+            restores=RestoreArgs(
+                access=args.access,
+                cluster=CLUSTER,
+                workloads=[workload for user in args.users for workload in user.workloads],
+                pgbackrest_image=args.images.pgbackrest,
+                operator_namespace=args.operator_namespace,
+            ),
+            restore=restore,
+        )
+        hooks = pulumi.ResourceHookBinding(
+            before_create=[creation_hook(f"{self._name}-new", guarded)],
+            before_update=[guard_hook(f"{self._name}-guard", guarded)],
+        )
         return PostgresCluster(
             self._name,
             metadata=meta.v1.ObjectMetaArgs(
@@ -287,7 +306,7 @@ class Postgres(pulumi.ComponentResource):
                 parent=self,
                 depends_on=[*secrets, *args.operator],
                 protect=args.protect,
-                hooks=pulumi.ResourceHookBinding(before_update=[guard]),
+                hooks=hooks,
             ),
         )
 

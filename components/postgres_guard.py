@@ -1,33 +1,77 @@
-"""Refuses changes of a PostgresCluster that would destroy it or its data, before they begin."""
+"""Refuses changes of a PostgresCluster that would destroy it or its data, before they begin.
+
+A restore is such a change that is asked for: restores.py looks first whether it can work.
+"""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
 import pulumi
 
+from .backup_info import summary
+from .backup_settings import InPlaceRestore, StoreRestore
+from .backups import RESTORE_ANNOTATION
 from .cluster import ClusterAccess, disconnect
+from .execute import ExecuteError
+from .restores import RestoreArgs, look_into_store, prepare_in_place, repository_contents
 from .setting_types import amount
 
 _RESOURCE = "postgresclusters.postgres-operator.crunchydata.com"
 _PAGE = "docs/upgrades.md"
 
 
-def guard_hook(name: str, access: ClusterAccess) -> pulumi.ResourceHook:
-    """A `before_update` hook that refuses such a change; also in a preview, which reads nothing.
+@dataclass(frozen=True)
+class GuardArgs:
+    """What the hooks of one PostgresCluster need to know."""
 
-    Raises pulumi.RunError with every reason. A new major version is refused by an update only,
-    which asks the cluster whether its data has that version: a preview warns.
+    restores: RestoreArgs
+    """The cluster, and who uses it."""
+    restore: InPlaceRestore | StoreRestore | None = None
+    """`shlink:postgres.restore`."""
+
+
+def guard_hook(name: str, args: GuardArgs) -> pulumi.ResourceHook:
+    """A `before_update` hook: refuses such a change, and prepares a restore in place.
+
+    Raises pulumi.RunError with every reason. What only the cluster can tell (the version of its
+    data, which backups are valid) is asked by an update; a preview reads nothing, and warns.
     """
 
-    async def refuse(args: pulumi.ResourceHookArgs) -> None:
-        old, new = _spec(args.old_inputs), _spec(args.new_inputs)
+    async def guard(hook: pulumi.ResourceHookArgs) -> None:
+        old, new = _spec(hook.old_inputs), _spec(hook.new_inputs)
         reasons = refusals(old, new)
         if old.get("postgresVersion") != new.get("postgresVersion"):
-            reasons += await _version(access, args, old, new)
+            reasons += await _version(args, hook, old, new)
+        left = _repositories(old) - _repositories(new)
+        if left:
+            reasons += await _left(args, hook, left, _repositories(old) & _repositories(new))
         if reasons:
             raise pulumi.RunError("\n".join(reasons))
+        if isinstance(args.restore, InPlaceRestore) and _asked(hook):
+            await _restore(args.restores, args.restore, hook)
 
-    return pulumi.ResourceHook(name, refuse, pulumi.ResourceHookOptions(on_dry_run=True))
+    return pulumi.ResourceHook(name, guard, pulumi.ResourceHookOptions(on_dry_run=True))
+
+
+def creation_hook(name: str, args: GuardArgs) -> pulumi.ResourceHook:
+    """A `before_create` hook: a new database can start from a store only, and a valid backup.
+
+    Raises pulumi.RunError.
+    """
+
+    async def guard(hook: pulumi.ResourceHookArgs) -> None:
+        if isinstance(args.restore, InPlaceRestore):
+            # PGO 6.0.3 would look for its backup in the new, empty repository, for ever.
+            raise pulumi.RunError(
+                "shlink:postgres.restore: type inPlace is for a database that runs, and here a new "
+                "one would be made. Remove `restore`, or use type store to start from a backup"
+            )
+        if isinstance(args.restore, StoreRestore) and not pulumi.runtime.is_dry_run():
+            source = cast("Mapping[str, Any]", _spec(hook.new_inputs)["dataSource"]["pgbackrest"])
+            await look_into_store(args.restores, args.restore, _place(hook)[0], source)
+
+    return pulumi.ResourceHook(name, guard, pulumi.ResourceHookOptions(on_dry_run=True))
 
 
 def refusals(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -43,14 +87,6 @@ def refusals(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     shared = sorted(before.keys() & after.keys())
     smaller = [key for key in shared if amount(after[key]) < amount(before[key])]
     reasons += [_shrunk(key, before[key], after[key]) for key in smaller]
-    left = _repositories(old) - _repositories(new)
-    # A repository that goes takes its backups along when it is a volume, and ends what a store has.
-    if left and not _repositories(new) - {"repo1"}:
-        reasons.append(
-            f"shlink:postgres.backups.repositories: without {', '.join(sorted(left))} no backup "
-            "outlives the cluster. Add another store, wait until `pgbackrest info` shows a full "
-            "backup there, then remove this one; or set protect: false and replace the environment"
-        )
     return reasons
 
 
@@ -61,9 +97,71 @@ def _shrunk(key: str, before: str, after: str) -> str:
     )
 
 
+async def _left(
+    args: GuardArgs, hook: pulumi.ResourceHookArgs, left: set[str], kept: set[str]
+) -> list[str]:
+    """Why these repositories must stay.
+
+    One that goes takes its backups along when it is a volume, and ends what a store has.
+    """
+    names, others = ", ".join(sorted(left)), ", ".join(sorted(kept))
+    rule = (
+        f"shlink:postgres.backups.repositories: {names} can go only when another repository holds "
+        f"a full backup"
+    )
+    if pulumi.runtime.is_dry_run():
+        pulumi.log.warn(f"{rule}; the update asks {others} for it")
+        return []
+    access, (namespace, cluster) = args.restores.access, _place(hook)
+    try:
+        known = await repository_contents(access, namespace, cluster)
+    except ExecuteError as error:
+        return [f"{rule}, and nobody could be asked: {error}"]
+    if any(known[name].has_full for name in kept & known.keys()):
+        if kept == {"repo1"}:
+            pulumi.log.warn(
+                f"without {names} no backup outlives the cluster: repo1 is a volume in it"
+            )
+        return []
+    lines = [f"{rule}, and none does. `pgbackrest info` shows:"]
+    lines += [f"  {name}: {summary(content)}" for name, content in sorted(known.items())]
+    lines.append(
+        "Wait for the next scheduled full backup there, or make one by hand "
+        "(docs/operations.md#a-backup-by-hand)"
+    )
+    return ["\n".join(lines)]
+
+
+def _asked(hook: pulumi.ResourceHookArgs) -> bool:
+    """Whether the update asks for a restore in place: another number, or another target."""
+    old, new = _metadata(hook.old_inputs), _metadata(hook.new_inputs)
+    numbers = [item.get("annotations", {}).get(RESTORE_ANNOTATION) for item in (old, new)]
+    targets = [
+        _spec(inputs)["backups"]["pgbackrest"].get("restore")
+        for inputs in (hook.old_inputs, hook.new_inputs)
+    ]
+    return numbers[0] != numbers[1] or targets[0] != targets[1]
+
+
+async def _restore(
+    args: RestoreArgs, restore: InPlaceRestore, hook: pulumi.ResourceHookArgs
+) -> None:
+    if pulumi.runtime.is_dry_run():
+        point = restore.time or restore.set or "the last archived WAL"
+        names = ", ".join(workload.name for workload in args.workloads) or "nothing else"
+        pulumi.log.warn(
+            f"this update replaces what the database holds by the backup in {restore.repository}, "
+            f"up to {point}, if there is a valid one. {names} stops meanwhile"
+        )
+        return
+    namespace, cluster = _place(hook)
+    status = await _status(args.access, namespace, cluster)
+    await prepare_in_place(args, restore, namespace, status)
+
+
 async def _version(
-    access: ClusterAccess,
-    args: pulumi.ResourceHookArgs,
+    args: GuardArgs,
+    hook: pulumi.ResourceHookArgs,
     old: Mapping[str, Any],
     new: Mapping[str, Any],
 ) -> list[str]:
@@ -76,8 +174,7 @@ async def _version(
     if pulumi.runtime.is_dry_run():
         pulumi.log.warn(message)
         return []
-    metadata = cast("Mapping[str, Any]", (args.new_inputs or {}).get("metadata", {}))
-    status = await _status(access, str(metadata["namespace"]), str(metadata["name"]))
+    status = await _status(args.restores.access, *_place(hook))
     # PGUpgrade writes it when it has finished.
     upgraded = status.get("postgresVersion") == version
     return [] if upgraded else [message]
@@ -96,6 +193,16 @@ async def _status(access: ClusterAccess, namespace: str, name: str) -> Mapping[s
 
 def _spec(inputs: Mapping[str, Any] | None) -> Mapping[str, Any]:
     return cast("Mapping[str, Any]", (inputs or {}).get("spec", {}))
+
+
+def _metadata(inputs: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    return cast("Mapping[str, Any]", (inputs or {}).get("metadata", {}))
+
+
+def _place(hook: pulumi.ResourceHookArgs) -> tuple[str, str]:
+    """Namespace and name of the cluster."""
+    metadata = _metadata(hook.new_inputs)
+    return str(metadata["namespace"]), str(metadata["name"])
 
 
 def _repositories(spec: Mapping[str, Any]) -> set[str]:

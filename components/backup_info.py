@@ -1,0 +1,149 @@
+"""What `pgbackrest info --output=json` tells, and whether a restore could work with it.
+
+Only pgBackRest knows whether a backup is whole: a backup Job that was cut off counts as complete in
+Kubernetes while `info` says `no valid backups`, and a restore then leaves the database down.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, cast
+
+from .backup_settings import InPlaceRestore, StoreRestore
+
+
+class BackupInfoError(ValueError):
+    """The text is not what pgBackRest prints; the message holds its beginning."""
+
+
+@dataclass(frozen=True)
+class Backup:
+    """One backup that pgBackRest finished."""
+
+    label: str
+    """Such as 20261124-093000F; a differential one has a second part."""
+    kind: str
+    """`full`, `diff` or `incr`."""
+    stop: datetime
+    """When it was complete: the earliest moment that a restore from it can reach."""
+    size: int
+    """Of the database, in bytes."""
+
+
+@dataclass(frozen=True)
+class RepositoryContent:
+    """What one repository holds of the present database.
+
+    Backups of an older major version of PostgreSQL, or of a database that was there before, do not
+    count: no restore can use them.
+    """
+
+    problem: str | None
+    """Why pgBackRest can't use it, in its own words; None when it can."""
+    backups: Sequence[Backup] = ()
+    """The valid ones, the oldest first."""
+
+    @property
+    def has_full(self) -> bool:
+        """Whether it holds a full backup, so that it can do without the other repositories."""
+        return any(backup.kind == "full" for backup in self.backups)
+
+    @property
+    def latest(self) -> Backup | None:
+        """The backup that was finished last."""
+        return self.backups[-1] if self.backups else None
+
+
+def contents(text: str) -> Mapping[str, RepositoryContent]:
+    """What each repository holds, by its name (repo1). Raises BackupInfoError."""
+    stanzas = _parsed(text)
+    known: dict[str, RepositoryContent] = {}
+    for stanza in stanzas:
+        for repository in stanza.get("repo", []):
+            key = int(repository["key"])
+            known[f"repo{key}"] = _content(stanza, key, repository["status"])
+    return known
+
+
+def _parsed(text: str) -> list[Mapping[str, Any]]:
+    # A pod's log has pgBackRest's errors before the document, a line each.
+    for line in text.splitlines():
+        if line.startswith("["):
+            try:
+                return cast("list[Mapping[str, Any]]", json.loads(line))
+            except ValueError:
+                continue
+    beginning = " ".join(text.split())[:300] or "nothing"
+    raise BackupInfoError(f"pgBackRest told: {beginning}")
+
+
+def _content(stanza: Mapping[str, Any], key: int, status: Mapping[str, Any]) -> RepositoryContent:
+    databases = [item["id"] for item in stanza.get("db", []) if item["repo-key"] == key]
+    current = max(databases, default=None)
+    backups: list[Backup] = []
+    for item in stanza.get("backup", []):
+        database = item["database"]
+        # `error`: pages whose checksum was wrong when they were copied.
+        if database["repo-key"] != key or database["id"] != current or item.get("error"):
+            continue
+        backups.append(
+            Backup(
+                label=item["label"],
+                kind=item["type"],
+                stop=datetime.fromtimestamp(item["timestamp"]["stop"], tz=UTC),
+                size=int(item.get("info", {}).get("size", 0)),
+            )
+        )
+    backups.sort(key=lambda backup: backup.stop)
+    problem = str(status["message"]) if status["code"] else None
+    if problem is None and not backups:
+        problem = "no valid backups of this database"
+    return RepositoryContent(problem=problem, backups=backups)
+
+
+def impossible(
+    restore: InPlaceRestore | StoreRestore, content: RepositoryContent | None, now: datetime
+) -> str | None:
+    """Why a restore from this repository can't work, and what could; None when it can."""
+    if content is None:
+        return "pgBackRest does not know this repository"
+    if content.problem is not None:
+        return f"pgBackRest says: {content.problem}"
+    if restore.set is not None:
+        return _without_set(restore.set, content.backups)
+    if restore.time is not None:
+        return _without_moment(restore.time, content.backups, now)
+    return None
+
+
+def _without_set(label: str, backups: Sequence[Backup]) -> str | None:
+    labels = [backup.label for backup in backups]
+    if label in labels:
+        return None
+    return f"it holds no valid backup {label}, only: {', '.join(labels)}"
+
+
+def _without_moment(time: str, backups: Sequence[Backup], now: datetime) -> str | None:
+    moment = datetime.fromisoformat(time)
+    if moment > now:
+        return f"{time} is still to come; it is {_shown(now)}"
+    earliest = backups[0].stop
+    if moment < earliest:
+        return f"its oldest backup was complete at {_shown(earliest)}, after {time}"
+    return None
+
+
+def _shown(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S+00")
+
+
+def summary(content: RepositoryContent) -> str:
+    """The repository in one line, for a person who chooses."""
+    if content.problem is not None:
+        return content.problem
+    first, last = content.backups[0], content.backups[-1]
+    return (
+        f"{len(content.backups)} backups, the oldest {first.label}, the latest {last.label} "
+        f"(complete at {_shown(last.stop)})"
+    )
