@@ -5,6 +5,7 @@ Kubernetes while `info` says `no valid backups`, and a restore then leaves the d
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -67,13 +68,13 @@ def contents(text: str) -> Mapping[str, RepositoryContent]:
 
 
 def _parsed(text: str) -> list[Mapping[str, Any]]:
-    # A pod's log has pgBackRest's errors before the document, a line each.
-    for line in text.splitlines():
-        if line.startswith("["):
-            try:
-                return cast("list[Mapping[str, Any]]", json.loads(line))
-            except ValueError:
-                continue
+    # A pod's log has pgBackRest's errors before and after the document.
+    for begin in re.finditer(r"^\[(?=[{\]])", text, re.MULTILINE):
+        try:
+            document, _ = json.JSONDecoder().raw_decode(text, begin.start())
+        except ValueError:
+            continue
+        return cast("list[Mapping[str, Any]]", document)
     beginning = " ".join(text.split())[:300] or "nothing"
     raise BackupInfoError(f"pgBackRest told: {beginning}")
 
@@ -96,7 +97,8 @@ def _content(stanza: Mapping[str, Any], key: int, status: Mapping[str, Any]) -> 
             )
         )
     backups.sort(key=lambda backup: backup.stop)
-    problem = str(status["message"]) if status["code"] else None
+    # What follows in its second line is a request or a file, which would bury the cause.
+    problem = str(status["message"]).partition("\n")[0].rstrip(":") if status["code"] else None
     if problem is None and not backups:
         problem = "no valid backups of this database"
     return RepositoryContent(problem=problem, backups=backups)

@@ -195,7 +195,7 @@ class Postgres(pulumi.ComponentResource):
         certificates = [self._server_certificate(), self._replication_certificate()]
         cluster = self._cluster([*secrets, *certificates], backups)
         complete = self._gate(cluster)
-        inside = self._inside(cluster, superuser_password)
+        inside = self._inside(cluster, complete, superuser_password)
         rights = self._rights(inside)
         endpoints: dict[str, DatabaseEndpoint] = {}
         for user in args.users:
@@ -330,10 +330,18 @@ class Postgres(pulumi.ComponentResource):
         return pulumi.Stash(f"{self._name}-complete", input=state, opts=opts)
 
     def _inside(
-        self, cluster: PostgresCluster, superuser_password: pulumi.Output[str]
+        self,
+        cluster: PostgresCluster,
+        complete: pulumi.Resource,
+        superuser_password: pulumi.Output[str],
     ) -> pulumi.ResourceOptions:
         """Options of what lives inside PostgreSQL."""
         args = self._args
+        restore = _restore_number(args.settings)
+        after: list[pulumi.Resource] = [cluster]
+        if restore:
+            # Otherwise they would be made in the database that is about to be replaced.
+            after.append(complete)
         file = args.ca_file or f"build/tls/{pulumi.get_stack()}-{self._name}.pem"
         # Connects only when something inside PostgreSQL changes; a preview opens no connection.
         provider = postgresql.Provider(
@@ -355,9 +363,13 @@ class Postgres(pulumi.ComponentResource):
         return pulumi.ResourceOptions(
             parent=self,
             provider=provider,
-            depends_on=[cluster],
+            depends_on=after,
             # They go with the cluster, so a destroy needs no connection.
             deleted_with=cluster,
+            # A restored database may be older than they are, so each restore makes them again. The
+            # new and the old are the same thing in PostgreSQL: to delete the old would take it away.
+            replacement_trigger=restore,
+            retain_on_delete=True,
             hooks=pulumi.ResourceHookBinding(on_error=[retry]),
         )
 
