@@ -6,12 +6,12 @@ A new switch is added here and nowhere else.
 import gc
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
 from offline import stacks
-from offline.record import ROOT, Recording, record
+from offline.record import ROOT, Recorded, Recording, plain, record
 
 _RAFT = {
     "mode": "ha",
@@ -320,3 +320,20 @@ def recording(name: str) -> Recording:
             result = record(stack, *stacks.configuration(ROOT, stack))
         gc.collect()
     return result
+
+
+def resources() -> Iterator[tuple[str, Recorded]]:
+    """Every resource of every configuration, with the configuration's name."""
+    for name in NAMES:
+        for resource in recording(name).resources.values():
+            yield name, resource
+
+
+def objects() -> list[tuple[str, Any]]:
+    """Each distinct Kubernetes object, with the first configuration that declares it."""
+    distinct: dict[str, tuple[str, Any]] = {}
+    for name, resource in resources():
+        if resource.is_kubernetes_object:
+            manifest = plain(resource.inputs)
+            distinct.setdefault(json.dumps(manifest, sort_keys=True), (name, manifest))
+    return list(distinct.values())

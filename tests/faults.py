@@ -1,7 +1,7 @@
 """Faults of an environment, each with the finding that doctor must name first.
 
-The cause comes with its consequences, as a cluster shows them: a sealed Vault has a store that can't
-log in, Secrets that are not synced and pods that wait.
+The cause comes with its consequences, as in a cluster: a sealed Vault has a store that can't log
+in, Secrets that are not synced and pods that wait.
 """
 
 import json
@@ -511,7 +511,8 @@ def the_service_of_shlink_is_missing(world: World) -> None:
 
 @fault("shlink.reached", "object-missing", stack="prod")
 def the_route_is_missing(world: World) -> None:
-    world.remove("HTTPRoute" if world.of("HTTPRoute") else "Ingress", SHLINK)
+    kind = "HTTPRoute" if world.of("HTTPRoute") else "Ingress"
+    world.remove(kind, SHLINK)
 
 
 def replica_behind(world: World) -> None:

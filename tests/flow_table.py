@@ -129,9 +129,9 @@ SWITCHES: Mapping[str, tuple[Sequence[Row], Sequence[Row]]] = {
         [],
     ),
 }
+_NAMESPACES_OUTSIDE = [namespace for namespace, _ in OUTSIDE.values()]
 NAMESPACE_LABELS: Mapping[str, Labels] = {
-    name: {"kubernetes.io/metadata.name": name}
-    for name in (*NAMESPACES, *(namespace for namespace, _ in OUTSIDE.values()))
+    name: {"kubernetes.io/metadata.name": name} for name in (*NAMESPACES, *_NAMESPACES_OUTSIDE)
 }
 
 

@@ -1,4 +1,4 @@
-"""An environment that exists only in memory: what a healthy cluster would hold, and how it is broken.
+"""An environment that exists only in memory: the objects of a healthy cluster, and how they break.
 
 Built from what the program declares, and from what each operator makes of it. `Api` answers like a
 kr8s client, so doctor reads it by the same code as a real cluster.
@@ -515,18 +515,21 @@ class Api:
         assert "secrets" not in parts, "doctor reads no Secret"
         if parts == ["version"]:
             return httpx.Response(200, json={"gitVersion": self.world.version})
-        rest = parts[2:] if parts[0] == "api" else parts[3:]
-        version = parts[1] if parts[0] == "api" else "/".join(parts[1:3])
+        if parts[0] == "api":
+            version, place = parts[1], parts[2:]
+        else:
+            version, place = "/".join(parts[1:3]), parts[3:]
         namespace = ""
-        if len(rest) > 2 and rest[0] == "namespaces":
-            namespace, rest = rest[1], rest[2:]
-        if not rest:
+        if len(place) > 2 and place[0] == "namespaces":
+            namespace, place = place[1], place[2:]
+        if not place:
             return self._served(version)
-        if rest[0] in self.world.forbidden:
+        plural, *subresource = place
+        if plural in self.world.forbidden:
             return httpx.Response(403, json={"kind": "Status"})
-        if len(rest) > 2:
-            return self._behind(rest)
-        return self._listed(version, rest[0], namespace)
+        if len(subresource) > 1:
+            return self._behind(*subresource)
+        return self._listed(version, plural, namespace)
 
     def _served(self, version: str) -> httpx.Response:
         kinds = {
@@ -537,15 +540,16 @@ class Api:
             return httpx.Response(404, json={"kind": "Status"})
         return httpx.Response(200, json={"resources": [{"kind": kind} for kind in known]})
 
-    def _behind(self, rest: list[str]) -> httpx.Response:
+    def _behind(self, target: str, subresource: str, *_: str) -> httpx.Response:
         """A pod's log, or what answers behind the API server's proxy."""
-        name = rest[1].removeprefix("https:").partition(":")[0]
-        if rest[2] == "log":
+        name = target.removeprefix("https:").partition(":")[0]
+        if subresource == "log":
             return httpx.Response(200, text=self.world.logs.get(name, ""))
         health = self.world.health.get(name)
         if health is None:
             return httpx.Response(503, json={"kind": "Status", "code": 503})
-        return httpx.Response(503 if health["sealed"] else 200, json=health)
+        status = 503 if health["sealed"] else 200
+        return httpx.Response(status, json=health)
 
     def _listed(self, version: str, plural: str, namespace: str) -> httpx.Response:
         kinds = [kind for kind, name in PLURALS.items() if name == plural]

@@ -71,7 +71,8 @@ class Cluster:
         if dry_run:
             params["dryRun"] = "All"
         return self.calls(
-            Call("PATCH", self.path(manifest), manifest, _APPLY, params) for manifest in manifests
+            Call("PATCH", self.path(manifest), manifest, content_type=_APPLY, params=params)
+            for manifest in manifests
         )
 
     def must(self, manifests: Iterable[Manifest]) -> list[Mapping[str, Any]]:

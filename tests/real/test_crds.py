@@ -37,11 +37,8 @@ def _resources() -> dict[str, tuple[str, Any]]:
 
 
 def _declared_version(kind: str) -> str:
-    versions: set[str] = set()
-    for name in configurations.NAMES:
-        for resource in configurations.recording(name).of_kind(kind):
-            if resource.is_kubernetes_object:
-                versions.add(str(resource.inputs["apiVersion"]))
+    manifests = [manifest for _, manifest in configurations.objects() if manifest["kind"] == kind]
+    versions = {str(manifest["apiVersion"]) for manifest in manifests}
     assert versions, f"{kind}: no configuration declares it"
     assert len(versions) == 1, f"{kind}: declared in several versions: {versions}"
     return versions.pop()

@@ -44,7 +44,7 @@ def declared() -> Declared:
 
 @pytest.fixture(scope="module")
 def roles(cluster: Cluster, environment: Mapping[str, Any]) -> Iterator[Sequence[Any]]:
-    """deploy/rbac/doctor.yaml and smoke.yaml, held by an account too, so that doctor can log in as it."""
+    """The roles of deploy/rbac, bound to an account as well, so that doctor can log in as it."""
     assert environment
     objects: list[Any] = [ACCOUNT]
     for name in ("doctor", "smoke", "drill"):
@@ -104,7 +104,10 @@ def running(cluster: Cluster, declared: Declared, roles: Sequence[Any]) -> Itera
 
 def _start(cluster: Cluster, objects: Sequence[Mapping[str, Any]]) -> None:
     """Create everything, write the statuses, and wait until the pods are Ready."""
-    cluster.must({key: item[key] for key in item if key != "status"} for item in objects)
+    without_status = [dict(item) for item in objects]
+    for manifest in without_status:
+        manifest.pop("status", None)
+    cluster.must(without_status)
     for item in objects:
         if "status" in item:
             _status(cluster, item)
@@ -285,8 +288,8 @@ def test_smoke_may_read_one_secret_and_forward(cluster: Cluster) -> None:
         *vars(rights)["_NOBODY"],
         rights.Ask("get", "core/secrets", "shlink", "shlink-redis"),
     ]
-    others = ("vault", "postgres", "redis", "external-secrets")
-    refused += [rights.Ask("get create", "core/pods/portforward", place) for place in others]
+    elsewhere = ("vault", "postgres", "redis", "external-secrets")
+    refused += [rights.Ask("get create", "core/pods/portforward", place) for place in elsewhere]
     assert not differs(cluster, who, refused, expected=False)
 
 

@@ -1,7 +1,8 @@
 """Forwards through a real API server to a real PostgreSQL with TLS.
 
-SHLINK_TEST_KUBECONFIG names the cluster. A port-forward to port 5432 of a pod in namespace `postgres` must end at
-127.0.0.1:SHLINK_TEST_POSTGRES_PORT (25432), where these tests start the server.
+SHLINK_TEST_KUBECONFIG names the cluster. A port-forward to port 5432 of a pod in namespace
+`postgres` must end at 127.0.0.1:SHLINK_TEST_POSTGRES_PORT (25432), where these tests start the
+server.
 """
 
 import base64
@@ -299,8 +300,8 @@ def test_no_pod(forward: Open) -> None:
     message = refused(*forward("nobody"), TIMEOUT)
     assert "there is no pod in namespace postgres with forward-test=nobody (2 s long)" in message
     assert (
-        f"kubectl --kubeconfig {KUBECONFIG} --context {context()} -n postgres describe pods -l forward-test=nobody"
-        in message
+        f"kubectl --kubeconfig {KUBECONFIG} --context {context()} "
+        "-n postgres describe pods -l forward-test=nobody" in message
     )
 
 
@@ -417,7 +418,9 @@ import sys, psycopg
 from components.cluster import ClusterAccess
 from components.forward import Forward, ForwardTarget
 contents, port, label, dsn = sys.argv[1:]
-Forward(ClusterAccess("limited", contents), ForwardTarget("s", "postgres", {"forward-test": label}, 5432), int(port), "shlink:x").start()
+access = ClusterAccess("limited", contents)
+target = ForwardTarget("s", "postgres", {"forward-test": label}, 5432)
+Forward(access, target, int(port), "shlink:x").start()
 connection = psycopg.connect(dsn)
 print(connection.execute("SELECT 1").fetchone(), flush=True)
 """

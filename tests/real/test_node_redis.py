@@ -1,7 +1,7 @@
 """The rotation of Redis' password as a pod, where NetworkPolicies are enforced.
 
-Needs a scratch node that runs containers, and on it an image with redis-server, redis-cli and a shell
-under the name that the program uses; Debian's packages will do.
+Needs a scratch node that runs containers. It must have an image with redis-server, redis-cli and a
+shell under the name that the program uses. Debian's packages will do.
 """
 
 import os
@@ -146,18 +146,18 @@ def _servers(password: str) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def node() -> Iterator[Cluster]:
     """A scratch node with the namespace of Redis, its policies and three servers and sentinels."""
-    found = Cluster(Path(os.environ[_VARIABLE]))
+    cluster = Cluster(Path(os.environ[_VARIABLE]))
     namespaces = _recorded("Namespace")
-    found.must(namespaces)
-    found.must(_recorded("ServiceAccount", "Secret", "NetworkPolicy"))
+    cluster.must(namespaces)
+    cluster.must(_recorded("ServiceAccount", "Secret", "NetworkPolicy"))
     servers = _servers(_recorded("Secret")[0]["stringData"]["previous"])
-    found.must(servers)
+    cluster.must(servers)
     for workload in servers[-2:]:
-        found.until(_ready(found, workload), f"{found.path(workload)} is not ready", 180)
-    yield found
-    found.delete(namespaces)
-    found.gone(namespaces[0], 120)
-    found.close()
+        cluster.until(_ready(cluster, workload), f"{cluster.path(workload)} is not ready", 180)
+    yield cluster
+    cluster.delete(namespaces)
+    cluster.gone(namespaces[0], 120)
+    cluster.close()
 
 
 def _ready(node: Cluster, workload: Mapping[str, Any]) -> Callable[[], bool]:

@@ -1,22 +1,25 @@
-"""Every pod of every configuration is created for real where Pod Security `restricted` is enforced, and scheduled."""
+"""A real API server admits every pod where Pod Security `restricted` is enforced, and places it."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from offline.record import plain
 from tests import configurations
+from tests.conftest import manifest
 from tests.real.cluster import Call, Cluster
 from tests.real.pods import Template, distinct
 
-# Accounts that the charts make; the others are the program's.
+# ServiceAccounts that the charts create. The program creates the others.
 _CHART_ACCOUNTS = {"vault": "vault", "postgres": "pgo", "external-secrets": "external-secrets"}
 
 
 @pytest.fixture(scope="module")
 def accounts(cluster: Cluster, environment: Mapping[str, Mapping[str, Any]]) -> None:
+    """Every ServiceAccount that a pod names."""
     assert set(_CHART_ACCOUNTS) <= set(environment)
     # Another module may have deleted those of the session.
     recording = configurations.recording("defaults")
@@ -33,11 +36,11 @@ def accounts(cluster: Cluster, environment: Mapping[str, Mapping[str, Any]]) -> 
 
 def _nodes(cluster: Cluster) -> int:
     nodes = cluster.call("GET", "/api/v1/nodes").body["items"]
-    return sum(not one["spec"].get("unschedulable", False) for one in nodes)
+    return sum(not node["spec"].get("unschedulable", False) for node in nodes)
 
 
 def _place(cluster: Cluster, template: Template) -> tuple[list[str], Counter[str]]:
-    """Create the pods, and say which were refused and on which nodes the others are."""
+    """Create the pods. Returns the messages that refuse them, or how many run on each node."""
     pods = template.pods()
     folder = cluster.folder("v1", "Pod", template.namespace)
     params = {"fieldValidation": "Strict"}
@@ -50,10 +53,9 @@ def _place(cluster: Cluster, template: Template) -> tuple[list[str], Counter[str
 
         def scheduled() -> bool:
             nodes.clear()
-            nodes.update(
-                cluster.call("GET", cluster.path(pod)).body["spec"].get("nodeName", "")
-                for pod in pods
-            )
+            for pod in pods:
+                stored = cluster.call("GET", cluster.path(pod)).body
+                nodes[stored["spec"].get("nodeName", "")] += 1
             return "" not in nodes
 
         cluster.until(scheduled, f"pods of {template.name} are not scheduled")
@@ -68,18 +70,20 @@ def _place(cluster: Cluster, template: Template) -> tuple[list[str], Counter[str
 def test_every_pod_is_admitted_and_spread(
     cluster: Cluster, record_property: Callable[[str, object], None]
 ) -> None:
+    """Pods with a spread constraint differ by at most one from node to node."""
     nodes = _nodes(cluster)
     faults: list[str] = []
     placed = 0
     for name, template in distinct():
-        refused, where = _place(cluster, template)
+        refused, pods_by_node = _place(cluster, template)
         faults += [f"{name}: {template.name}: {message}" for message in refused]
         placed += template.replicas - len(refused)
         if "topologySpreadConstraints" in template.spec and nodes > 1 and not refused:
-            counts = [*where.values(), *[0] * (nodes - len(where))]
+            counts = [*pods_by_node.values(), *[0] * (nodes - len(pods_by_node))]
             if max(counts) - min(counts) > 1:
                 faults.append(
-                    f"{name}: {template.name}: {template.replicas} pods over {nodes} nodes as {dict(where)}"
+                    f"{name}: {template.name}: {template.replicas} pods "
+                    f"over {nodes} nodes as {dict(pods_by_node)}"
                 )
     assert not faults, "\n".join(faults)
     assert placed > 50
@@ -90,15 +94,16 @@ _SPREAD_OVER = ("kubernetes.io/hostname", "topology.kubernetes.io/zone")
 
 
 def test_replicas_ask_for_a_spread() -> None:
-    """Whatever has more than one pod says how they are spread, by labels that its pods bear."""
+    """More than one pod needs a spread constraint, and it selects the pods' own labels."""
     for name, template in distinct():
         constraints = template.spec.get("topologySpreadConstraints", [])
         assert constraints or template.replicas == 1, (
             f"{name}: {template.name} has {template.replicas} pods and no spread"
         )
-        for one in constraints:
-            assert one["topologyKey"] in _SPREAD_OVER
-            assert one["labelSelector"]["matchLabels"].items() <= template.labels.items(), (
+        for constraint in constraints:
+            assert constraint["topologyKey"] in _SPREAD_OVER
+            selected = constraint["labelSelector"]["matchLabels"].items()
+            assert selected <= template.labels.items(), (
                 f"{name}: {template.name} spreads other pods"
             )
 
@@ -108,39 +113,42 @@ _SECURITY = ["allowPrivilegeEscalation", "capabilities", "runAsNonRoot", "seccom
 
 @pytest.mark.usefixtures("accounts")
 def test_admission_is_in_force(cluster: Cluster) -> None:
-    """Without its security contexts a pod is refused: the admissions above are worth something."""
-    template = next(one for _, one in distinct() if one.name == "shlink")
-    container = {
-        key: value
-        for key, value in template.spec["containers"][0].items()
-        if key != "securityContext"
+    """Without its security contexts a pod is refused, so the admissions above mean something."""
+    template = next(template for _, template in distinct() if template.name == "shlink")
+    container = dict(template.spec["containers"][0])
+    del container["securityContext"]
+    changes: dict[str, Any] = {
+        "containers": [container],
+        "initContainers": [],
+        "securityContext": {},
     }
-    spec = {**template.spec, "containers": [container], "initContainers": []}
-    bare = Template("bare", template.namespace, template.labels, {**spec, "securityContext": {}})
+    bare = replace(template, name="bare", spec={**template.spec, **changes}, replicas=1)
     refused, _ = _place(cluster, bare)
     assert len(refused) == 1
-    assert all(what in refused[0] for what in ("restricted", *_SECURITY)), refused
+    for word in ("restricted", *_SECURITY):
+        assert word in refused[0]
 
 
 def test_every_namespace_enforces_restricted(environment: Mapping[str, Mapping[str, Any]]) -> None:
-    """As the API server returns them, all five."""
+    """All five, as the API server returns them."""
     assert set(environment) == {"vault", "external-secrets", "postgres", "redis", "shlink"}
-    for one in environment.values():
-        assert one["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    for namespace in environment.values():
+        labels = namespace["metadata"]["labels"]
+        assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
 
 
 def test_a_changed_secret_changes_the_pods() -> None:
-    """Shlink reads its connections at the start: each Secret that it takes a variable from is in its template by version."""
+    """The version of each Secret that a variable comes from is an annotation of the template.
+
+    Shlink reads its connections only when it starts.
+    """
     recording = configurations.recording("app")
     for kind, name in (("Deployment", "shlink"), ("Job", "shlink-migration")):
-        template = plain(recording.one(kind, name).inputs)["spec"]["template"]
-        variables = [
-            one["valueFrom"]["secretKeyRef"]
-            for one in template["spec"]["containers"][0]["env"]
-            if "valueFrom" in one
-        ]
-        used = {one["name"] for one in variables}
+        template = manifest(recording, kind, name)["spec"]["template"]
+        variables = template["spec"]["containers"][0]["env"]
+        sources = [variable["valueFrom"] for variable in variables if "valueFrom" in variable]
+        used = {source["secretKeyRef"]["name"] for source in sources}
         assert "shlink-db-pguser-shlink" in used
-        assert {f"shlink.io/secret-version.{one}" for one in used} <= set(
-            template["metadata"]["annotations"]
-        )
+        annotations = template["metadata"]["annotations"]
+        for secret in used:
+            assert f"shlink.io/secret-version.{secret}" in annotations

@@ -1,12 +1,14 @@
-"""A real PostgreSQL with TLS, prepared as PGO prepares it, given what the program declares, and used as Shlink uses it.
+"""A real PostgreSQL with TLS, set up as PGO does with what the program declares, used like Shlink.
 
-PGO 6.0.3 (internal/postgres/users.go, databases.go): the databases belong to `postgres`; each user gets its options, its verifier and
-ALL PRIVILEGES ON DATABASE for its databases. So `CREATE SCHEMA` in its own database is PGO's gift to `shlink`, not this program's.
+PGO 6.0.3 (internal/postgres/users.go, databases.go): the databases belong to `postgres`. Each user
+gets its options, its verifier and ALL PRIVILEGES ON DATABASE for its databases. So it is PGO, not
+this program, that lets `shlink` use CREATE SCHEMA in its own database.
 """
 
 import base64
+import itertools
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, LiteralString
@@ -19,6 +21,8 @@ from psycopg.errors import InsufficientPrivilege
 from components.postgres import scram_verifier
 from offline.record import plain
 from tests import configurations
+from tests.conftest import manifest
+from tests.conftest import server as variables_of_the_server
 from tests.real.servers import PostgresServer, postgres_binaries, postgres_server
 
 pytestmark = pytest.mark.skipif(
@@ -29,7 +33,7 @@ pytestmark = pytest.mark.skipif(
 
 @dataclass(frozen=True)
 class Declared:
-    """What the program says about the database."""
+    """What the program declares about the database."""
 
     users: Mapping[str, tuple[str, str]]
     """Password and verifier by name, as in the Secrets that PGO adopts."""
@@ -41,25 +45,19 @@ class Declared:
 @pytest.fixture(scope="module")
 def declared() -> Declared:
     recording = configurations.recording("defaults")
-    secrets = [
-        plain(one.inputs)
-        for one in recording.of_kind("Secret")
-        if one.inputs["metadata"]["name"].startswith("shlink-db-pguser-")
-    ]
-    label = "postgres-operator.crunchydata.com/pguser"
-    in_postgres = [one for one in secrets if one["metadata"]["namespace"] == "postgres"]
-    users = plain(recording.one("PostgresCluster", "shlink-db").inputs)["spec"]["users"]
+    credentials: dict[str, tuple[str, str]] = {}
+    for resource in recording.of_kind("Secret"):
+        secret = plain(resource.inputs)
+        metadata, data = secret["metadata"], secret["stringData"]
+        if metadata["namespace"] == "postgres" and metadata["name"].startswith("shlink-db-pguser-"):
+            user = metadata["labels"]["postgres-operator.crunchydata.com/pguser"]
+            credentials[user] = (data["password"], data["verifier"])
+    users = manifest(recording, "PostgresCluster", "shlink-db")["spec"]["users"]
     return Declared(
-        users={
-            one["metadata"]["labels"][label]: (
-                one["stringData"]["password"],
-                one["stringData"]["verifier"],
-            )
-            for one in in_postgres
-        },
-        options={one["name"]: one.get("options", "") for one in users},
-        databases={one["name"]: one.get("databases", []) for one in users},
-        grants=[plain(one.inputs) for one in recording.of_kind("Grant")],
+        users=credentials,
+        options={user["name"]: user.get("options", "") for user in users},
+        databases={user["name"]: user.get("databases", []) for user in users},
+        grants=[plain(grant.inputs) for grant in recording.of_kind("Grant")],
     )
 
 
@@ -67,9 +65,8 @@ def declared() -> Declared:
 def server(declared: Declared) -> Iterator[PostgresServer]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    request = plain(
-        configurations.recording("defaults").one("CertRequest", "shlink-db-server-request").inputs
-    )
+    recording = configurations.recording("defaults")
+    request = manifest(recording, "CertRequest", "shlink-db-server-request")
     names = [f"DNS:{name}" for name in request["dnsNames"]]
     names += [f"IP:{address}" for address in request["ipAddresses"]]
     with postgres_server(port, names=names) as running:
@@ -79,22 +76,20 @@ def server(declared: Declared) -> Iterator[PostgresServer]:
 
 
 def _as_pgo_does(admin: psycopg.Connection[Any], declared: Declared) -> None:
-    for database in {one for several in declared.databases.values() for one in several}:
+    for database in set(itertools.chain.from_iterable(declared.databases.values())):
         admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(database)))
     for name, options in declared.options.items():
+        # The superuser exists, with this server's own password. A test below uses its verifier.
         if name == "postgres":
-            continue  # the superuser is there, with a password of this server's own; its verifier has a test below
+            continue
         role = sql.Identifier(name)
         verifier = sql.Literal(declared.users[name][1])
         assert options == "NOSUPERUSER"
         admin.execute(sql.SQL("CREATE USER {}").format(role))
         admin.execute(sql.SQL("ALTER ROLE {} WITH NOSUPERUSER PASSWORD {}").format(role, verifier))
         for database in declared.databases[name]:
-            admin.execute(
-                sql.SQL("GRANT ALL PRIVILEGES ON DATABASE {} TO {}").format(
-                    sql.Identifier(database), role
-                )
-            )
+            statement = sql.SQL("GRANT ALL PRIVILEGES ON DATABASE {} TO {}")
+            admin.execute(statement.format(sql.Identifier(database), role))
 
 
 def _connect(
@@ -120,51 +115,56 @@ def shlink(server: PostgresServer, declared: Declared) -> Iterator[psycopg.Conne
 def _apply(server: PostgresServer, grant: Mapping[str, Any]) -> None:
     """A postgresql.Grant, as its provider words it."""
     assert grant["objectType"] == "schema"
-    privileges = sql.SQL(", ").join(sql.SQL(_WORDS[one]) for one in grant["privileges"])
+    privileges = sql.SQL(", ").join(sql.SQL(_WORDS[word]) for word in grant["privileges"])
+    schema, role = sql.Identifier(grant["schema"]), sql.Identifier(grant["role"])
+    statement = sql.SQL("GRANT {} ON SCHEMA {} TO {}").format(privileges, schema, role)
     with psycopg.connect(server.dsn(), dbname=grant["database"], autocommit=True) as admin:
-        statement = sql.SQL("GRANT {} ON SCHEMA {} TO {}")
-        admin.execute(
-            statement.format(
-                privileges, sql.Identifier(grant["schema"]), sql.Identifier(grant["role"])
-            )
-        )
+        admin.execute(statement)
 
 
 _WORDS: Mapping[str, LiteralString] = {"CREATE": "CREATE", "USAGE": "USAGE"}
+# What a migration of Doctrine does on PostgreSQL: sequences, tables, indexes, foreign keys, and a
+# table of its own for the versions.
+_MIGRATION: Sequence[LiteralString] = (
+    "CREATE SEQUENCE short_urls_id_seq INCREMENT BY 1 MINVALUE 1 START 1",
+    """CREATE TABLE short_urls (
+        id BIGINT NOT NULL,
+        original_url TEXT NOT NULL,
+        short_code VARCHAR(255) NOT NULL,
+        PRIMARY KEY(id)
+    )""",
+    "CREATE UNIQUE INDEX unique_short_code ON short_urls (short_code)",
+    """CREATE TABLE visits (
+        id BIGSERIAL PRIMARY KEY,
+        short_url_id BIGINT REFERENCES short_urls (id) ON DELETE CASCADE,
+        date TIMESTAMP
+    )""",
+    "ALTER TABLE visits ADD potential_bot BOOLEAN DEFAULT false NOT NULL",
+    """CREATE TABLE migrations (
+        version VARCHAR(191) NOT NULL, executed_at TIMESTAMP, PRIMARY KEY(version)
+    )""",
+    "INSERT INTO short_urls VALUES (nextval('short_urls_id_seq'), 'https://example.org', 'abc')",
+    "INSERT INTO visits (short_url_id, date) SELECT id, now() FROM short_urls",
+)
 
 
 def test_the_guides_failure_and_its_cure(
     server: PostgresServer, declared: Declared, shlink: psycopg.Connection[Any]
 ) -> None:
-    """Without the grant the migration fails as the guide says it does; with exactly what is declared it runs."""
+    """Without the grant the migration fails as the guide tells. With the declared grant it runs."""
     with psycopg.connect(server.dsn(), dbname="shlink", autocommit=True) as admin:
         admin.execute("REVOKE ALL ON SCHEMA public FROM shlink")
     with pytest.raises(InsufficientPrivilege, match="permission denied for schema public"):
         shlink.execute("CREATE TABLE short_urls (id bigint PRIMARY KEY)")
-    assert [
-        (one["role"], one["database"], sorted(one["privileges"])) for one in declared.grants
-    ] == [("shlink", "shlink", ["CREATE", "USAGE"])]
-    for grant in declared.grants:
-        _apply(server, grant)
-    # Doctrine's kind of migration, on PostgreSQL: sequences, tables, indexes, foreign keys, its own table of versions.
-    shlink.execute("CREATE SEQUENCE short_urls_id_seq INCREMENT BY 1 MINVALUE 1 START 1")
-    shlink.execute(
-        "CREATE TABLE short_urls (id BIGINT NOT NULL, original_url TEXT NOT NULL, short_code VARCHAR(255) NOT NULL, PRIMARY KEY(id))"
-    )
-    shlink.execute("CREATE UNIQUE INDEX unique_short_code ON short_urls (short_code)")
-    shlink.execute(
-        "CREATE TABLE visits (id BIGSERIAL PRIMARY KEY, short_url_id BIGINT REFERENCES short_urls (id) ON DELETE CASCADE, date TIMESTAMP)"
-    )
-    shlink.execute("ALTER TABLE visits ADD potential_bot BOOLEAN DEFAULT false NOT NULL")
-    shlink.execute(
-        "CREATE TABLE migrations (version VARCHAR(191) NOT NULL, executed_at TIMESTAMP, PRIMARY KEY(version))"
-    )
-    shlink.execute(
-        "INSERT INTO short_urls VALUES (nextval('short_urls_id_seq'), 'https://example.org', 'abc')"
-    )
-    shlink.execute("INSERT INTO visits (short_url_id, date) SELECT id, now() FROM short_urls")
+    (grant,) = declared.grants
+    assert (grant["role"], grant["database"]) == ("shlink", "shlink")
+    assert sorted(grant["privileges"]) == ["CREATE", "USAGE"]
+    _apply(server, grant)
+    for statement in _MIGRATION:
+        shlink.execute(statement)
     rows = shlink.execute(
-        "SELECT s.short_code, v.potential_bot FROM visits v JOIN short_urls s ON s.id = v.short_url_id"
+        "SELECT s.short_code, v.potential_bot "
+        "FROM visits v JOIN short_urls s ON s.id = v.short_url_id"
     ).fetchall()
     assert rows == [("abc", False)]
     shlink.execute("ALTER TABLE visits DROP COLUMN date")
@@ -197,11 +197,12 @@ def test_shlink_may_not(
     shlink: psycopg.Connection[Any],
     statement: LiteralString,
 ) -> None:
+    """With its grant alone, it can reach no other role, table, file or setting."""
     for grant in declared.grants:
         _apply(server, grant)
     with psycopg.connect(server.dsn(), dbname="shlink", autocommit=True) as admin:
         admin.execute("CREATE TABLE IF NOT EXISTS others (id int)")
-    # A GRANT of what one has no right to give is a warning, not an error, where one has nothing of it to give.
+    # PostgreSQL only warns about a GRANT by a role that has no grant option at all.
     shlink.execute("SET client_min_messages = 'error'")
     if statement.startswith("GRANT"):
         shlink.execute(statement)
@@ -219,6 +220,7 @@ def test_shlink_may_not(
 def test_the_declared_verifier_lets_the_declared_password_in(
     server: PostgresServer, declared: Declared, role: str
 ) -> None:
+    """PostgreSQL stores the verifier as it is, and the declared password matches it."""
     password, verifier = declared.users[role]
     name = sql.Identifier(f"as_{role}")
     with psycopg.connect(server.dsn(), autocommit=True) as admin:
@@ -259,13 +261,11 @@ def test_nothing_without_tls(server: PostgresServer, declared: Declared) -> None
 def test_shlink_and_the_provider_verify_the_server(
     server: PostgresServer, declared: Declared, tmp_path: Path
 ) -> None:
-    """With the names of the declared certificate, and no other server is believed."""
+    """They connect by the names of the declared certificate and refuse any other name."""
     recording = configurations.recording("defaults")
-    deployment = plain(recording.one("Deployment", "shlink").inputs)
-    items = deployment["spec"]["template"]["spec"]["containers"][0]["env"]
-    variables = {item["name"]: item.get("value") for item in items}
-    provider = plain(recording.one("postgresql", "shlink-db").inputs)
-    # The test may run as root, PostgreSQL's folder is its own account's.
+    variables = variables_of_the_server(recording)
+    provider = manifest(recording, "postgresql", "shlink-db")
+    # The test may run as root, but PostgreSQL's folder belongs to an account of its own.
     authority = tmp_path / "ca.crt"
     authority.write_bytes(server.certificate.read_bytes())
 
@@ -288,7 +288,7 @@ def test_shlink_and_the_provider_verify_the_server(
 
 
 def test_the_grant_comes_between_cluster_and_migration_and_goes_with_the_cluster() -> None:
-    """Nothing real shows it but a first `up` and a destroy: so it is read from what the engine is told."""
+    """Read from what the engine is told: only a first `up` and a destroy would show it for real."""
     recording = configurations.recording("defaults")
     cluster, (grant,) = recording.one("PostgresCluster", "shlink-db"), recording.of_kind("Grant")
     assert cluster.urn in recording.waits_for(grant)
@@ -302,27 +302,19 @@ def test_a_rotated_login_creates_what_the_login_before_may_change(
     """Both logins are valid while the pods roll, and a migration may run as either."""
     recording = configurations.recording("database-rotated")
     (membership,) = [plain(item.inputs) for item in recording.of_kind("GrantRole")]
-    secret = plain(recording.one("Secret", "shlink-db-shlink-b-pguser").inputs)["stringData"]
+    secret = manifest(recording, "Secret", "shlink-db-shlink-b-pguser")["stringData"]
+    login, owner = sql.Identifier(membership["role"]), sql.Identifier(membership["grantRole"])
+    create = sql.SQL("CREATE ROLE {} LOGIN NOSUPERUSER PASSWORD {}")
     with psycopg.connect(server.dsn(), dbname="shlink", autocommit=True) as admin:
-        login, owner = (
-            sql.Identifier(membership["role"]),
-            sql.Identifier(membership["grantRole"]),
-        )
-        verifier = sql.Literal(secret["verifier"])
-        admin.execute(
-            sql.SQL("CREATE ROLE {} LOGIN NOSUPERUSER PASSWORD {}").format(login, verifier)
-        )
+        admin.execute(create.format(login, sql.Literal(secret["verifier"])))
         admin.execute(sql.SQL("GRANT {} TO {}").format(owner, login))
         admin.execute("GRANT CREATE, USAGE ON SCHEMA public TO shlink")
-    deployment = plain(recording.one("Deployment", "shlink").inputs)
-    variables = deployment["spec"]["template"]["spec"]["containers"][0]["env"]
-    (options,) = [item["value"] for item in variables if item["name"] == "PGOPTIONS"]
     with psycopg.connect(
         server.dsn(),
         dbname="shlink",
         user=membership["role"],
         password=secret["password"],
-        options=options,
+        options=variables_of_the_server(recording)["PGOPTIONS"],
         autocommit=True,
     ) as rotated:
         rotated.execute("CREATE TABLE of_the_rotated_login (id int)")

@@ -1,4 +1,4 @@
-"""A real Redis 3 + Sentinel 3, with what the program tells the operator, reached with exactly the variables that Shlink gets."""
+"""Three real Redis servers and Sentinels, set up as declared and reached by Shlink's variables."""
 
 import itertools
 import json
@@ -14,8 +14,9 @@ import redis
 
 from components import scripts
 from components.redis import MASTER
-from offline.record import plain
+from offline.record import Recording, plain
 from tests import configurations
+from tests.conftest import manifest, server
 from tests.real.redis_servers import Failover, failover, free_ports, late_forward, missing
 from tests.real.shlink_client import ShlinkClient
 
@@ -25,48 +26,46 @@ _RECOVERY_SECONDS = 30
 
 
 def _environment(configuration: str) -> dict[str, str]:
-    """The REDIS_* variables of Shlink's container, with what the kubelet would take from the delivered Secret."""
+    """The REDIS_* variables of Shlink's container, with the values of the Secrets it refers to."""
     recording = configurations.recording(configuration)
-    container = plain(recording.one("Deployment", "shlink").inputs)["spec"]["template"]["spec"][
-        "containers"
-    ][0]
-    delivered: dict[str, Mapping[str, str]] = {}
+    delivered = _delivered(recording)
+    environment: dict[str, str] = {}
+    for name, value in server(recording).items():
+        if name.startswith("REDIS_"):
+            environment[name] = delivered[value] if isinstance(value, tuple) else value
+    return environment
+
+
+def _delivered(recording: Recording) -> dict[Any, str]:
+    """What External Secrets delivers from Vault, by the name and key of a Secret."""
+    vault: dict[str, Mapping[str, str]] = {}
+    for resource in recording.of_kind("SecretV2"):
+        stored = plain(resource.inputs)
+        vault[stored["name"]] = json.loads(stored["dataJson"])
+    delivered: dict[Any, str] = {}
     for external in recording.of_kind("ExternalSecret"):
         spec = plain(external.inputs)["spec"]
-        path = spec["data"][0]["remoteRef"]["key"]
-        stored = next(
-            plain(one.inputs) for one in recording.of_kind("SecretV2") if one.inputs["name"] == path
-        )
-        values = json.loads(stored["dataJson"])
-        delivered[spec["target"]["name"]] = {
-            one["secretKey"]: values[one["remoteRef"]["property"]] for one in spec["data"]
-        }
-    found: dict[str, str] = {}
-    for one in container["env"]:
-        if one["name"].startswith("REDIS_"):
-            reference = one.get("valueFrom", {}).get("secretKeyRef")
-            found[one["name"]] = (
-                delivered[reference["name"]][reference["key"]] if reference else one["value"]
-            )
-    return found
+        for entry in spec["data"]:
+            source = entry["remoteRef"]
+            target = (spec["target"]["name"], entry["secretKey"])
+            delivered[target] = vault[source["key"]][source["property"]]
+    return delivered
 
 
-def _spec(configuration: str = "defaults") -> Any:
-    return plain(
-        configurations.recording(configuration).one("RedisFailover", "shlink-redis").inputs
-    )["spec"]
+def _spec() -> Any:
+    recording = configurations.recording("defaults")
+    return manifest(recording, "RedisFailover", "shlink-redis")["spec"]
 
 
-def _told(configuration: str) -> Mapping[str, str]:
+def _passwords(configuration: str) -> Mapping[str, str]:
     """The Secret that the operator and the rotation Job read."""
-    return plain(
-        configurations.recording(configuration).one("Secret", _spec()["auth"]["secretPath"]).inputs
-    )["stringData"]
+    recording = configurations.recording(configuration)
+    return manifest(recording, "Secret", _spec()["auth"]["secretPath"])["stringData"]
 
 
 def _as_declared() -> AbstractContextManager[Failover]:
     return failover(
-        _told("defaults")["password"],
+        _passwords("defaults")["password"],
         server_lines=_server_lines(),
         sentinel_settings=_spec()["sentinel"]["customConfig"],
     )
@@ -94,7 +93,7 @@ def servers() -> Iterator[Failover]:
 
 
 def _client(running: Failover, environment: Mapping[str, str]) -> ShlinkClient:
-    """With the Service of the sentinels in between: it leads to one of them, another one each time, and to none that is gone."""
+    """A client behind the sentinels' Service, which leads to the next living sentinel each time."""
     turn = itertools.cycle(running.sentinels)
 
     def resolve(host: str, port: int) -> tuple[str, int]:
@@ -107,12 +106,10 @@ def _client(running: Failover, environment: Mapping[str, str]) -> ShlinkClient:
 
 
 def test_cache_lock_and_publish(shared: Failover) -> None:
+    """All that Shlink does with Redis works through the sentinels."""
     environment = _environment("defaults")
-    assert set(environment) == {
-        "REDIS_SERVERS",
-        "REDIS_SENTINEL_SERVICE",
-        "REDIS_SERVERS_PASSWORD",
-    }
+    variables = {"REDIS_SERVERS", "REDIS_SENTINEL_SERVICE", "REDIS_SERVERS_PASSWORD"}
+    assert set(environment) == variables
     client = _client(shared, environment)
     assert client.mode == "sentinel"
     assert client.cache("key", "value") == "value"
@@ -126,21 +123,17 @@ def test_cache_lock_and_publish(shared: Failover) -> None:
         subscription.subscribe("updates")
         subscription.get_message(timeout=1)
         assert client.publish("updates", "new visit") == 1
-        received = [
-            one["data"] for one in (subscription.get_message(timeout=1) for _ in range(3)) if one
-        ]
-        assert received == ["new visit"]
+        messages = [subscription.get_message(timeout=1) for _ in range(3)]
+        assert [message["data"] for message in messages if message] == ["new visit"]
     client.close()
 
 
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        # The guide's trap: Shlink then speaks Redis to the sentinel ("Cannot use object of type Predis\Response\Error as array").
-        (
-            {"REDIS_SERVERS": "tcp://rfs-shlink-redis.redis.svc:26379"},
-            "unknown command",
-        ),
+        # The guide's trap: Shlink then talks to the sentinel as if it were a Redis server
+        # ("Cannot use object of type Predis\Response\Error as array").
+        ({"REDIS_SERVERS": "tcp://rfs-shlink-redis.redis.svc:26379"}, "unknown command"),
         ({"REDIS_SENTINEL_SERVICE": None}, "unknown command"),
         (
             {"REDIS_SERVERS_PASSWORD": None},
@@ -153,12 +146,10 @@ def test_cache_lock_and_publish(shared: Failover) -> None:
 def test_every_variable_is_needed(
     shared: Failover, change: Mapping[str, str | None], complaint: str
 ) -> None:
-    changed = {
-        key: value
-        for key, value in {**_environment("defaults"), **change}.items()
-        if value is not None
-    }
-    client = _client(shared, changed)
+    """Without it, or with another value, Shlink reaches no server."""
+    changed = {**_environment("defaults"), **change}
+    environment = {name: value for name, value in changed.items() if value is not None}
+    client = _client(shared, environment)
     with pytest.raises(redis.RedisError, match=complaint):
         client.cache("key", "value")
     client.close()
@@ -169,6 +160,7 @@ def test_the_master_is_killed(
     record_property: Callable[[str, object], None],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """No command fails, acknowledged writes are kept, and locks work on the new master."""
     client = _client(servers, _environment("defaults"))
     old = servers.master()
     assert client.cache("before", "kept") == "kept"
@@ -227,13 +219,14 @@ def _rotate(running: Failover, *, old: str, new: str, **extra: str) -> str:
 
 def _links(running: Failover, password: str) -> list[str]:
     """The state of each replica's connection to its master."""
-    found: list[str] = []
+    states: list[str] = []
     for port in running.servers:
         if port in running.processes:
-            with running.client(port, password) as server:
-                replication = server.info("replication")
-            found += [replication["master_link_status"]] if replication["role"] == "slave" else []
-    return found
+            with running.client(port, password) as connection:
+                replication = connection.info("replication")
+            if replication["role"] == "slave":
+                states.append(replication["master_link_status"])
+    return states
 
 
 def _until(check: Callable[[], bool], complaint: str, patience: float = _RECOVERY_SECONDS) -> None:
@@ -244,37 +237,40 @@ def _until(check: Callable[[], bool], complaint: str, patience: float = _RECOVER
 
 
 def test_rotation(servers: Failover) -> None:
-    """Both passwords are accepted while the pods know the old one, nothing loses its master, and a failover works with the new one."""
+    """Both passwords are accepted until the pods know the new one, and no replica is lost.
+
+    A failover during the rotation works with the new password.
+    """
     before, after = _environment("defaults"), _environment("redis-rotated")
-    told = _told("redis-rotated")
-    old, new = told["previous"], told["password"]
+    passwords = _passwords("redis-rotated")
+    old, new = passwords["previous"], passwords["password"]
     assert (old, new) == (before["REDIS_SERVERS_PASSWORD"], after["REDIS_SERVERS_PASSWORD"])
     assert old != new
     keeps = _client(servers, before)
     assert keeps.cache("key", "value") == "value"
 
-    said = _rotate(servers, old=old, new=new)
-    assert said.count("accepts the new password") == 3
-    assert said.count("uses the new password") == 3
+    output = _rotate(servers, old=old, new=new)
+    assert output.count("accepts the new password") == 3
+    assert output.count("uses the new password") == 3
     for port in servers.servers:
         for password in (old, new):
-            with servers.client(port, password) as server:
-                assert server.ping()
+            with servers.client(port, password) as connection:
+                assert connection.ping()
     assert keeps.cache("key", "again") == "again"
     for port in servers.servers:  # with what a replica presents to its next master
-        with servers.client(port, new) as server:
-            assert server.config_get("masterauth") == {"masterauth": new}
+        with servers.client(port, new) as connection:
+            assert connection.config_get("masterauth") == {"masterauth": new}
 
-    # A replica that must connect anew does it with the new password.
+    # A replica that must connect again does so with the new password.
     for port in servers.servers[1:]:
-        with servers.client(port, new) as server:
-            server.client_kill_filter(_type="master")
+        with servers.client(port, new) as connection:
+            connection.client_kill_filter(_type="master")
     _until(lambda: _links(servers, new) == ["up", "up"], "the replicas lost their master")
 
     _rotate(servers, old=old, new=new)  # a second run harms nothing
     assert _links(servers, new) == ["up", "up"]
-    with servers.client(servers.servers[0], old) as server:
-        assert server.ping()
+    with servers.client(servers.servers[0], old) as connection:
+        assert connection.ping()
 
     killed = servers.master()
     servers.kill(killed)
@@ -290,26 +286,23 @@ def test_rotation(servers: Failover) -> None:
 
 
 def test_rotation_says_which_sentinel_does_not_answer(servers: Failover) -> None:
-    """And gives up after its tries: the Job is then repeated by Kubernetes."""
+    """The script gives up after its tries, and Kubernetes repeats the Job."""
     for port in servers.sentinels:
         servers.kill(port)
-    told = _told("redis-rotated")
+    passwords = _passwords("redis-rotated")
     complaint = f"127.0.0.1:{servers.sentinels[0]} does not answer"
     with pytest.raises(AssertionError, match=complaint):
-        _rotate(servers, old=told["previous"], new=told["password"], TRIES="2")
+        _rotate(servers, old=passwords["previous"], new=passwords["password"], TRIES="2")
 
 
 def test_rotation_outlives_a_first_refusal(servers: Failover) -> None:
     """Where policies are enforced, a new pod's address is refused for a moment at first."""
-    told = _told("redis-rotated")
+    passwords = _passwords("redis-rotated")
     (late,) = free_ports(1)
-    live = servers.servers[1:]
+    addresses = " ".join(f"127.0.0.1:{port}" for port in (late, *servers.servers[1:]))
     with late_forward(late, servers.servers[0], seconds=2):
         output = _rotate(
-            servers,
-            old=told["previous"],
-            new=told["password"],
-            SERVERS=" ".join(f"127.0.0.1:{port}" for port in (late, *live)),
+            servers, old=passwords["previous"], new=passwords["password"], SERVERS=addresses
         )
     assert output.count("accepts the new password") == 3
 
@@ -317,7 +310,7 @@ def test_rotation_outlives_a_first_refusal(servers: Failover) -> None:
 def test_a_hung_master_is_replaced(
     servers: Failover, record_property: Callable[[str, object], None]
 ) -> None:
-    """Its node is lost, or it is stopped: connections stay open and nothing answers."""
+    """Like a lost node or a stopped process: connections stay open and nothing answers."""
     hung = servers.master()
     servers.pause(hung)
     stopped = time.monotonic()
@@ -335,7 +328,8 @@ def test_a_full_cache_evicts_old_items_before_locks() -> None:
     """
     item = "x" * 20_000
     lines = [line for line in _server_lines() if not line.startswith("maxmemory ")]
-    with failover(_told("defaults")["password"], server_lines=[*lines, "maxmemory 4mb"]) as running:
+    password = _passwords("defaults")["password"]
+    with failover(password, server_lines=[*lines, "maxmemory 4mb"]) as running:
         client = _client(running, _environment("defaults"))
         for number in range(400):
             assert client.cache(f"old {number}", item) == item
@@ -354,22 +348,21 @@ def test_a_full_cache_evicts_old_items_before_locks() -> None:
 
 
 def test_pods_restarted_after_a_rotation(servers: Failover) -> None:
-    """The operator restarts the pods afterwards: servers that know the new password alone, and everyone must reach them anew."""
-    told = _told("redis-rotated")
-    old, new = told["previous"], told["password"]
+    """Then servers know only the new password, and replicas and sentinels reach them again."""
+    passwords = _passwords("redis-rotated")
+    old, new = passwords["previous"], passwords["password"]
     _rotate(servers, old=old, new=new)
     for port in reversed(servers.servers):  # the master last
-        with servers.client(port, new) as server:
-            server.config_set(
-                "requirepass", new
-            )  # resets the user's passwords to this one, as a fresh start would
+        with servers.client(port, new) as connection:
+            # Makes this the user's only password, as a restart would.
+            connection.config_set("requirepass", new)
             for kind in ("replica", "master", "pubsub"):
-                server.client_kill_filter(_type=kind)
-            server.client_kill_filter(_type="normal", skipme=True)
-        with pytest.raises(redis.AuthenticationError), servers.client(port, old) as server:
-            server.ping()
+                connection.client_kill_filter(_type=kind)
+            connection.client_kill_filter(_type="normal", skipme=True)
+        with pytest.raises(redis.AuthenticationError), servers.client(port, old) as connection:
+            connection.ping()
     _until(lambda: _links(servers, new) == ["up", "up"], "the replicas do not follow their master")
-    _rotate(servers, old=old, new=new)  # passes over what knows the new password already
+    _rotate(servers, old=old, new=new)  # skips servers that know only the new password
 
     # The sentinels know it too, or they could not promote anyone.
     killed = servers.master()
@@ -380,17 +373,17 @@ def test_pods_restarted_after_a_rotation(servers: Failover) -> None:
 
 
 def test_external_redis_with_a_password(shared: Failover) -> None:
-    """The password is inside the URL, encoded, and Shlink decodes it."""
+    """The password is part of the URL, percent-encoded, and Shlink decodes it."""
     environment = _environment("redis-external")
     assert set(environment) == {"REDIS_SERVERS"}
-    with shared.client(shared.servers[0]) as server:
-        server.execute_command("ACL", "SETUSER", "default", ">p@ss/word")
-    client = ShlinkClient(
-        environment,
-        lambda host, port: {("redis.example.org", 6380): ("127.0.0.1", shared.servers[0])}[
-            host, port
-        ],
-    )
+    with shared.client(shared.servers[0]) as connection:
+        connection.execute_command("ACL", "SETUSER", "default", ">p@ss/word")
+
+    def resolve(host: str, port: int) -> tuple[str, int]:
+        assert (host, port) == ("redis.example.org", 6380)
+        return "127.0.0.1", shared.servers[0]
+
+    client = ShlinkClient(environment, resolve)
     assert client.mode == "single"
     assert client.cache("key", "value") == "value"
     client.close()

@@ -1,9 +1,8 @@
-"""Who may do what, asked of the real authoriser: the program's ServiceAccounts, and the people and runners of deploy/rbac."""
+"""The rights of the program's ServiceAccounts and of deploy/rbac's groups, by a real authoriser."""
 
 import contextlib
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -22,11 +21,13 @@ NAMESPACES = ("vault", "external-secrets", "postgres", "redis", "shlink")
 
 @dataclass(frozen=True)
 class Ask:
-    """A verb on a resource (`group/resource/subresource`, group `core` for the first ones); no namespace: the whole cluster."""
+    """Verbs, separated by spaces, on a resource."""
 
     verbs: str
     resource: str
+    """`group/resource/subresource`; `core` is the group of Pods and Secrets."""
     namespace: str = ""
+    """Empty for the whole cluster."""
     name: str = ""
 
     def reviews(self, user: str, groups: Sequence[str]) -> Iterator[Mapping[str, Any]]:
@@ -51,37 +52,39 @@ class Ask:
             }
 
 
+def _each(
+    verbs: str, resource: str, namespaces: Iterable[str] = NAMESPACES, name: str = ""
+) -> list[Ask]:
+    """The same verbs in each namespace."""
+    return [Ask(verbs, resource, namespace, name) for namespace in namespaces]
+
+
+def _verbs(asked: Iterable[Ask]) -> int:
+    """How many checks these are."""
+    return sum(len(ask.verbs.split()) for ask in asked)
+
+
 def _account(namespace: str, name: str) -> tuple[str, list[str]]:
-    return f"system:serviceaccount:{namespace}:{name}", [
-        "system:serviceaccounts",
-        f"system:serviceaccounts:{namespace}",
-    ]
-
-
-def _ask(
-    cluster: Cluster, who: tuple[str, Sequence[str]], asked: Sequence[Ask]
-) -> list[tuple[str, bool]]:
-    reviews = [one for ask in asked for one in ask.reviews(*who)]
-    answers = cluster.calls(
-        Call("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", one) for one in reviews
-    )
-    return [
-        (
-            " ".join(
-                f"{value}" for value in review["spec"]["resourceAttributes"].values() if value
-            ),
-            bool(answer.body["status"]["allowed"]),
-        )
-        for review, answer in zip(reviews, answers, strict=True)
-    ]
+    """A ServiceAccount's user name and groups."""
+    groups = ["system:serviceaccounts", f"system:serviceaccounts:{namespace}"]
+    return f"system:serviceaccount:{namespace}:{name}", groups
 
 
 def _differs(
-    cluster: Cluster, who: tuple[str, Sequence[str]], asked: Sequence[Ask], *, expected: bool
+    cluster: Cluster, who: tuple[str, Sequence[str]], asked: Iterable[Ask], *, expected: bool
 ) -> list[str]:
-    return [
-        f"{who[0]}: {what}" for what, allowed in _ask(cluster, who, asked) if allowed != expected
-    ]
+    """What is allowed and should not be, or the other way round."""
+    reviews: list[Mapping[str, Any]] = []
+    for ask in asked:
+        reviews += ask.reviews(*who)
+    path = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
+    answers = cluster.calls(Call("POST", path, review) for review in reviews)
+    differences: list[str] = []
+    for review, answer in zip(reviews, answers, strict=True):
+        if bool(answer.body["status"]["allowed"]) != expected:
+            attributes = review["spec"]["resourceAttributes"].values()
+            differences.append(f"{who[0]}: {' '.join(filter(None, attributes))}")
+    return differences
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +93,9 @@ def roles(cluster: Cluster, environment: Mapping[str, Any]) -> Iterator[None]:
     assert environment
     recorded = configurations.recording("defaults").resources.values()
     objects = [
-        plain(one.inputs) for one in recorded if one.is_kubernetes_object and one.kind in _RBAC
+        plain(resource.inputs)
+        for resource in recorded
+        if resource.is_kubernetes_object and resource.kind in _RBAC
     ]
     cluster.must(objects)
     # The authoriser learns of a role a moment later.
@@ -109,7 +114,7 @@ MAY: Mapping[tuple[str, str], Sequence[Ask]] = {
     ("external-secrets", "external-secrets"): [
         Ask("create", "core/serviceaccounts/token", "shlink", "external-secrets-sa")
     ],
-    # redis-operator v1.2.4, by its source: service/k8s/*.go and the leader election of its framework (kooper).
+    # From the source of redis-operator v1.2.4: service/k8s/*.go, and kooper's leader election.
     ("redis", "redis-operator"): [
         Ask("list watch", "databases.spotahome.com/redisfailovers"),
         Ask("update", "databases.spotahome.com/redisfailovers/finalizers", "redis"),
@@ -130,26 +135,21 @@ MAY: Mapping[tuple[str, str], Sequence[Ask]] = {
 }
 _NOBODY = [
     Ask("list watch create delete deletecollection", "core/secrets"),
-    *(
-        Ask("list watch create delete deletecollection", "core/secrets", namespace)
-        for namespace in (*NAMESPACES, "kube-system", "default")
+    *_each(
+        "list watch create delete deletecollection",
+        "core/secrets",
+        (*NAMESPACES, "kube-system", "default"),
     ),
-    *(
-        Ask("get update patch", "core/secrets", namespace, "another")
-        for namespace in (*NAMESPACES, "kube-system")
-    ),
+    *_each("get update patch", "core/secrets", (*NAMESPACES, "kube-system"), "another"),
     Ask("get", "core/secrets", "vault", "vault-login"),
     Ask("get", "core/secrets", "postgres", "shlink-db-pguser-postgres"),
     Ask("get", "core/secrets", "shlink", "shlink-db-pguser-shlink"),
     Ask("create", "core/serviceaccounts/token", "kube-system", "default"),
     Ask("create", "core/serviceaccounts/token", "shlink", "default"),
     Ask("create", "core/serviceaccounts/token", "vault", "vault"),
-    *(Ask("create", "core/pods/exec", namespace) for namespace in NAMESPACES),
-    *(Ask("create", "core/pods", namespace) for namespace in NAMESPACES),
-    *(
-        Ask("create update patch bind escalate", "rbac.authorization.k8s.io/roles", namespace)
-        for namespace in NAMESPACES
-    ),
+    *_each("create", "core/pods/exec"),
+    *_each("create", "core/pods"),
+    *_each("create update patch bind escalate", "rbac.authorization.k8s.io/roles"),
     Ask("create update patch bind escalate", "rbac.authorization.k8s.io/clusterroles"),
     Ask("create", "rbac.authorization.k8s.io/clusterrolebindings"),
     Ask("impersonate", "core/users"),
@@ -164,15 +164,13 @@ MAY_NOT: Mapping[tuple[str, str], Sequence[Ask]] = {
         Ask("create", "core/serviceaccounts/token", "external-secrets", "external-secrets")
     ],
     ("redis", "redis-operator"): [
-        *(
-            Ask("get list create update delete", "core/services", other)
-            for other in ("shlink", "postgres", "kube-system")
+        *_each(
+            "get list create update delete",
+            "core/services",
+            ("shlink", "postgres", "kube-system"),
         ),
-        *(
-            Ask("get list delete patch", "core/pods", other)
-            for other in ("shlink", "vault", "kube-system")
-        ),
-        *(Ask("get create update", "apps/statefulsets", other) for other in ("vault", "postgres")),
+        *_each("get list delete patch", "core/pods", ("shlink", "vault", "kube-system")),
+        *_each("get create update", "apps/statefulsets", ("vault", "postgres")),
         Ask("update patch", "core/secrets", "redis", "shlink-redis-auth"),
         Ask("get", "core/secrets", "shlink", "shlink-redis-auth"),
     ],
@@ -190,25 +188,24 @@ MAY_NOT: Mapping[tuple[str, str], Sequence[Ask]] = {
 def test_account(
     cluster: Cluster, account: tuple[str, str], record_property: Callable[[str, object], None]
 ) -> None:
+    """It may do what its row in MAY lists, and nothing of MAY_NOT or _NOBODY."""
     who, forbidden = _account(*account), [*_NOBODY, *MAY_NOT.get(account, [])]
     lacks = _differs(cluster, who, MAY[account], expected=True)
     exceeds = _differs(cluster, who, forbidden, expected=False)
     assert not lacks, "must be allowed:\n" + "\n".join(lacks)
     assert not exceeds, "must be refused:\n" + "\n".join(exceeds)
-    record_property("checks", sum(len(one.verbs.split()) for one in (*MAY[account], *forbidden)))
+    record_property("checks", _verbs([*MAY[account], *forbidden]))
 
 
 def test_every_bound_account_is_asked_about() -> None:
     """A new binding needs a row above."""
-    bound = {
-        (subject["namespace"], subject["name"])
-        for name in configurations.NAMES
-        for one in configurations.recording(name).resources.values()
-        if one.kind in ("RoleBinding", "ClusterRoleBinding")
-        for subject in plain(one.inputs)["subjects"]
-        if subject["namespace"] != "platform"  # the operators of another
-    }
-    assert bound <= set(MAY), bound - set(MAY)
+    for name, manifest in configurations.objects():
+        if manifest["kind"] not in ("RoleBinding", "ClusterRoleBinding"):
+            continue
+        for subject in manifest["subjects"]:
+            account = (subject["namespace"], subject["name"])
+            # In `platform` are operators that the program does not install.
+            assert account in MAY or subject["namespace"] == "platform", f"{name}: {account}"
 
 
 def _manifests(name: str) -> list[Any]:
@@ -219,22 +216,19 @@ def _manifests(name: str) -> list[Any]:
 def people(cluster: Cluster, environment: Mapping[str, Any]) -> Iterator[None]:
     """The manifests of deploy/rbac, as they are."""
     assert environment
-    objects = [one for name in ("preview", "deploy", "forward") for one in _manifests(name)]
+    objects = [*_manifests("preview"), *_manifests("deploy"), *_manifests("forward")]
     cluster.must(objects)
-    waiting = [
-        (("p", ["shlink:preview"]), "core/services"),
-        (("d", ["shlink:deploy"]), "core/secrets"),
-    ]
-    cluster.until(
-        lambda: (
-            not [
-                fault
-                for who, what in waiting
-                for fault in _differs(cluster, who, [Ask("get", what, "shlink")], expected=True)
-            ]
-        ),
-        "deploy/rbac does not take effect",
+    preview, deploy = ("p", ["shlink:preview"]), ("d", ["shlink:deploy"])
+    services, secrets = (
+        [Ask("get", "core/services", "shlink")],
+        [Ask("get", "core/secrets", "shlink")],
     )
+
+    def effective() -> bool:
+        lacks = _differs(cluster, preview, services, expected=True)
+        return not lacks and not _differs(cluster, deploy, secrets, expected=True)
+
+    cluster.until(effective, "deploy/rbac does not take effect")
     yield
     cluster.delete(objects)
 
@@ -251,50 +245,42 @@ _NOT_SERVED = {
 @pytest.mark.usefixtures("people")
 @pytest.mark.parametrize("resource", _NOT_SERVED.values())
 def test_kinds_that_only_some_clusters_serve(cluster: Cluster, resource: str) -> None:
-    every_namespace = [Ask("get", resource, namespace) for namespace in NAMESPACES]
-    assert not _differs(cluster, ("p", ["shlink:preview"]), every_namespace, expected=True)
+    """Previews may read them, deployments may change them."""
+    assert not _differs(cluster, ("p", ["shlink:preview"]), _each("get", resource), expected=True)
     changes = [Ask("get create update patch delete list watch", resource, "shlink")]
     assert not _differs(cluster, ("d", ["shlink:deploy"]), changes, expected=True)
 
 
-def _everything(*, charts: bool = True) -> dict[str, Mapping[str, Any]]:
-    """Each differing object that the program declares, by its content; Vault's chart adds these kinds to them."""
-    found = [
-        plain(one.inputs)
-        for name in configurations.NAMES
-        for one in configurations.recording(name).resources.values()
-        if one.is_kubernetes_object and one.kind not in _NOT_SERVED
+def _everything() -> list[Mapping[str, Any]]:
+    """Each distinct object that the program declares, and the kinds that Vault's chart adds."""
+    labels = {"a": "b"}
+    stateful = {
+        "serviceName": "vault",
+        "selector": {"matchLabels": labels},
+        "template": {
+            "metadata": {"labels": labels},
+            "spec": {"containers": [{"name": "vault", "image": "vault"}]},
+        },
+    }
+    return [
+        *(item for _, item in configurations.objects() if item["kind"] not in _NOT_SERVED),
+        {
+            "apiVersion": "apps/v1",
+            "kind": "StatefulSet",
+            "metadata": {"name": "vault", "namespace": "vault"},
+            "spec": stateful,
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": "vault-config", "namespace": "vault"},
+        },
     ]
-    if charts:
-        metadata = {"name": "vault", "namespace": "vault"}
-        container = {"name": "one", "image": "one"}
-        template = {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [container]}}
-        stateful = {
-            "serviceName": "vault",
-            "selector": {"matchLabels": {"a": "b"}},
-            "template": template,
-        }
-        found += [
-            {
-                "apiVersion": "apps/v1",
-                "kind": "StatefulSet",
-                "metadata": metadata,
-                "spec": stateful,
-            },
-            {
-                "apiVersion": "v1",
-                "kind": "ConfigMap",
-                "metadata": {**metadata, "name": "vault-config"},
-            },
-        ]
-    return {json.dumps(one, sort_keys=True): one for one in found}
 
 
-def _as(cluster: Cluster, group: str, calls: Sequence[Call]) -> list[Answer]:
+def _as(cluster: Cluster, group: str, calls: Iterable[Call]) -> list[Answer]:
     headers = {"Impersonate-User": "somebody", "Impersonate-Group": group}
-    return cluster.calls(
-        Call(one.method, one.path, one.body, one.content_type, one.params, headers) for one in calls
-    )
+    return cluster.calls(replace(call, headers=headers) for call in calls)
 
 
 def _create(cluster: Cluster, manifest: Mapping[str, Any]) -> Call:
@@ -308,7 +294,8 @@ def _create(cluster: Cluster, manifest: Mapping[str, Any]) -> Call:
 def test_preview_gets_everything_but_secrets_and_lists_nothing(
     cluster: Cluster, record_property: Callable[[str, object], None]
 ) -> None:
-    objects = list(_everything().values())
+    """So a preview works with these rights alone."""
+    objects = _everything()
     reads = _as(cluster, "shlink:preview", [Call("GET", cluster.path(item)) for item in objects])
     folders = sorted({cluster.path(item).rpartition("/")[0] for item in objects})
     lists = _as(cluster, "shlink:preview", [Call("GET", folder) for folder in folders])
@@ -316,7 +303,7 @@ def test_preview_gets_everything_but_secrets_and_lists_nothing(
         forbidden = item["kind"] == "Secret"
         assert (read.status == 403) == forbidden, f"{item['kind']}: {read.message}"
     assert {answer.status for answer in lists} == {403}
-    # A refused dry run is what pulumi-kubernetes falls back from.
+    # pulumi-kubernetes does without the dry run when it is refused.
     tried = _as(cluster, "shlink:preview", [_create(cluster, item) for item in objects])
     assert {answer.status for answer in tried} == {403}
     record_property("checks", 2 * len(objects) + len(folders))
@@ -334,23 +321,21 @@ def test_the_password_of_redis_is_not_read_by_who_previews(cluster: Cluster) -> 
     cluster.must([copied])
     path = cluster.path(copied)
     assert cluster.call("GET", path).ok
-    answers = _as(
-        cluster,
-        "shlink:preview",
-        [
-            Call("GET", path),
-            Call("GET", path.rpartition("/")[0]),
-            Call("GET", path.rpartition("/")[0], params={"watch": "true"}),
-            Call("GET", "/api/v1/configmaps"),
-        ],
-    )
+    folder = path.rpartition("/")[0]
+    calls = [
+        Call("GET", path),
+        Call("GET", folder),
+        Call("GET", folder, params={"watch": "true"}),
+        Call("GET", "/api/v1/configmaps"),
+    ]
+    answers = _as(cluster, "shlink:preview", calls)
     cluster.delete([copied])
     assert [answer.status for answer in answers] == [403] * 4
 
 
 @pytest.mark.parametrize("configuration", ["defaults", "vault-transit", "redis-rotated"])
 def test_the_program_reads_nothing_from_the_cluster(configuration: str) -> None:
-    """Or a preview with these rights would fail: `Secret.get` is really read by each one, and so is an import of anything."""
+    """A preview with these rights would fail: `Secret.get` and imports read, even in a preview."""
     read: list[str] = []
 
     def refuse(_: MockMonitor, request: Any) -> None:
@@ -364,113 +349,93 @@ def test_the_program_reads_nothing_from_the_cluster(configuration: str) -> None:
 
 @pytest.mark.usefixtures("people")
 def test_preview_may_not(cluster: Cluster, record_property: Callable[[str, object], None]) -> None:
+    """It reads no Secret and no ConfigMap, and changes nothing."""
     refused = [
         *_NOBODY,
-        *(Ask("get", "core/secrets", namespace, "any") for namespace in NAMESPACES),
-        *(Ask("list watch", "core/configmaps", namespace) for namespace in NAMESPACES),
-        *(Ask("get", "core/configmaps", namespace, "any") for namespace in NAMESPACES),
+        *_each("get", "core/secrets", name="any"),
+        *_each("list watch", "core/configmaps"),
+        *_each("get", "core/configmaps", name="any"),
         Ask("get list watch", "core/configmaps"),
         Ask("get", "apps/deployments", "kube-system", "any"),
         Ask("get", "core/namespaces", "", "kube-system"),
         Ask("get", "rbac.authorization.k8s.io/clusterroles", "", "cluster-admin"),
-        *(Ask("create get", "core/pods/portforward", namespace) for namespace in NAMESPACES),
-        *(
-            Ask("create update patch delete", "core/configmaps", namespace)
-            for namespace in NAMESPACES
-        ),
-        *(
-            Ask("create update patch delete", "apps/deployments", namespace)
-            for namespace in NAMESPACES
-        ),
+        *_each("create get", "core/pods/portforward"),
+        *_each("create update patch delete", "core/configmaps"),
+        *_each("create update patch delete", "apps/deployments"),
     ]
     assert not _differs(cluster, ("somebody", ["shlink:preview"]), refused, expected=False)
-    record_property("checks", sum(len(one.verbs.split()) for one in refused))
+    record_property("checks", _verbs(refused))
 
 
 @pytest.mark.usefixtures("people")
 def test_deploy_makes_everything(
     cluster: Cluster, record_property: Callable[[str, object], None]
 ) -> None:
-    """A real creation in a dry run, so that admission is asked too: who hands out rights that it lacks is stopped there."""
-    objects = list(_everything().values())
-    answers = _as(cluster, "shlink:deploy", [_create(cluster, one) for one in objects])
+    """A creation in a dry run, so that admission checks it too.
+
+    Admission is what stops those who hand out rights that they lack.
+    """
+    objects = _everything()
+    answers = _as(cluster, "shlink:deploy", [_create(cluster, item) for item in objects])
     forbidden = [
-        f"{one['kind']}: {answer.message}"
-        for one, answer in zip(objects, answers, strict=True)
+        f"{item['kind']}: {answer.message}"
+        for item, answer in zip(objects, answers, strict=True)
         if answer.status == 403
     ]
     assert not forbidden, "\n".join(forbidden)
-    who = ("somebody", ["shlink:deploy"])
-    changes = [
-        Ask(
-            "get update patch delete",
-            f"{one['apiVersion'].rpartition('/')[0] or 'core'}/{_plural(cluster, one)}",
-            one["metadata"].get("namespace", ""),
-            one["metadata"]["name"],
-        )
-        for one in objects
-    ]
-    watches = [Ask("list watch", one.resource, one.namespace) for one in changes]
-    # As Helm does for the operators' charts: its releases are Secrets, and its CRDs and roles are the cluster's.
-    helm = [
-        *(
-            Ask("create get list update delete", "core/secrets", namespace)
-            for namespace in ("external-secrets", "postgres", "redis")
-        ),
-        Ask("create get list watch", "apiextensions.k8s.io/customresourcedefinitions"),
-        *(
-            Ask(
-                "get update patch delete", "apiextensions.k8s.io/customresourcedefinitions", "", crd
-            )
-            for crd in (
-                "externalsecrets.external-secrets.io",
-                "secretstores.external-secrets.io",
-                "passwords.generators.external-secrets.io",
-            )
-        ),
-        *(
-            Ask("bind escalate", "rbac.authorization.k8s.io/roles", namespace)
-            for namespace in NAMESPACES
-        ),
-    ]
-    awaits = [
-        Ask("list watch", resource, namespace)
-        for resource in (
-            "core/pods",
-            "core/events",
-            "core/endpoints",
-            "apps/replicasets",
-            "discovery.k8s.io/endpointslices",
-        )
-        for namespace in NAMESPACES
-    ]
-    forwards = [
-        Ask("get create", "core/pods/portforward", namespace) for namespace in ("vault", "postgres")
-    ]
-    asked = [*set(changes), *set(watches), *helm, *awaits, *forwards]
-    lacks = _differs(cluster, who, asked, expected=True)
+    changes = {_change(cluster, item) for item in objects}
+    watches = {Ask("list watch", change.resource, change.namespace) for change in changes}
+    asked = [*changes, *watches, *_HELM, *_AWAITS]
+    asked += _each("get create", "core/pods/portforward", ("vault", "postgres"))
+    lacks = _differs(cluster, ("somebody", ["shlink:deploy"]), asked, expected=True)
     assert not lacks, "\n".join(lacks)
-    record_property("checks", len(objects) + sum(len(one.verbs.split()) for one in asked))
+    record_property("checks", len(objects) + _verbs(asked))
 
 
-def _plural(cluster: Cluster, manifest: Mapping[str, Any]) -> str:
-    return cluster.plural(manifest["apiVersion"], manifest["kind"])
+def _change(cluster: Cluster, manifest: Mapping[str, Any]) -> Ask:
+    api_version, metadata = manifest["apiVersion"], manifest["metadata"]
+    group = api_version.rpartition("/")[0] or "core"
+    return Ask(
+        verbs="get update patch delete",
+        resource=f"{group}/{cluster.plural(api_version, manifest['kind'])}",
+        namespace=metadata.get("namespace", ""),
+        name=metadata["name"],
+    )
+
+
+_CRDS = "apiextensions.k8s.io/customresourcedefinitions"
+# Helm installs the operators' charts: its releases are Secrets, its CRDs and roles the cluster's.
+_HELM = [
+    *_each(
+        "create get list update delete", "core/secrets", ("external-secrets", "postgres", "redis")
+    ),
+    Ask("create get list watch", _CRDS),
+    Ask("get update patch delete", _CRDS, name="externalsecrets.external-secrets.io"),
+    Ask("get update patch delete", _CRDS, name="secretstores.external-secrets.io"),
+    Ask("get update patch delete", _CRDS, name="passwords.generators.external-secrets.io"),
+    *_each("bind escalate", "rbac.authorization.k8s.io/roles"),
+]
+# What pulumi-kubernetes watches until a workload is ready.
+_AWAITS = [
+    *_each("list watch", "core/pods"),
+    *_each("list watch", "core/events"),
+    *_each("list watch", "core/endpoints"),
+    *_each("list watch", "apps/replicasets"),
+    *_each("list watch", "discovery.k8s.io/endpointslices"),
+]
 
 
 @pytest.mark.usefixtures("people")
 def test_deploy_may_not(cluster: Cluster) -> None:
+    """It enters no pod, becomes nobody else and changes nothing of the cluster's own."""
     refused = [
-        *(
-            Ask("create get", f"core/pods/{what}", namespace)
-            for what in ("exec", "attach", "ephemeralcontainers")
-            for namespace in NAMESPACES
-        ),
-        *(Ask("create delete", "core/pods", namespace) for namespace in NAMESPACES),
-        *(Ask("create", "core/serviceaccounts/token", namespace) for namespace in NAMESPACES),
-        *(
-            Ask("get update patch delete", "core/namespaces", other, other)
-            for other in ("kube-system", "default")
-        ),
+        *_each("create get", "core/pods/exec"),
+        *_each("create get", "core/pods/attach"),
+        *_each("create get", "core/pods/ephemeralcontainers"),
+        *_each("create delete", "core/pods"),
+        *_each("create", "core/serviceaccounts/token"),
+        Ask("get update patch delete", "core/namespaces", "kube-system", "kube-system"),
+        Ask("get update patch delete", "core/namespaces", "default", "default"),
         Ask("impersonate", "core/users"),
         Ask("impersonate", "core/groups"),
         Ask("create update delete", "core/nodes"),
@@ -481,13 +446,10 @@ def test_deploy_may_not(cluster: Cluster) -> None:
         Ask("escalate", "rbac.authorization.k8s.io/clusterroles"),
         Ask("bind", "rbac.authorization.k8s.io/clusterroles", "", "cluster-admin"),
         Ask("update patch delete", "rbac.authorization.k8s.io/clusterroles", "", "admin"),
-        *(
-            Ask("update patch delete", "apiextensions.k8s.io/customresourcedefinitions", "", crd)
-            for crd in (
-                "postgresclusters.postgres-operator.crunchydata.com",
-                "redisfailovers.databases.spotahome.com",
-            )
+        Ask(
+            "update patch delete", _CRDS, name="postgresclusters.postgres-operator.crunchydata.com"
         ),
+        Ask("update patch delete", _CRDS, name="redisfailovers.databases.spotahome.com"),
         Ask("*", "*/*"),
     ]
     assert not _differs(cluster, ("somebody", ["shlink:deploy"]), refused, expected=False)
@@ -528,51 +490,49 @@ def _cluster_binding(role: str) -> dict[str, Any]:
 def test_deploy_hands_out_no_cluster_wide_right_that_it_lacks(
     cluster: Cluster, manifest: Mapping[str, Any]
 ) -> None:
-    """Asked of admission itself: the rules against escalation are not in the authoriser."""
+    """Admission answers: the rules against escalation are not in the authoriser."""
     (answer,) = _as(cluster, "shlink:deploy", [_create(cluster, manifest)])
     assert answer.status == 403, answer.message
 
 
 @pytest.mark.usefixtures("people")
 def test_forward(cluster: Cluster) -> None:
+    """It forwards to Vault and PostgreSQL and does nothing else."""
     who = ("somebody", ["shlink:forward"])
-    inside = [
-        ask
-        for place in ("vault", "postgres")
-        for ask in (
-            Ask("list", "core/pods", place),
-            Ask("get create", "core/pods/portforward", place),
-        )
+    targets = ("vault", "postgres")
+    elsewhere = ("redis", "shlink", "external-secrets", "kube-system", "")
+    allowed = [
+        *_each("list", "core/pods", targets),
+        *_each("get create", "core/pods/portforward", targets),
     ]
-    assert not _differs(cluster, who, inside, expected=True)
+    assert not _differs(cluster, who, allowed, expected=True)
     refused = [
         *_NOBODY,
-        *(
-            Ask("get create", "core/pods/portforward", place)
-            for place in ("redis", "shlink", "external-secrets", "kube-system", "")
-        ),
-        *(
-            Ask("list", "core/pods", place)
-            for place in ("redis", "shlink", "external-secrets", "kube-system", "")
-        ),
-        *(Ask("get create update patch delete", "core/configmaps", place) for place in NAMESPACES),
-        *(Ask("create delete", "core/pods", place) for place in ("vault", "postgres")),
-        *(
-            Ask("get create", f"core/pods/{what}", place)
-            for what in ("exec", "attach")
-            for place in ("vault", "postgres")
-        ),
+        *_each("get create", "core/pods/portforward", elsewhere),
+        *_each("list", "core/pods", elsewhere),
+        *_each("get create update patch delete", "core/configmaps"),
+        *_each("create delete", "core/pods", targets),
+        *_each("get create", "core/pods/exec", targets),
+        *_each("get create", "core/pods/attach", targets),
     ]
     assert not _differs(cluster, who, refused, expected=False)
 
 
 def test_a_token_is_made_for_vault_alone() -> None:
-    """The SecretStore asks for a token with an audience, and Vault's role demands that one: it opens nothing where it leaks."""
+    """Each SecretStore's token has an audience that its role in Vault demands.
+
+    Elsewhere a leaked token opens nothing.
+    """
     recording = configurations.recording("defaults")
-    login = plain(recording.one("SecretStore", "vault-backend").inputs)["spec"]["provider"][
-        "vault"
-    ]["auth"]["kubernetes"]
-    role = plain(recording.of_kind("AuthBackendRole")[0].inputs)
-    assert [role["audience"]] == login["serviceAccountRef"]["audiences"] == ["vault"]
-    assert role["boundServiceAccountNames"] == [login["serviceAccountRef"]["name"]]
-    assert role["boundServiceAccountNamespaces"] == ["shlink"]
+    roles: dict[str, Any] = {}
+    for resource in recording.of_kind("AuthBackendRole"):
+        role = plain(resource.inputs)
+        roles[role["roleName"]] = role
+    stores = [plain(store.inputs) for store in recording.of_kind("SecretStore")]
+    assert stores
+    for store in stores:
+        login = store["spec"]["provider"]["vault"]["auth"]["kubernetes"]
+        role = roles[login["role"]]
+        assert [role["audience"]] == login["serviceAccountRef"]["audiences"] == ["vault"]
+        assert role["boundServiceAccountNames"] == [login["serviceAccountRef"]["name"]]
+        assert role["boundServiceAccountNamespaces"] == [store["metadata"]["namespace"]]

@@ -17,7 +17,7 @@ from tests.test_settings_properties import accepted, refusal, without_secrets
 def test_manifests_of_accepted_settings_pass_a_strict_dry_run(
     cluster: Cluster, record_property: Callable[[str, object], None]
 ) -> None:
-    """An accepted file never fails halfway through an update, at an object that Kubernetes refuses."""
+    """Settings that are accepted don't fail in the middle of an update, at a refused object."""
     checks = 0
 
     @settings(
