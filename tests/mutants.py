@@ -482,8 +482,10 @@ MUTANTS = [
         [
             Change(
                 "components/shlink.py",
-                "        for secret in secrets\n        if secret is not None\n    }\n    if database",
-                "        for secret in secrets[:0]\n        if secret is not None\n    }\n    if database",
+                "        for secret in secrets\n"
+                "        if secret is not None\n    }\n    if database",
+                "        for secret in secrets[:0]\n"
+                "        if secret is not None\n    }\n    if database",
             )
         ],
         ["tests/real/test_pods.py", "-k", "changed_secret"],
@@ -531,7 +533,8 @@ MUTANTS = [
         [
             Change(
                 "components/setting_types.py",
-                "return merged(field.default.model_dump(by_alias=True, exclude_unset=True), partial)",
+                "return merged("
+                "field.default.model_dump(by_alias=True, exclude_unset=True), partial)",
                 "return partial",
             )
         ],

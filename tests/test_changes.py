@@ -1,4 +1,4 @@
-"""Changes that would destroy something: refused before anything else of the program runs, in a preview too."""
+"""Changes that would destroy something are refused first of all, in a preview too."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""External Secrets: one consumer reaches what is delivered to it and nothing else, and a change is really waited for."""
+"""External Secrets: a consumer reads only what is delivered to it, and waits for each change."""
 
 import json
 from typing import Any

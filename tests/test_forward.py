@@ -1,4 +1,4 @@
-"""Forwards without a cluster: ports, messages, kubeconfigs, and the relay against a server that a test plays."""
+"""Forwards without a cluster: ports, messages, kubeconfigs, and the relay to a simulated server."""
 
 import asyncio
 import base64
@@ -83,9 +83,9 @@ def test_a_taken_port_names_service_port_and_remedy() -> None:
         with pytest.raises(ForwardError) as refused:
             Forward(ACCESS, TARGET, port, "shlink:postgres").start()
     assert str(refused.value) == (
-        f"postgres/shlink-db-primary: port {port} of 127.0.0.1 can't be bound: Address already in use. "
-        "Stop what holds it, perhaps `make forward` or another run of this stack, "
-        "or choose another: pulumi config set --path shlink:postgres.localPort PORT"
+        f"postgres/shlink-db-primary: port {port} of 127.0.0.1 can't be bound: "
+        "Address already in use. Stop what holds it, perhaps `make forward` or another run of "
+        "this stack, or choose another: pulumi config set --path shlink:postgres.localPort PORT"
     )
 
 
@@ -93,7 +93,9 @@ def test_binding_asks_nothing_of_the_cluster_and_imports_no_client() -> None:
     program = (
         "import sys\n"
         "from components.forward import *\n"
-        f"Forward(ClusterAccess('nowhere', '/nowhere'), ForwardTarget('s', 'n', {{}}, 1), {free_port()}, 'shlink:s').start()\n"
+        "access = ClusterAccess('nowhere', '/nowhere')\n"
+        "target = ForwardTarget('s', 'n', {}, 1)\n"
+        f"Forward(access, target, {free_port()}, 'shlink:s').start()\n"
         "print([name for name in ('kr8s', 'httpx') if name in sys.modules])"
     )
     done = subprocess.run(  # noqa: S603 -- this interpreter, our words
@@ -146,7 +148,10 @@ def response(status: int) -> httpx.Response:
 
 
 PLUGIN = RuntimeError("Process exited with non-zero code 1:\ntoken s3cret")
-CONTEXTS = "Set kubernetes:context, and kubernetes:kubeconfig where needed, to what kubectl config get-contexts shows"
+CONTEXTS = (
+    "Set kubernetes:context, and kubernetes:kubeconfig where needed, "
+    "to what kubectl config get-contexts shows"
+)
 ROLE = (
     "It takes a Role there with list on pods, and get and create on pods/portforward; "
     f"check with {KUBECTL} auth can-i create pods --subresource=portforward (and the same with get)"
@@ -432,8 +437,8 @@ def test_the_pod_is_running_ready_and_not_being_deleted() -> None:
 def test_pods_that_are_not_ready_are_named() -> None:
     _, messages, _ = talk(Cluster(pod("b", ready="False"), pod("a", deleted=True)))
     assert (
-        "not Ready: a, b in namespace postgres (1.2 s long). See kubectl --context dev -n postgres describe pods"
-        in messages[0]
+        "not Ready: a, b in namespace postgres (1.2 s long). "
+        "See kubectl --context dev -n postgres describe pods" in messages[0]
     )
 
 
@@ -476,12 +481,14 @@ def test_close_cuts_open_connections_quietly(caplog: pytest.LogCaptureFixture) -
 
 
 class Server:
-    """The far end of a port-forward: says its frames, then stays silent or closes when a test says so."""
+    """The far end of a port-forward: sends its frames and closes, or stays silent with `stays`."""
 
     def __init__(self, *frames: bytes, stays: bool = False) -> None:
         self._frames: asyncio.Queue[bytes] = asyncio.Queue()
-        for frame in (*frames, *(() if stays else (b"",))):
+        for frame in frames:
             self.say(frame)
+        if not stays:
+            self.say(b"")
         self.received = bytearray()
 
     def say(self, frame: bytes) -> None:

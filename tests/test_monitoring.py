@@ -177,13 +177,16 @@ class Case:
 HEALTHY: Mapping[str, str] = {
     'up{namespace="vault", job="vault/vault", pod="vault-0"}': "1x60",
     'vault_core_unsealed{namespace="vault", pod="vault-0"}': "1x60",
-    'externalsecret_status_condition{condition="Ready", status="False", namespace="external-secrets", exported_namespace="shlink", name="redis-credentials"}': "0x60",
+    'externalsecret_status_condition{condition="Ready", status="False", '
+    'namespace="external-secrets", exported_namespace="shlink", name="redis-credentials"}': "0x60",
     'ccp_is_in_recovery_status{namespace="postgres", pod="a"}': "2x60",
     'ccp_is_in_recovery_status{namespace="postgres", pod="b"}': "1x60",
     'ccp_replication_lag_size_bytes{namespace="postgres", pod="a"}': "1000x60",
     'ccp_archive_command_status_seconds_since_last_fail{namespace="postgres", pod="a"}': "0x60",
-    'ccp_backrest_last_full_backup_time_since_completion_seconds{namespace="postgres", repo="1"}': "500000x60",
-    'ccp_backrest_last_diff_backup_time_since_completion_seconds{namespace="postgres", repo="1"}': "3600x60",
+    "ccp_backrest_last_full_backup_time_since_completion_seconds"
+    '{namespace="postgres", repo="1"}': "500000x60",
+    "ccp_backrest_last_diff_backup_time_since_completion_seconds"
+    '{namespace="postgres", repo="1"}': "3600x60",
     'redis_instance_info{namespace="redis", pod="r0", role="master"}': "1x60",
     'redis_instance_info{namespace="redis", pod="r1", role="slave"}': "1x60",
     'redis_memory_used_bytes{namespace="redis", pod="r0"}': "1000000x60",
@@ -194,20 +197,23 @@ HEALTHY: Mapping[str, str] = {
     'rr_http_request_duration_seconds_bucket{namespace="shlink", pod="s0", le="0.1"}': "0+500x60",
     'rr_http_request_duration_seconds_bucket{namespace="shlink", pod="s0", le="1"}': "0+590x60",
     'rr_http_request_duration_seconds_bucket{namespace="shlink", pod="s0", le="+Inf"}': "0+601x60",
-    'kube_pod_container_status_restarts_total{namespace="shlink", pod="s0", container="shlink"}': "1x60",
-    'kubelet_volume_stats_available_bytes{namespace="postgres", persistentvolumeclaim="d"}': "500x60",
-    'kubelet_volume_stats_capacity_bytes{namespace="postgres", persistentvolumeclaim="d"}': "1000x60",
+    "kube_pod_container_status_restarts_total"
+    '{namespace="shlink", pod="s0", container="shlink"}': "1x60",
+    "kubelet_volume_stats_available_bytes"
+    '{namespace="postgres", persistentvolumeclaim="d"}': "500x60",
+    "kubelet_volume_stats_capacity_bytes"
+    '{namespace="postgres", persistentvolumeclaim="d"}': "1000x60",
 }
-"""A minute a sample."""
+"""One sample per minute."""
 
 
 def _like(metric: str, *parts: str) -> str:
     """The healthy series of a metric."""
-    found = [
-        name for name in HEALTHY if name.startswith(metric) and all(part in name for part in parts)
-    ]
-    assert len(found) == 1, found
-    return found[0]
+    series = [name for name in HEALTHY if name.startswith(metric)]
+    for part in parts:
+        series = [name for name in series if part in name]
+    assert len(series) == 1, series
+    return series[0]
 
 
 CASES = [

@@ -1,4 +1,4 @@
-"""The operators: what they may do, where they come from, and that what they look after goes before them."""
+"""The operators: their rights, their charts, and that they are deleted after what they manage."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -59,7 +59,7 @@ def test_every_binding_binds_an_account_that_exists_to_a_role_beside_it(name: st
         (one.inputs["metadata"]["namespace"], object_name(one))
         for one in recording.of_kind("ServiceAccount")
     }
-    # The charts' own; where it is not installed here, External Secrets' account is in the namespace that was named.
+    # The charts create these. `platform` is where External Secrets is pre-installed in the tests.
     accounts |= {
         ("vault", "vault"),
         ("external-secrets", "external-secrets"),
@@ -151,7 +151,7 @@ def test_external_secrets_looks_after_one_namespace_and_asks_for_no_ones_token(
         if key.startswith("processCluster") and value is not False
     ] == []
     assert values["installCRDs"] is True
-    # Without the webhook nothing waits for it; its cert controller would read every Secret of the cluster.
+    # Nothing waits for the webhook, and its cert controller would read every Secret of the cluster.
     assert values["webhook"]["create"] is values["certController"]["create"] is False
 
 
@@ -333,7 +333,7 @@ def test_each_consumer_has_a_controller_of_its_own(two_consumers: Recording) -> 
 
 
 def test_the_crds_have_one_owner_that_is_deleted_last(two_consumers: Recording) -> None:
-    """Helm takes the CRDs, and with them every ExternalSecret, away with the release that owns them."""
+    """Helm deletes the CRDs, and so every ExternalSecret, with the release that owns them."""
     owners = {
         release.name: release.inputs["values"]["installCRDs"]
         for release in two_consumers.of_kind("Release")

@@ -1,4 +1,4 @@
-"""The contract with other stacks: its names and types are a promise, written down here a second time."""
+"""The outputs are a contract with other stacks: names and types are written down here once more."""
 
 from dataclasses import asdict, fields
 from typing import Any, get_type_hints

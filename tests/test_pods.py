@@ -1,6 +1,6 @@
-"""Every pod of every configuration against Pod Security `restricted`, and what else all pods must have.
+"""Every pod of every configuration passes Pod Security `restricted`, and more that holds for all.
 
-The pods that charts and operators make are put together by tests/real/pods.py, with what they leave to the program.
+tests/real/pods.py assembles the pods that charts and operators create.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from components.settings import Volume
 from tests import configurations
 from tests.real.pods import Template, distinct, templates
 
-_OURS = ("shlink", "shlink-migration", "vault-init", "shlink-redis-rotation-2")
+_DECLARED = ("shlink", "shlink-migration", "vault-init", "shlink-redis-rotation-2")
 _VOLUMES = {
     "configMap",
     "csi",
@@ -27,19 +27,19 @@ _VOLUMES = {
 
 
 def violations(spec: Any) -> Iterator[str]:
-    """What https://kubernetes.io/docs/concepts/security/pod-security-standards/ refuses under `restricted`."""
+    """What `restricted` refuses in a pod's spec.
+
+    Source: https://kubernetes.io/docs/concepts/security/pod-security-standards/
+    """
     yield from (field for field in ("hostNetwork", "hostPID", "hostIPC") if spec.get(field))
-    yield from (
-        f"volume {one['name']}"
-        for one in spec.get("volumes", [])
-        if not set(one) - {"name"} <= _VOLUMES
-    )
-    whole = spec.get("securityContext", {})
-    for one in containers(spec):
-        own = one.get("securityContext", {})
-        both = {**whole, **own}
+    for volume in spec.get("volumes", []):
+        if not set(volume) - {"name"} <= _VOLUMES:
+            yield f"volume {volume['name']}"
+    for container in containers(spec):
+        own = container.get("securityContext", {})
+        both = {**spec.get("securityContext", {}), **own}
         capabilities = own.get("capabilities", {})
-        wrong = {
+        violated = {
             "allowPrivilegeEscalation": own.get("allowPrivilegeEscalation") is not False,
             "capabilities.drop": "ALL" not in capabilities.get("drop", []),
             "capabilities.add": not set(capabilities.get("add", [])) <= {"NET_BIND_SERVICE"},
@@ -49,9 +49,9 @@ def violations(spec: Any) -> Iterator[str]:
             "runAsUser": both.get("runAsUser") == 0,
             "seccompProfile": both.get("seccompProfile", {}).get("type")
             not in ("RuntimeDefault", "Localhost"),
-            "hostPort": any(port.get("hostPort") for port in one.get("ports", [])),
+            "hostPort": any(port.get("hostPort") for port in container.get("ports", [])),
         }
-        yield from (f"{one['name']}: {what}" for what, found in wrong.items() if found)
+        yield from (f"{container['name']}: {field}" for field in violated if violated[field])
 
 
 def containers(spec: Any) -> list[Any]:
@@ -60,9 +60,11 @@ def containers(spec: Any) -> list[Any]:
 
 @pytest.mark.parametrize("name", configurations.NAMES)
 def test_every_pod_is_restricted(name: str) -> None:
+    """Those that charts and operators create, too."""
     pods = list(templates(name))
-    assert {"vault", "vault-init", "shlink", "shlink-migration"} <= {one.name for one in pods}
-    assert [f"{one.name}: {what}" for one in pods for what in violations(one.spec)] == []
+    assert {"vault", "vault-init", "shlink", "shlink-migration"} <= {pod.name for pod in pods}
+    for pod in pods:
+        assert list(violations(pod.spec)) == [], pod.name
 
 
 _GOOD: Any = {
@@ -95,80 +97,70 @@ _GOOD: Any = {
     ids=str,
 )
 def test_the_check_itself_finds_what_restricted_refuses(change: Any, expected: list[str]) -> None:
+    """A pod that passes is changed so that it no longer does."""
     assert list(violations({**_GOOD, **change})) == expected
 
 
-def ours() -> list[Template]:
-    """The pods that this program declares word for word."""
-    return [one for _, one in distinct() if one.name in _OURS]
+def declared() -> list[Template]:
+    """The pods that this program declares itself."""
+    return [template for _, template in distinct() if template.name in _DECLARED]
 
 
 def test_every_declared_container_is_bounded_and_cannot_write_its_image() -> None:
-    pods = ours()
-    assert {one.name for one in pods} == set(_OURS)
-    for one in pods:
-        for container in containers(one.spec):
-            assert container["resources"]["requests"].keys() == {"cpu", "memory"}, (
-                one.name,
-                container["name"],
-            )
-            assert container["resources"]["limits"].keys() == {"memory"}, (
-                one.name,
-                container["name"],
-            )
-            assert container["securityContext"]["readOnlyRootFilesystem"] is True, (
-                one.name,
-                container["name"],
-            )
+    """Memory has a limit, processors have none."""
+    pods = declared()
+    assert {pod.name for pod in pods} == set(_DECLARED)
+    for pod in pods:
+        volumes = {volume["name"] for volume in pod.spec.get("volumes", [])}
+        for container in containers(pod.spec):
+            place = (pod.name, container["name"])
+            assert container["resources"]["requests"].keys() == {"cpu", "memory"}, place
+            assert container["resources"]["limits"].keys() == {"memory"}, place
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True, place
             mounted = {mount["name"] for mount in container.get("volumeMounts", [])}
-            assert mounted <= {volume["name"] for volume in one.spec.get("volumes", [])}
+            assert mounted <= volumes, place
 
 
 def test_only_who_needs_it_gets_a_token_for_the_api_server() -> None:
-    given = {
-        one.name for one in ours() if one.spec.get("automountServiceAccountToken") is not False
+    with_token = {
+        pod.name for pod in declared() if pod.spec.get("automountServiceAccountToken") is not False
     }
-    assert given == {"vault-init"}
+    assert with_token == {"vault-init"}
 
 
 def test_no_variable_of_a_service_can_pass_for_one_of_shlinks() -> None:
-    # A Service called `shlink` would make SHLINK_PORT and others in every pod of its namespace.
-    assert all(one.spec["enableServiceLinks"] is False for one in ours())
+    """Kubernetes would set SHLINK_PORT for a Service called `shlink` in its namespace's pods."""
+    for pod in declared():
+        assert pod.spec["enableServiceLinks"] is False, pod.name
 
 
 @pytest.mark.parametrize("name", configurations.NAMES)
 def test_no_variable_is_empty_or_set_twice(name: str) -> None:
-    for one in templates(name):
-        for container in containers(one.spec):
-            names = [variable["name"] for variable in container.get("env", [])]
-            assert len(names) == len(set(names)), (one.name, container["name"])
-            empty = [
-                variable["name"]
-                for variable in container.get("env", [])
-                if not (variable.get("value") or variable.get("valueFrom"))
-            ]
-            assert empty == [], (one.name, container["name"])
+    """Shlink treats an empty variable as set."""
+    for pod in templates(name):
+        for container in containers(pod.spec):
+            environment = container.get("env", [])
+            names = [variable["name"] for variable in environment]
+            assert len(names) == len(set(names)), (pod.name, container["name"])
+            for variable in environment:
+                assert variable.get("value") or variable.get("valueFrom"), (
+                    pod.name,
+                    variable["name"],
+                )
 
 
 def test_pods_are_spread_by_labels_that_they_bear() -> None:
-    spread = [
-        (one, constraint)
-        for _, one in distinct()
-        for constraint in one.spec.get("topologySpreadConstraints", [])
-    ]
-    assert {one.name for one, _ in spread} >= {
-        "shlink",
-        "vault",
-        "rfr-shlink-redis",
-        "rfs-shlink-redis",
-        "shlink-db-instance1",
-    }
-    for one, constraint in spread:
-        wanted = constraint["labelSelector"]["matchLabels"]
-        assert wanted, one.name
-        assert wanted.items() <= one.labels.items(), one.name
-        # Another value would leave pods Pending on a laptop's single node.
-        assert constraint["whenUnsatisfiable"] == "ScheduleAnyway", one.name
+    """With another value than ScheduleAnyway, pods would stay Pending on a laptop's single node."""
+    spread: set[str] = set()
+    for _, pods in distinct():
+        for constraint in pods.spec.get("topologySpreadConstraints", []):
+            spread.add(pods.name)
+            labels = constraint["labelSelector"]["matchLabels"]
+            assert labels, pods.name
+            assert labels.items() <= pods.labels.items(), pods.name
+            assert constraint["whenUnsatisfiable"] == "ScheduleAnyway", pods.name
+    assert {"shlink", "vault", "shlink-db-instance1"} <= spread
+    assert {"rfr-shlink-redis", "rfs-shlink-redis"} <= spread
 
 
 def test_no_constraint_repeats_one_that_an_operator_appends() -> None:
@@ -181,14 +173,14 @@ def test_no_constraint_repeats_one_that_an_operator_appends() -> None:
 
 @pytest.mark.parametrize("name", configurations.NAMES)
 def test_jobs_are_awaited_repeated_after_a_failure_and_stay(name: str) -> None:
+    """A Job that its time to live has removed would run again after the next refresh."""
     jobs = configurations.recording(name).of_kind("Job")
     assert jobs
-    for one in jobs:
-        annotations = one.inputs["metadata"]["annotations"]
+    for job in jobs:
+        annotations = job.inputs["metadata"]["annotations"]
         assert annotations["pulumi.com/replaceUnready"] == "true"
         assert "pulumi.com/skipAwait" not in annotations
-        # Gone by its time to live, it would be run again by the next refresh.
-        assert "ttlSecondsAfterFinished" not in one.inputs["spec"]
+        assert "ttlSecondsAfterFinished" not in job.inputs["spec"]
 
 
 @pytest.mark.parametrize("storage_class", [None, "fast"])
@@ -200,11 +192,9 @@ def test_a_volume_without_a_class_leaves_it_to_the_cluster(storage_class: str | 
 
 
 def test_a_registry_takes_the_place_of_every_host() -> None:
-    images = {
-        container["image"]
-        for one in templates("mirror")
-        if one.name in _OURS
-        for container in containers(one.spec)
-    }
+    images: list[str] = []
+    for pod in templates("mirror"):
+        if pod.name in _DECLARED:
+            images += [container["image"] for container in containers(pod.spec)]
     assert images
     assert all(image.startswith("registry.example.org/mirror/") for image in images)

@@ -1,4 +1,4 @@
-"""PostgreSQL: users with passwords of our making, ready means usable, and the grant that the guide gave by hand."""
+"""PostgreSQL: users with generated passwords, when it is ready, and the guide's manual grant."""
 
 import base64
 import hashlib
@@ -66,7 +66,7 @@ def test_pgo_adopts_the_users_secrets(dev: Recording, role: str) -> None:
         f"{_LABEL}/pguser": role,
     }
     assert secret["metadata"]["namespace"] == cluster("stack dev")["metadata"]["namespace"]
-    # There before the cluster, else PGO makes a password of its own; and taken back from PGO when it is rotated.
+    # It exists before the cluster, or PGO would generate a password. A rotation takes it back.
     assert ("Secret", f"shlink-db-{role}-pguser") in before(dev, "PostgresCluster", "shlink-db")
     assert secret["metadata"]["annotations"]["pulumi.com/patchForce"] == "true"
 
@@ -248,7 +248,7 @@ def test_what_a_cluster_lacks_is_said(path: list[str | int], value: Any, words: 
 
 
 def test_shlink_waits_for_the_complete_cluster_of_this_generation(dev: Recording) -> None:
-    """On an update too: the gate changes with the cluster's generation, and waits before it does."""
+    """On an update too: the gate changes with the cluster's generation, and waits before that."""
     gate = dev.one("Stash", "shlink-db-complete")
     assert gate.hooks["before_create"] == gate.hooks["before_update"] == ("shlink-db-complete",)
     assert dev.one("PostgresCluster", "shlink-db").urn in gate.depends_on

@@ -1,4 +1,4 @@
-"""Redis: what Shlink must be told for each mode, a failover that can be waited for, and the rotation."""
+"""Redis: Shlink's variables in each mode, a failover that can be waited for, and the rotation."""
 
 import json
 from collections.abc import Mapping
@@ -20,8 +20,8 @@ def failover(recording: Recording) -> Any:
     return manifest(recording, "RedisFailover", "shlink-redis")["spec"]
 
 
-def redis_variables(found: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in found.items() if name.startswith("REDIS_")}
+def redis_variables(environment: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in environment.items() if name.startswith("REDIS_")}
 
 
 @pytest.mark.parametrize("container", CONNECTIONS)
@@ -31,7 +31,7 @@ def redis_variables(found: Mapping[str, Any]) -> dict[str, Any]:
         (
             "defaults",
             {
-                # Twice: with a single server Shlink ignores the sentinel setting and speaks Redis to the sentinel.
+                # Twice: with a single server Shlink takes the sentinel for a Redis server.
                 "REDIS_SERVERS": f"tcp://{SENTINEL}:26379,tcp://{SENTINEL}:26379",
                 "REDIS_SENTINEL_SERVICE": "mymaster",
                 # A password in the URL would go to the sentinels, which have none.
@@ -90,28 +90,22 @@ def test_a_managed_redis_with_a_password(
 
 @pytest.mark.parametrize("name", ["redis-external-open", "redis-cluster"])
 def test_without_a_password_nothing_is_delivered(name: str) -> None:
-    assert [
-        one.name
-        for one in configurations.recording(name).of_kind("ExternalSecret")
-        if "redis" in one.name
-    ] == []
+    deliveries = configurations.recording(name).of_kind("ExternalSecret")
+    assert not any("redis" in delivery.name for delivery in deliveries)
 
 
 @pytest.mark.parametrize("name", ["redis-none", "redis-external", "redis-cluster"])
 def test_no_redis_of_our_own_leaves_nothing_behind(name: str) -> None:
     recording = configurations.recording(name)
     assert recording.of_kind("RedisFailover") == []
-    assert [
-        one.name
-        for one in recording.resources.values()
-        if one.custom and one.name.startswith("shlink-redis-")
-    ] == []
+    for resource in recording.resources.values():
+        assert not (resource.custom and resource.name.startswith("shlink-redis-")), resource.name
 
 
 def test_without_redis_the_outputs_name_none() -> None:
-    found = configurations.recording("redis-none").outputs
-    assert found
-    assert not {"redis_host", "redis_port", "redis_sentinel_service"} & found.keys()
+    outputs = configurations.recording("redis-none").outputs
+    assert outputs
+    assert not {"redis_host", "redis_port", "redis_sentinel_service"} & outputs.keys()
 
 
 def test_the_operator_the_pods_and_shlink_have_one_password(dev: Recording) -> None:
@@ -127,35 +121,32 @@ def test_the_operator_the_pods_and_shlink_have_one_password(dev: Recording) -> N
 
 @pytest.mark.parametrize("name", ["defaults", "redis-sized", "redis-rotated"])
 def test_the_exporter_is_on_for_the_headless_service(name: str) -> None:
-    # Without it the operator deletes Service rfr-shlink-redis on every reconcile, and with it each pod's DNS name.
-    assert failover(configurations.recording(name))["redis"]["exporter"]["enabled"] is True
-    services = [one.name for one in configurations.recording(name).of_kind("Service")]
-    assert services == ["shlink"], "the operator makes that Service itself"
+    """Without it the operator deletes Service rfr-shlink-redis, and so the pods' DNS names."""
+    recording = configurations.recording(name)
+    assert failover(recording)["redis"]["exporter"]["enabled"] is True
+    services = [service.name for service in recording.of_kind("Service")]
+    assert services == ["shlink"], "the operator creates that Service itself"
 
 
 def test_the_volume_claim_is_valid() -> None:
-    found = failover(configurations.recording("redis-sized"))
-    claim = found["redis"]["storage"]["persistentVolumeClaim"]
+    spec = failover(configurations.recording("redis-sized"))
+    claim = spec["redis"]["storage"]["persistentVolumeClaim"]
     assert claim["metadata"]["name"]
     assert claim["spec"] == {
         "accessModes": ["ReadWriteOnce"],
         "storageClassName": "kwok-volume",
         "resources": {"requests": {"storage": "4Gi"}},
     }
-    assert (found["redis"]["replicas"], found["sentinel"]["replicas"]) == (5, 5)
+    assert (spec["redis"]["replicas"], spec["sentinel"]["replicas"]) == (5, 5)
 
 
-def test_the_pods_may_stop_in_peace_and_have_no_rights(dev: Recording) -> None:
-    assert (
-        failover(dev)["redis"]["terminationGracePeriod"] > 31
-    )  # a master asks for a failover and sleeps so long
+def test_the_pods_have_time_to_stop_and_no_rights(dev: Recording) -> None:
+    """A master that stops asks for a failover and sleeps 31 s."""
+    redis, sentinel = failover(dev)["redis"], failover(dev)["sentinel"]
+    assert redis["terminationGracePeriod"] > 31
     account = manifest(dev, "ServiceAccount", "shlink-redis")
     assert account["automountServiceAccountToken"] is False
-    assert (
-        failover(dev)["redis"]["serviceAccountName"]
-        == failover(dev)["sentinel"]["serviceAccountName"]
-        == "shlink-redis"
-    )
+    assert redis["serviceAccountName"] == sentinel["serviceAccountName"] == "shlink-redis"
 
 
 # The wait
@@ -263,7 +254,7 @@ def test_a_new_revision_restarts_no_pod(program: Program) -> None:
 def test_the_data_is_bounded_by_the_memory_limit(
     program: Program, limit: str, maxmemory: int
 ) -> None:
-    """Without a bound Redis grows until the kernel kills it; with all of the limit, a snapshot does."""
+    """Without a bound Redis grows until the kernel kills it; a snapshot needs the rest."""
     spec = failover(program(redis={"resources": {"memoryLimit": limit}}))["redis"]
     assert option(spec, "maxmemory") == str(maxmemory)
     assert spec["resources"]["limits"]["memory"] == limit
@@ -276,12 +267,12 @@ def option(servers: Mapping[str, Any], name: str) -> str:
 
 
 def test_what_is_evicted_is_not_the_locks(dev: Recording) -> None:
-    """Only Shlink's locks expire, so `volatile-*` would evict locks alone, and `noeviction` none."""
+    """Only Shlink's locks expire: `volatile-*` would evict locks alone, and `noeviction` nothing."""
     assert option(failover(dev)["redis"], "maxmemory-policy") == "allkeys-lru"
 
 
 def test_what_is_configured_outlives_a_restart(dev: Recording) -> None:
-    """The operator applies `customConfig` while Redis runs; a restarted server knows nothing of it."""
+    """The operator applies `customConfig` to a running Redis; a restarted server lacks it."""
     servers = failover(dev)["redis"]
     assert servers["customConfig"] == []
     assert servers["command"][:2] == ["redis-server", "/redis/redis.conf"]
@@ -291,7 +282,7 @@ def test_what_is_configured_outlives_a_restart(dev: Recording) -> None:
 
 
 def jobs(recording: Recording) -> list[str]:
-    return [one.name for one in recording.of_kind("Job") if "rotation" in one.name]
+    return [job.name for job in recording.of_kind("Job") if "rotation" in job.name]
 
 
 def passwords(recording: Recording) -> dict[str, str]:
@@ -316,40 +307,45 @@ def test_a_rotation_makes_another_password_and_keeps_the_one_before(
 
 
 def test_a_rotation_restarts_the_pods_and_reaches_vault(rotations: list[Recording]) -> None:
-    assert len({str(failover(one)["redis"]["podAnnotations"]) for one in rotations}) == 3
-    for one in rotations:
-        written = manifest(one, "SecretV2", "vault-backend-redis-credentials")["dataJson"]
-        assert json.loads(written) == {"password": passwords(one)["password"]}
+    annotations: set[str] = set()
+    for recording in rotations:
+        annotations.add(str(failover(recording)["redis"]["podAnnotations"]))
+        written = manifest(recording, "SecretV2", "vault-backend-redis-credentials")["dataJson"]
+        assert json.loads(written) == {"password": passwords(recording)["password"]}
+    assert len(annotations) == 3
 
 
 def test_the_rotation_job_exists_only_then_and_shlink_waits_for_it(dev: Recording) -> None:
     assert jobs(dev) == []
     rotated = configurations.recording("redis-rotated")
     (name,) = jobs(rotated)
-    # After the failover, whose hook has seen the operator act; before anything presents the new password.
+    # After the operator acted on the failover, and before a client uses the new password.
     assert ("RedisFailover", "shlink-redis") in before(rotated, "Job", name)
     assert ("Job", name) in before(rotated, "Deployment", "shlink")
 
 
 def test_each_rotation_is_a_job_of_its_own(rotations: list[Recording]) -> None:
+    """With another name in Pulumi and in Kubernetes, as a Job can't be changed."""
     _, second, third = rotations
-    assert jobs(second) != jobs(third)
-    assert (
-        len({manifest(one, "Job", jobs(one)[0])["metadata"]["name"] for one in (second, third)})
-        == 2
+    (second_job,), (third_job,) = jobs(second), jobs(third)
+    assert second_job != third_job
+    names = (
+        manifest(second, "Job", second_job)["metadata"]["name"],
+        manifest(third, "Job", third_job)["metadata"]["name"],
     )
+    assert names[0] != names[1]
 
 
 def test_the_rotation_reaches_every_pod_with_both_passwords(rotations: list[Recording]) -> None:
-    container = pod(rotations[2], "Job", jobs(rotations[2])[0])["spec"]["containers"][0]
-    given = variables(container)
-    assert given["SERVERS"].split() == [
-        f"rfr-shlink-redis-{n}.rfr-shlink-redis.redis.svc:6379" for n in range(5)
+    third = rotations[2]
+    (job,) = jobs(third)
+    (container,) = pod(third, "Job", job)["spec"]["containers"]
+    environment = variables(container)
+    assert environment["SERVERS"].split() == [
+        f"rfr-shlink-redis-{number}.rfr-shlink-redis.redis.svc:6379" for number in range(5)
     ]
-    assert given["SENTINEL"] == f"{SENTINEL}:26379"
-    assert (given["NEW"], given["OLD"]) == (
-        ("shlink-redis-auth", "password"),
-        ("shlink-redis-auth", "previous"),
-    )
-    assert given["MASTER"] == "mymaster"
-    assert all(f"${name}" in container["command"][2] for name in given)
+    assert environment["SENTINEL"] == f"{SENTINEL}:26379"
+    assert environment["NEW"] == ("shlink-redis-auth", "password")
+    assert environment["OLD"] == ("shlink-redis-auth", "previous")
+    assert environment["MASTER"] == "mymaster"
+    assert all(f"${name}" in container["command"][2] for name in environment)

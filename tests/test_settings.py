@@ -1,4 +1,4 @@
-"""Settings: what is refused names the key, the value and what is allowed; what is accepted means what it says."""
+"""Settings: a refusal names the key, the value and what is allowed; accepted ones take effect."""
 
 from typing import Any
 

@@ -73,7 +73,7 @@ def test_a_secret_variable_reaches_the_server_through_vault_and_stands_nowhere_e
 
 @pytest.mark.parametrize(("name", "expected"), [("defaults", False), ("app", True)])
 def test_visits_are_published_only_where_that_is_set(name: str, *, expected: bool) -> None:
-    # Each redirect would count all visits of its link four times: dear, and by default nobody listens.
+    # Each redirect would count all visits of its link four times, and by default nobody listens.
     assert ("REDIS_PUB_SUB_ENABLED" in server(configurations.recording(name))) is expected
 
 

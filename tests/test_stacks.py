@@ -1,4 +1,7 @@
-"""The environments: prod is dev with sizes, replicas and protections, and can't be used before its placeholders are set."""
+"""The environments: prod differs from dev in sizes, replicas and protections.
+
+Prod can't be used before its placeholders are set.
+"""
 
 import re
 

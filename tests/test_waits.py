@@ -85,7 +85,8 @@ def test_the_end_of_patience_says_what_was_last_missing_and_where_to_look(
     with pytest.raises(TimeoutError) as error:
         wait(access(*answers), timeout=0.05)
     assert str(error.value) == (
-        f"things.example.org space/it: not ready after 0.05 s: {reason}. Inspect it with: kubectl --context 'prod eu' -n space describe things.example.org it"
+        f"things.example.org space/it: not ready after 0.05 s: {reason}. "
+        "Inspect it with: kubectl --context 'prod eu' -n space describe things.example.org it"
     )
 
 
