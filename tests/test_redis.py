@@ -267,7 +267,7 @@ def option(servers: Mapping[str, Any], name: str) -> str:
 
 
 def test_what_is_evicted_is_not_the_locks(dev: Recording) -> None:
-    """Only Shlink's locks expire: `volatile-*` would evict locks alone, and `noeviction` nothing."""
+    """Only Shlink's locks expire: `volatile-*` would evict only locks, and `noeviction` nothing."""
     assert option(failover(dev)["redis"], "maxmemory-policy") == "allkeys-lru"
 
 

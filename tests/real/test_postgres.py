@@ -31,6 +31,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+_USER_LABEL = "postgres-operator.crunchydata.com/pguser"
+
+
 @dataclass(frozen=True)
 class Declared:
     """What the program declares about the database."""
@@ -48,9 +51,9 @@ def declared() -> Declared:
     credentials: dict[str, tuple[str, str]] = {}
     for resource in recording.of_kind("Secret"):
         secret = plain(resource.inputs)
-        metadata, data = secret["metadata"], secret["stringData"]
+        metadata = secret["metadata"]
         if metadata["namespace"] == "postgres" and metadata["name"].startswith("shlink-db-pguser-"):
-            user = metadata["labels"]["postgres-operator.crunchydata.com/pguser"]
+            user, data = metadata["labels"][_USER_LABEL], secret["stringData"]
             credentials[user] = (data["password"], data["verifier"])
     users = manifest(recording, "PostgresCluster", "shlink-db")["spec"]["users"]
     return Declared(
