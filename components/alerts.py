@@ -47,6 +47,8 @@ class Watched:
     failover: bool
     """Whether Redis runs here."""
     backup_hours: int
+    autoscaled: bool = False
+    """Whether an autoscaler decides how many pods of Shlink run."""
 
     @property
     def namespaces(self) -> list[str]:
@@ -176,7 +178,7 @@ def _redis(watched: Watched) -> list[Alert]:
 
 def _shlink(watched: Watched) -> list[Alert]:
     place = f'namespace="{watched.shlink}"'
-    return [
+    found = [
         Alert(
             name="ShlinkNotReady",
             expression=(
@@ -210,6 +212,23 @@ def _shlink(watched: Watched) -> list[Alert]:
             page="shlink-slow",
         ),
     ]
+    if watched.autoscaled:
+        found.append(
+            Alert(
+                name="ShlinkNotScaling",
+                # The autoscaler gets no measurements, or may not change the Deployment.
+                expression=(
+                    f"kube_horizontalpodautoscaler_status_condition{{{place}, "
+                    'horizontalpodautoscaler="shlink", condition=~"AbleToScale|ScalingActive", '
+                    'status="false"} == 1'
+                ),
+                minutes=15,
+                severity="warning",
+                summary="Shlink's autoscaler stands still: {{ $labels.condition }} is false.",
+                page="shlink-not-scaling",
+            )
+        )
+    return found
 
 
 def _cluster(watched: Watched) -> list[Alert]:

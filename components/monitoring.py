@@ -107,6 +107,7 @@ def watched(settings: Settings) -> Watched:
         exporter=settings.postgres.monitoring,
         failover=settings.redis.mode == "failover",
         backup_hours=settings.monitoring.backup_hours,
+        autoscaled=settings.shlink.autoscaled,
     )
 
 

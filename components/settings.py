@@ -601,6 +601,13 @@ class ShlinkSettings(Model):
     replicas: int = Field(
         default=3, ge=0, le=50, description="Pods. 0 stops Shlink, as a restore needs it."
     )
+    max_replicas: int | None = Field(
+        default=None,
+        ge=1,
+        le=50,
+        description="Pods under load: a HorizontalPodAutoscaler keeps from `replicas` up to this "
+        "many, so that on average they use 70 % of `resources.cpu`. Needs metrics-server.",
+    )
     web_workers: int = Field(
         default=4,
         ge=1,
@@ -652,6 +659,11 @@ class ShlinkSettings(Model):
             raise ValueError(
                 f"environment.{twice[0]}: is in `secretEnvironment` too; allowed: one of the two"
             )
+        if self.max_replicas is not None and self.max_replicas < self.replicas:
+            raise ValueError(
+                f"maxReplicas: {self.max_replicas} is less than `replicas`, {self.replicas}; "
+                "allowed: that or more"
+            )
         host = self.domain.partition(":")[0]
         if self.route and not re.fullmatch(r"[a-z0-9.-]*[a-z][a-z0-9.-]*", host):
             raise ValueError(
@@ -661,6 +673,16 @@ class ShlinkSettings(Model):
         if self.route:
             _route_hosts(self.route, [host, *self.route.domains])
         return self
+
+    @property
+    def autoscaled(self) -> bool:
+        """Whether a HorizontalPodAutoscaler decides how many pods run. 0 replicas stop Shlink."""
+        return self.max_replicas is not None and self.replicas > 0
+
+    @property
+    def most_replicas(self) -> int:
+        """How many pods may run, but for a rollout's additional one."""
+        return self.max_replicas if self.max_replicas and self.autoscaled else self.replicas
 
 
 def _route_hosts(route: Ingress | GatewayRoute, hosts: list[str]) -> None:
@@ -805,15 +827,15 @@ class Settings(Model):
 
     def _connections(self) -> None:
         app = self.shlink
-        # One pod more than `replicas` during a rollout; the migration Job; and 15 for PGO itself,
+        # One pod more than usual during a rollout; the migration Job; and 15 for PGO itself,
         # replication and the superuser's reserve.
-        needed = (app.replicas + 1) * (app.web_workers + app.task_workers) + 1 + 15
+        needed = (app.most_replicas + 1) * (app.web_workers + app.task_workers) + 1 + 15
         if needed > self.postgres.max_connections:
             raise ValueError(
                 f"postgres.maxConnections: {self.postgres.max_connections} is less than what "
-                f"{app.replicas} replicas with {app.web_workers} web and {app.task_workers} task "
+                f"{app.most_replicas} replicas with {app.web_workers} web and {app.task_workers} task "
                 f"workers can hold during a rollout; allowed: {needed} or more "
-                "(or fewer app.replicas, app.webWorkers, app.taskWorkers)"
+                "(or fewer app.replicas, app.maxReplicas, app.webWorkers, app.taskWorkers)"
             )
 
     def _ports(self) -> None:

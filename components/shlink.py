@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pulumi
-from pulumi_kubernetes import apps, batch, core, meta, policy
+from pulumi_kubernetes import apps, autoscaling, batch, core, meta, policy
 
 from . import ports, scripts
 from .credentials import password
@@ -34,6 +34,9 @@ _DATA = "/etc/shlink/data"
 _PHP_SETTINGS = "/etc/shlink-php"
 _DATABASE_CA = "/etc/shlink-database-ca"
 _VERSION_ANNOTATION = "shlink.io/secret-version."
+_SCALING_ANNOTATION = "shlink.io/scaled-by"
+_UTILIZATION = 70
+"""Percent of the processor request that a pod uses on average before another one is started."""
 _RESTORE_ANNOTATION = "shlink.io/database-restore"
 # RoadRunner needs up to 30 s to stop, even idle (measured on Shlink 4.6.0). Endpoints learn of a
 # stopping pod a little later than the pod does, so it first waits while it still answers.
@@ -191,7 +194,12 @@ class Shlink(pulumi.ComponentResource):
             redis_ready += [args.redis.ready] if args.redis.ready else []
         deployment = apps.v1.Deployment(
             name,
-            metadata=metadata,
+            metadata=meta.v1.ObjectMetaArgs(
+                name=name,
+                namespace=args.namespace,
+                labels=SERVER.labels,
+                annotations=_scaling(settings),
+            ),
             spec=apps.v1.DeploymentSpecArgs(
                 replicas=settings.replicas,
                 selector=meta.v1.LabelSelectorArgs(match_labels=SERVER.labels),
@@ -219,8 +227,17 @@ class Shlink(pulumi.ComponentResource):
                     ),
                 ),
             ),
-            opts=_after(child, secrets, [migration, *after_redis], redis_ready),
+            opts=pulumi.ResourceOptions.merge(
+                _after(child, secrets, [migration, *after_redis], redis_ready),
+                # The provider then leaves the number to whoever changed it. To leave it out here
+                # would not do: where nobody has, Kubernetes sets 1.
+                pulumi.ResourceOptions(
+                    ignore_changes=["spec.replicas"] if settings.autoscaled else None
+                ),
+            ),
         )
+        if settings.autoscaled:
+            _autoscaler(name, metadata, settings, deployment, child)
         service = core.v1.Service(
             name,
             metadata=metadata,
@@ -254,6 +271,43 @@ class Shlink(pulumi.ComponentResource):
         self.register_outputs(
             {"internal_url": self.internal_url, "external_url": self.external_url}
         )
+
+
+def _scaling(settings: ShlinkSettings) -> Mapping[str, str] | None:
+    """An annotation that differs when an autoscaler goes.
+
+    Without a difference no update would bring `replicas` back: the state holds that number still.
+    """
+    return {_SCALING_ANNOTATION: "autoscaler"} if settings.autoscaled else None
+
+
+def _autoscaler(
+    name: str,
+    metadata: meta.v1.ObjectMetaArgs,
+    settings: ShlinkSettings,
+    deployment: apps.v1.Deployment,
+    opts: pulumi.ResourceOptions,
+) -> None:
+    utilization = autoscaling.v2.MetricTargetArgs(
+        type="Utilization", average_utilization=_UTILIZATION
+    )
+    processor = autoscaling.v2.MetricSpecArgs(
+        type="Resource",
+        resource=autoscaling.v2.ResourceMetricSourceArgs(name="cpu", target=utilization),
+    )
+    autoscaling.v2.HorizontalPodAutoscaler(
+        name,
+        metadata=metadata,
+        spec=autoscaling.v2.HorizontalPodAutoscalerSpecArgs(
+            scale_target_ref=autoscaling.v2.CrossVersionObjectReferenceArgs(
+                api_version="apps/v1", kind="Deployment", name=deployment.metadata.name
+            ),
+            min_replicas=settings.replicas,
+            max_replicas=settings.max_replicas or settings.replicas,
+            metrics=[processor],
+        ),
+        opts=opts,
+    )
 
 
 def _migration(

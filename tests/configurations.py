@@ -125,7 +125,10 @@ SWITCHES: Mapping[str, Mapping[str, Any]] = {
         "postgres": {"monitoring": True},
         "network": {"monitoringNamespace": "monitoring"},
     },
+    "autoscaled": {"app": {"maxReplicas": 8}},
+    "autoscaled-stopped": {"app": {"replicas": 0, "maxReplicas": 8}},
     "monitored": {
+        "app": {"maxReplicas": 4},
         "postgres": {"monitoring": True},
         "network": {"monitoringNamespace": "monitoring"},
         "monitoring": {"enabled": True, "labels": {"release": "kube-prometheus-stack"}},

@@ -51,6 +51,11 @@ class Mutant:
 
 MUTANTS = [
     Mutant(
+        "the program and the autoscaler fight over the number of pods",
+        [Change("components/shlink.py", 'ignore_changes=["spec.replicas"]', "ignore_changes=[]")],
+        ["tests/test_shlink.py", "-k", "belongs_to_the_autoscaler"],
+    ),
+    Mutant(
         "the path that closes /rest leads to Shlink",
         [Change("components/route.py", "target_port=ports.CLOSED", "target_port=ports.SHLINK")],
         ["tests/test_route.py", "-k", "without_a_server"],

@@ -192,6 +192,8 @@ HEALTHY: Mapping[str, str] = {
     'redis_memory_used_bytes{namespace="redis", pod="r0"}': "1000000x60",
     'redis_memory_max_bytes{namespace="redis", pod="r0"}': "200000000x60",
     'kube_deployment_status_replicas_available{namespace="shlink", deployment="shlink"}': "3x60",
+    'kube_horizontalpodautoscaler_status_condition{namespace="shlink", '
+    'horizontalpodautoscaler="shlink", condition="ScalingActive", status="false"}': "0x60",
     'rr_http_request_total{namespace="shlink", pod="s0", status="302"}': "0+600x60",
     'rr_http_request_total{namespace="shlink", pod="s0", status="500"}': "0+1x60",
     'rr_http_request_duration_seconds_bucket{namespace="shlink", pod="s0", le="0.1"}': "0+500x60",
@@ -257,6 +259,11 @@ CASES = [
         {_like("redis_memory_used"): "190000000x60", _like("redis_memory_max"): "0x60"},
     ),
     Case("ShlinkNotReady", {_like("kube_deployment"): "0x60"}, {_like("kube_deployment"): "1x60"}),
+    Case(
+        "ShlinkNotScaling",
+        {_like("kube_horizontalpodautoscaler"): "1x60"},
+        {_like("kube_horizontalpodautoscaler"): "1x10 0x49"},
+    ),
     Case("ShlinkErrors", {_like("rr_http_request_total", "500"): "0+100x60"}, {}),
     Case("ShlinkSlow", {_like("rr_http_request_duration", '"0.1"'): "0+10x60"}, {}, minutes=40),
     Case(

@@ -8,6 +8,7 @@ from offline.record import Recording, plain
 from tests import configurations
 from tests.conftest import (
     REPRESENTATIVE,
+    Fault,
     Later,
     Program,
     before,
@@ -295,3 +296,62 @@ def test_no_other_rotation_changes_the_api_key() -> None:
         for name in names
     ]
     assert len(set(keys)) == 1
+
+
+# Autoscaling
+
+
+def test_an_autoscaler_keeps_between_the_two_numbers() -> None:
+    spec = manifest(configurations.recording("autoscaled"), "HorizontalPodAutoscaler", "shlink")[
+        "spec"
+    ]
+    assert (spec["minReplicas"], spec["maxReplicas"]) == (3, 8)
+    assert spec["scaleTargetRef"] == {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "name": "shlink",
+    }
+    container = template("autoscaled")["spec"]["containers"][0]
+    # Utilization is a share of the request; without one the autoscaler stands still.
+    assert spec["metrics"][0]["resource"]["target"]["type"] == "Utilization"
+    assert container["resources"]["requests"]["cpu"]
+
+
+def deployment(name: str) -> Any:
+    recording = configurations.recording(name)
+    return next(item for item in recording.of_kind("Deployment") if item.name == "shlink")
+
+
+def test_the_number_of_pods_belongs_to_the_autoscaler() -> None:
+    """Left out, Kubernetes would set 1 until the autoscaler looks, as it was the program's."""
+    scaled = deployment("autoscaled")
+    assert list(scaled.ignore_changes) == ["spec.replicas"]
+    assert plain(scaled.inputs)["spec"]["replicas"] == 3
+    assert list(deployment("defaults").ignore_changes) == []
+
+
+def test_an_update_without_the_autoscaler_differs_and_so_sets_the_number() -> None:
+    def annotations(name: str) -> Any:
+        return plain(deployment(name).inputs)["metadata"].get("annotations")
+
+    assert annotations("autoscaled") == {"shlink.io/scaled-by": "autoscaler"}
+    assert annotations("defaults") is None
+
+
+@pytest.mark.parametrize("name", ["defaults", "autoscaled-stopped"])
+def test_there_is_no_autoscaler_unless_set_or_while_shlink_is_stopped(name: str) -> None:
+    """0 stops Shlink for a restore; an autoscaler knows no 0."""
+    recording = configurations.recording(name)
+    assert recording.of_kind("HorizontalPodAutoscaler") == []
+    assert list(deployment(name).ignore_changes) == []
+
+
+def test_the_database_has_connections_for_the_most_pods(fault: Fault) -> None:
+    message = fault(app={"maxReplicas": 20})
+    assert "postgres.maxConnections: 100 is less than what 20 replicas" in message
+    assert "allowed: 142 or more" in message
+
+
+def test_an_autoscaler_never_takes_pods_away_from_the_setting(fault: Fault) -> None:
+    message = fault(app={"replicas": 4, "maxReplicas": 3})
+    assert "maxReplicas: 3 is less than `replicas`, 4" in message

@@ -24,6 +24,7 @@ PLURALS = {
     "ServiceAccount": "serviceaccounts",
     "Service": "services",
     "PodDisruptionBudget": "poddisruptionbudgets",
+    "HorizontalPodAutoscaler": "horizontalpodautoscalers",
     "Job": "jobs",
     "Deployment": "deployments",
     "StatefulSet": "statefulsets",

@@ -251,11 +251,12 @@ async def deployment_problems(
 
 
 async def _accounts(environment: Environment) -> list[Problem]:
-    """ServiceAccounts and disruption budgets that the program declares exist."""
+    """ServiceAccounts, disruption budgets and the autoscaler that are declared exist."""
     missing: list[str] = []
     for kind, resource in (
         ("ServiceAccount", "v1/serviceaccounts"),
         ("PodDisruptionBudget", "policy/v1/poddisruptionbudgets"),
+        ("HorizontalPodAutoscaler", "autoscaling/v2/horizontalpodautoscalers"),
     ):
         for item in environment.declared.of_kind(kind):
             namespace, name = item["metadata"]["namespace"], item["metadata"]["name"]

@@ -387,6 +387,7 @@ NAMES: Sequence[Case] = (
         "app.route.annotations: must be a map of keys",
     ),
     (f"shlink:app: {{route: {{{_ROUTE}, path: /}}}}", "app.route.path: is not a setting"),
+    ("shlink:app: {maxReplicas: 2}", "app.maxReplicas: 2 is less than `replicas`, 3"),
     (f"shlink:app: {{route: {{{_ROUTE}, rest: here}}}}", 'app.route.rest: "here"'),
     (
         f"shlink:app: {{domain: a.example, route: {{{_ROUTE}, rest: b.example}}}}",

@@ -13,6 +13,8 @@ CASES: Sequence[str] = (
     "shlink:app: {resources: {memory: 262144Ki}}",
     'shlink:app: {replicas: "3"}',
     "shlink:app: {replicas: 0}",
+    "shlink:app: {replicas: 0, maxReplicas: 4}",
+    'shlink:app: {maxReplicas: "3"}',
     "shlink:app: {replicas: 3.0}",
     'shlink:app: {https: "true", resolveTitles: "false"}',
     'shlink:protect: "true"',
