@@ -9,6 +9,7 @@ from components.external_secrets import SecretDelivery, SecretDeliveryArgs
 from components.monitoring import Monitoring, MonitoringArgs, targets, watched
 from components.network import POSTGRES, REDIS, SHLINK, VAULT, namespaces
 from components.operators import operators
+from components.placement import Placement
 from components.postgres import DatabaseUser, Postgres, PostgresArgs
 from components.redis import FAILOVER, Redis, RedisArgs, external
 from components.restores import Workload
@@ -21,6 +22,7 @@ from components.vault import Vault, VaultArgs
 gc.freeze()
 
 target, settings = load()
+placement = Placement.from_settings(settings)
 access = cluster.access(target)
 forwarded = reach.servers(target, settings, project=pulumi.get_project(), stack=pulumi.get_stack())
 provider = cluster.provider(target, after=changes.guard(target, settings))
@@ -61,6 +63,7 @@ postgres = Postgres(
         operator=installed.pgo,
         operator_namespace=settings.operators.pgo.namespace,
         superuser_rotation=settings.rotation.superuser,
+        placement=placement,
         protect=settings.protect,
     ),
     opts,
@@ -82,6 +85,7 @@ if isinstance(settings.redis, FailoverRedis):
             storage=settings.redis.storage,
             resources=settings.redis.resources,
             sentinel_resources=settings.redis.sentinel_resources,
+            placement=placement,
             rotation=settings.rotation.redis,
             protect=settings.protect,
         ),
@@ -115,6 +119,7 @@ shlink = Shlink(
         redis=redis,
         own=own,
         delivered=delivery.secrets,
+        placement=placement,
         metrics=settings.monitoring.enabled,
     ),
     opts,

@@ -31,6 +31,7 @@ from .crds import (
     VolumeClaim,
 )
 from .credentials import password
+from .placement import Placement
 from .pods import requirements
 from .settings import Resources
 
@@ -99,6 +100,8 @@ class BackupsArgs:
     """Of each container that runs pgBackRest."""
     stores: Mapping[str, Store] = field(default_factory=dict[str, Store])
     """Object stores by name, `repo2` to `repo4`."""
+    placement: Placement = field(default_factory=Placement)
+    """On which nodes the repository's pod, and every backup and restore, may run."""
     image: str | None = None
     """pgBackRest's image; the one of PGO's chart when None. Its pgBackRest must be the version of
     the one in PostgreSQL's image, or archiving stops."""
@@ -145,11 +148,12 @@ class Backups:
             contents |= _contents(repository_name, repository, place)
             places[repository_name] = place
         resources = requirements(args.resources)
+        placed = args.placement.pgo_pods()
         self.spec = {
             "global": options,
             "repos": repositories,
-            "repoHost": {"resources": resources},
-            "jobs": {"resources": resources},
+            "repoHost": {"resources": resources, **placed},
+            "jobs": {"resources": resources, **placed},
             "sidecars": {
                 "pgbackrest": {"resources": resources},
                 "pgbackrestConfig": {"resources": WATCHER},
@@ -176,6 +180,7 @@ class Backups:
             "repo": {**repository.target, "name": VOLUME},
             "options": target_options(restore),
             "resources": requirements(self._args.resources),
+            **self._args.placement.pgo_pods(),
         }
         contents = _contents(VOLUME, repository, place)
         if contents:
@@ -212,13 +217,16 @@ class Backups:
         return secret.metadata.name.apply(str)
 
 
-def restore_in_place(restore: InPlaceRestore, resources: Resources) -> PgBackRestRestore:
+def restore_in_place(
+    restore: InPlaceRestore, resources: Resources, placement: Placement
+) -> PgBackRestRestore:
     """The cluster's request for a restore; the annotation's number starts it."""
     return {
         "enabled": True,
         "repoName": restore.repository,
         "options": target_options(restore),
         "resources": requirements(resources),
+        **placement.pgo_pods(),
     }
 
 

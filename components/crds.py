@@ -64,7 +64,30 @@ class SpreadConstraint(TypedDict):
     labelSelector: LabelSelector
 
 
+Affinity = Mapping[str, Mapping[str, Any]]
+
+
+class PodPlacement(TypedDict, total=False):
+    """Of a pod; nothing is required."""
+
+    nodeSelector: Mapping[str, str]
+    tolerations: Sequence[Mapping[str, Any]]
+    priorityClassName: str
+
+
+class PgoPlacement(TypedDict, total=False):
+    """Of pods that PGO makes; nothing is required."""
+
+    affinity: Affinity
+    tolerations: Sequence[Mapping[str, Any]]
+    priorityClassName: str
+
+
 class WithResources(TypedDict):
+    resources: Any
+
+
+class PlacedWithResources(PgoPlacement):
     resources: Any
 
 
@@ -77,7 +100,7 @@ class BackupSidecars(TypedDict):
     pgbackrestConfig: WithResources
 
 
-class PostgresInstance(TypedDict):
+class PostgresInstance(PgoPlacement):
     name: str
     replicas: int
     resources: Any
@@ -131,7 +154,7 @@ class RepositoryConfiguration(TypedDict):
     secret: SecretProjection
 
 
-class PgBackRestRestore(TypedDict):
+class PgBackRestRestore(PgoPlacement):
     enabled: bool
     repoName: str
     options: Sequence[str]
@@ -146,8 +169,8 @@ PgBackRest = TypedDict(
         "global": Mapping[str, Input[str]],
         "configuration": NotRequired[Sequence[RepositoryConfiguration]],
         "repos": Sequence[PostgresRepository],
-        "repoHost": WithResources,
-        "jobs": WithResources,
+        "repoHost": PlacedWithResources,
+        "jobs": PlacedWithResources,
         "sidecars": BackupSidecars,
         "restore": NotRequired[PgBackRestRestore],
     },
@@ -162,6 +185,9 @@ PgBackRestDataSource = TypedDict(
         "repo": PostgresRepository,
         "options": Sequence[str],
         "resources": Any,
+        "affinity": NotRequired[Affinity],
+        "tolerations": NotRequired[Sequence[Mapping[str, Any]]],
+        "priorityClassName": NotRequired[str],
     },
 )
 
@@ -201,6 +227,7 @@ class Patroni(TypedDict):
 class PostgresClusterSpec(TypedDict):
     postgresVersion: int
     image: NotRequired[str]
+    imagePullSecrets: NotRequired[Sequence[SecretProjection]]
     instances: Sequence[PostgresInstance]
     users: Sequence[PostgresUser]
     config: PostgresConfig
@@ -258,9 +285,10 @@ class ConfigCopy(TypedDict):
     containerSecurityContext: Any
 
 
-class RedisHalf(TypedDict):
+class RedisHalf(PodPlacement):
     image: Input[str]
     imagePullPolicy: str
+    imagePullSecrets: NotRequired[Sequence[Mapping[str, str]]]
     replicas: int
     resources: Any
     securityContext: Any

@@ -16,6 +16,8 @@ from pulumi_kubernetes import core, meta, networking
 from . import ports
 from .backup_settings import Store
 from .crds import CiliumNetworkPolicy
+from .placement import PULL_SECRET, docker_config
+from .placement_settings import PullCredentials
 from .settings import Seal, Settings, ShlinkSettings, Transit
 
 VAULT = "vault"
@@ -289,16 +291,18 @@ class NamespaceArgs:
     """Whom every pod may ask for names."""
     cilium: bool = False
     """Reach the API server by Cilium's entity, in policies of its own kind."""
+    pull_credentials: Sequence[PullCredentials] = ()
+    """Logins at registries, which become a Secret that pods of the namespace name."""
     protect: bool = False
     """Refuse to delete the namespace."""
 
 
 class Namespace(pulumi.ComponentResource):
-    """One namespace with everything that governs its pods: Pod Security and network policies."""
+    """One namespace with everything that its pods need first: Pod Security, policies, registries."""
 
     name: pulumi.Output[str]
-    """The namespace's name, as a value that depends on its policies too: whatever uses it as an
-    input is created after them and deleted before them."""
+    """The namespace's name, as a value that depends on its policies and logins too: whatever uses
+    it as an input is created after them and deleted before them."""
 
     def __init__(
         self, name: str, args: NamespaceArgs, opts: pulumi.ResourceOptions | None = None
@@ -329,7 +333,10 @@ class Namespace(pulumi.ComponentResource):
             for flow in reaching_api
             if isinstance(flow.source, Pods) and flow.source.namespace == args.name
         ]
-        self.name = _known_after(namespace, policies)
+        first = policies
+        if args.pull_credentials:
+            first = [*policies, _pull_secret(name, namespace, args.pull_credentials, inside)]
+        self.name = _known_after(namespace, first)
         self.register_outputs({"name": self.name})
 
 
@@ -358,19 +365,39 @@ def namespaces(
     created: dict[str, Namespace] = {}
     for name in (*NAMESPACES, *further):
         args = NamespaceArgs(
-            name=name, flows=table, dns=dns, cilium=cilium, protect=settings.protect
+            name=name,
+            flows=table,
+            dns=dns,
+            cilium=cilium,
+            pull_credentials=settings.images.pull_credentials,
+            protect=settings.protect,
         )
         created[name] = Namespace(f"namespace-{name}", args, opts)
     return created
 
 
 def _known_after(
-    namespace: core.v1.Namespace, policies: Sequence[pulumi.CustomResource]
+    namespace: core.v1.Namespace, first: Sequence[pulumi.CustomResource]
 ) -> pulumi.Output[str]:
-    """The namespace's name as a value that depends on every policy too."""
-    # An output of the policy that is known in a preview, unlike its id.
-    urns = [policy.urn for policy in policies]
+    """The namespace's name as a value that depends on these resources too."""
+    # An output that is known in a preview, unlike the id.
+    urns = [resource.urn for resource in first]
     return pulumi.Output.all(namespace.metadata.name, *urns).apply(lambda known: str(known[0]))
+
+
+def _pull_secret(
+    name: str,
+    namespace: core.v1.Namespace,
+    logins: Sequence[PullCredentials],
+    opts: pulumi.ResourceOptions,
+) -> core.v1.Secret:
+    return core.v1.Secret(
+        f"{name}-registries",
+        metadata=meta.v1.ObjectMetaArgs(name=PULL_SECRET, namespace=namespace.metadata.name),
+        type="kubernetes.io/dockerconfigjson",
+        string_data={".dockerconfigjson": pulumi.Output.secret(docker_config(logins))},
+        opts=opts,
+    )
 
 
 def _default_deny(

@@ -15,6 +15,7 @@ from . import pins
 from .charts import ChartSource
 from .images import ImageReference
 from .network import EXTERNAL_SECRETS, POSTGRES, REDIS, SHLINK, Namespace
+from .placement import Placement
 from .pods import CONTAINER_SECURITY, pod_security, requirements, variables
 from .redis import FAILOVER as REDIS_FAILOVER
 from .redis import auth_secret_name
@@ -40,6 +41,8 @@ class OperatorArgs:
     """The operator's image; None leaves the chart's own."""
     resources: Resources
     """Requests and the memory limit of the operator's container."""
+    placement: Placement
+    """On which nodes the operator may run."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,10 @@ def _external_secrets_values(args: ExternalSecretsArgs) -> dict[str, Any]:
         "resources": requirements(args.resources),
         "readinessProbe": {"enabled": True},
         "livenessProbe": {"enabled": True},
+        **args.placement.on_nodes(),
     }
+    if args.placement.pull_secret:
+        values["imagePullSecrets"] = args.placement.pull_secrets()
     if args.image:
         values["image"] = args.image.helm_values()
     return values
@@ -173,6 +179,7 @@ class PostgresOperator(pulumi.ComponentResource):
             "singleNamespace": True,  # a Role in its namespace instead of a ClusterRole
             "debug": False,
             "resources": {"controller": requirements(args.resources)},
+            **_pgo_placement(args.placement),
         }
         if args.image:
             values["controllerImages"] = {"cluster": str(args.image)}
@@ -183,6 +190,15 @@ class PostgresOperator(pulumi.ComponentResource):
             values["relatedImages"] = related
         release = _release(parent=self, name=name, args=args, release="pgo", values=values)
         self.register_outputs({"version": release.version})
+
+
+def _pgo_placement(placement: Placement) -> dict[str, Any]:
+    """PGO's chart takes no node selector but affinity, and no priority class at all."""
+    values: dict[str, Any] = {**placement.pgo_pods()}
+    values.pop("priorityClassName", None)
+    if placement.pull_secret:
+        values["imagePullSecretNames"] = [placement.pull_secret]
+    return values
 
 
 @dataclass(frozen=True)
@@ -224,7 +240,14 @@ class RedisOperator(pulumi.ComponentResource):
             "serviceAccount": {"create": False, "name": name},
             "securityContext": _REDIS_OPERATOR_SECURITY,
             "resources": requirements(args.resources),
+            **args.placement.on_nodes(),
         }
+        if args.placement.pull_secret:
+            # With a name the chart makes no Secret; with two names it would write the key twice.
+            values["imageCredentials"] = {
+                "create": True,
+                "existsSecrets": [args.placement.pull_secret],
+            }
         if args.fork_group:
             values["replicas"] = 0
         elif args.image:
@@ -271,6 +294,11 @@ def _fork_deployment(
         security_context=_REDIS_OPERATOR_SECURITY,
         resources=requirements(args.resources),
     )
+    pod = core.v1.PodSpecArgs(
+        service_account_name=name,
+        security_context=pod_security(_REDIS_OPERATOR_USER),
+        containers=[container],
+    )
     return apps.v1.Deployment(
         f"{name}-fork",
         metadata=meta.v1.ObjectMetaArgs(
@@ -281,11 +309,7 @@ def _fork_deployment(
             selector=meta.v1.LabelSelectorArgs(match_labels=labels),
             template=core.v1.PodTemplateSpecArgs(
                 metadata=meta.v1.ObjectMetaArgs(labels=labels),
-                spec=core.v1.PodSpecArgs(
-                    service_account_name=name,
-                    security_context=pod_security(_REDIS_OPERATOR_USER),
-                    containers=[container],
-                ),
+                spec=args.placement.place(pod),
             ),
         ),
         opts=opts,
@@ -389,6 +413,7 @@ def _pgo_args(settings: Settings, namespace: pulumi.Input[str]) -> PostgresOpera
         chart=_source("pgo", settings.charts.pgo),
         image=image,
         resources=settings.operators.pgo.resources,
+        placement=Placement.from_settings(settings),
         related_images=related_images,
     )
 
@@ -404,6 +429,7 @@ def _redis_operator_args(settings: Settings, namespace: pulumi.Input[str]) -> Re
         chart=_source("redis-operator", chart),
         image=_image(image),
         resources=chosen.resources,
+        placement=Placement.from_settings(settings),
         auth_secrets=[auth_secret_name(REDIS_FAILOVER)],
         fork_group=fork_group,
     )
@@ -440,6 +466,7 @@ def _secrets_controllers(
                 chart=_source("external-secrets", settings.charts.external_secrets),
                 image=_image(settings.images.external_secrets),
                 resources=chosen.resources,
+                placement=Placement.from_settings(settings),
                 consumer=namespaces[consumer].name,
                 release=f"external-secrets{suffix}",
                 crds=crds,

@@ -1,4 +1,4 @@
-"""What every pod of this program shares: Pod Security, sizes, spreading, volumes, Jobs."""
+"""What every pod of this program shares: Pod Security, sizes, volumes, Jobs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,7 +7,8 @@ from typing import Any
 import pulumi
 from pulumi_kubernetes import batch, core, meta
 
-from .crds import SpreadConstraint, VolumeClaim
+from .crds import VolumeClaim
+from .placement import Placement
 from .settings import Resources, Volume
 
 # Any: the same words go into typed resources, custom resources and Helm values, which have no type
@@ -42,16 +43,6 @@ def requirements(resources: Resources) -> Any:
     return {
         "requests": {"cpu": resources.cpu, "memory": resources.memory},
         "limits": {"memory": resources.memory_limit},
-    }
-
-
-def spread(labels: Mapping[str, str]) -> SpreadConstraint:
-    """Prefer one pod per node, but schedule all on one node if need be."""
-    return {
-        "maxSkew": 1,
-        "topologyKey": "kubernetes.io/hostname",
-        "whenUnsatisfiable": "ScheduleAnyway",
-        "labelSelector": {"matchLabels": labels},
     }
 
 
@@ -91,6 +82,8 @@ class JobArgs:
     user: int
     """User and group id that everything runs as."""
     containers: Sequence[core.v1.ContainerArgs]
+    placement: Placement
+    """On which nodes its pod may run."""
     init_containers: Sequence[core.v1.ContainerArgs] = ()
     volumes: Sequence[core.v1.VolumeArgs] = ()
     service_account: pulumi.Input[str] | None = None
@@ -112,6 +105,16 @@ def job(resource_name: str, args: JobArgs, opts: pulumi.ResourceOptions) -> batc
     for container in (*args.containers, *args.init_containers):
         # The end of the log becomes the pod's status, which Pulumi prints when the Job fails.
         container.termination_message_policy = "FallbackToLogsOnError"
+    pod = core.v1.PodSpecArgs(
+        restart_policy="Never",
+        service_account_name=args.service_account,
+        automount_service_account_token=args.service_account is not None,
+        enable_service_links=False,
+        security_context=pod_security(args.user),
+        init_containers=list(args.init_containers) or None,
+        containers=list(args.containers),
+        volumes=list(args.volumes) or None,
+    )
     return batch.v1.Job(
         resource_name,
         metadata=meta.v1.ObjectMetaArgs(
@@ -129,16 +132,7 @@ def job(resource_name: str, args: JobArgs, opts: pulumi.ResourceOptions) -> batc
                 metadata=meta.v1.ObjectMetaArgs(
                     labels=args.labels, annotations=args.annotations or None
                 ),
-                spec=core.v1.PodSpecArgs(
-                    restart_policy="Never",
-                    service_account_name=args.service_account,
-                    automount_service_account_token=args.service_account is not None,
-                    enable_service_links=False,
-                    security_context=pod_security(args.user),
-                    init_containers=list(args.init_containers) or None,
-                    containers=list(args.containers),
-                    volumes=list(args.volumes) or None,
-                ),
+                spec=args.placement.place(pod),
             ),
         ),
         opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(delete_before_replace=True)),

@@ -7,7 +7,7 @@ import hmac
 import ipaddress
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from .credentials import password
 from .delivery import Delivery
 from .forward import ForwardTarget
 from .network import POSTGRES
+from .placement import Placement
 from .pods import requirements, volume_claim
 from .postgres_guard import GuardArgs, creation_hook, guard_hook
 from .restores import RestoreArgs, Workload
@@ -155,6 +156,8 @@ class PostgresArgs:
     """Where PGO runs, if not in `namespace`."""
     superuser_rotation: int = 1
     """Raise it by one for a new password of `postgres`, which only this program uses."""
+    placement: Placement = field(default_factory=Placement)
+    """On which nodes the instances, the repository's pod, backups and restores may run."""
     ca_file: str | None = None
     """File that the authority's certificates are written to for the provider, which takes a path
     only: build/tls/STACK-NAME.pem by default. Another path is a change of the provider."""
@@ -447,6 +450,7 @@ class Postgres(pulumi.ComponentResource):
                 ),
                 stores=settings.repositories,
                 resources=settings.resources,
+                placement=args.placement,
                 image=args.images.pgbackrest,
             ),
             pulumi.ResourceOptions(parent=self),
@@ -578,7 +582,9 @@ def _cluster_spec(args: PostgresArgs, backups: Backups) -> PostgresClusterSpec:
     settings, images = args.settings, args.images
     pgbackrest = backups.spec
     if isinstance(settings.restore, InPlaceRestore):
-        pgbackrest["restore"] = restore_in_place(settings.restore, settings.backups.resources)
+        pgbackrest["restore"] = restore_in_place(
+            settings.restore, settings.backups.resources, args.placement
+        )
     # `postgres` gets a password only when it is listed.
     users: list[PostgresUser] = [{"name": SUPERUSER}]
     for user in args.users:
@@ -599,6 +605,7 @@ def _cluster_spec(args: PostgresArgs, backups: Backups) -> PostgresClusterSpec:
                 # with a topologyKey of theirs makes its StatefulSet invalid
                 # (CrunchyData/postgres-operator#3608).
                 "dataVolumeClaimSpec": volume_claim(settings.storage),
+                **args.placement.pgo_pods(),
             }
         ],
         "users": users,
@@ -615,6 +622,8 @@ def _cluster_spec(args: PostgresArgs, backups: Backups) -> PostgresClusterSpec:
         spec["metadata"] = {"annotations": settings.service_account_annotations}
     if images.postgres:
         spec["image"] = images.postgres
+    if args.placement.pull_secret:
+        spec["imagePullSecrets"] = [{"name": args.placement.pull_secret}]
     if settings.monitoring:
         exporter = Resources(cpu="10m", memory="32Mi", memory_limit="128Mi")
         spec["monitoring"] = {"pgmonitor": {"exporter": {"resources": requirements(exporter)}}}

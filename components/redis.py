@@ -19,6 +19,7 @@ from .cluster import ClusterAccess
 from .crds import RedisFailover, RedisFailoverSpec, RedisServers, Sentinels
 from .credentials import password
 from .delivery import Delivery
+from .placement import Placement
 from .pods import (
     CONTAINER_SECURITY,
     JobArgs,
@@ -26,7 +27,6 @@ from .pods import (
     pod_security,
     requirements,
     secret_variable,
-    spread,
     variables,
     volume_claim,
 )
@@ -134,6 +134,8 @@ class RedisArgs:
     """Of each Redis server. The memory limit also bounds the data: 60 % of it."""
     sentinel_resources: Resources = _SENTINEL
     """Of each sentinel."""
+    placement: Placement = field(default_factory=Placement)
+    """On which nodes Redis, Sentinel and the Job may run."""
     rotation: int = 1
     """Number of the password: raise it by one and every server learns another one while it runs."""
     protect: bool = False
@@ -274,7 +276,7 @@ def _failover_spec(
 
 def _servers(name: str, args: RedisArgs, service_account: pulumi.Output[str]) -> RedisServers:
     labels = {"app.kubernetes.io/name": name, "app.kubernetes.io/component": "redis"}
-    return {
+    servers: RedisServers = {
         "image": args.image,
         "imagePullPolicy": "IfNotPresent",
         # In the command line: the operator sets `customConfig` while Redis runs, so a restarted
@@ -286,7 +288,7 @@ def _servers(name: str, args: RedisArgs, service_account: pulumi.Output[str]) ->
         "securityContext": pod_security(_USER),
         "containerSecurityContext": CONTAINER_SECURITY,
         "serviceAccountName": service_account,
-        "topologySpreadConstraints": [spread(labels)],
+        "topologySpreadConstraints": args.placement.spread(labels),
         # The operator restarts the pods one by one, the master last, when their template changes: a
         # restarted pod knows the new password only.
         "podAnnotations": {"shlink.io/password-rotation": str(args.rotation)},
@@ -308,7 +310,11 @@ def _servers(name: str, args: RedisArgs, service_account: pulumi.Output[str]) ->
         },
         # Before it stops, a master asks for a failover and sleeps 31 s; the default is 30.
         "terminationGracePeriod": 60,
+        **args.placement.on_nodes(),
     }
+    if args.placement.pull_secret:
+        servers["imagePullSecrets"] = args.placement.pull_secrets()
+    return servers
 
 
 def _options(memory_limit: str) -> list[str]:
@@ -335,7 +341,7 @@ def _options(memory_limit: str) -> list[str]:
 
 def _sentinels(name: str, args: RedisArgs, service_account: pulumi.Output[str]) -> Sentinels:
     labels = {"app.kubernetes.io/name": name, "app.kubernetes.io/component": "sentinel"}
-    return {
+    sentinels: Sentinels = {
         "image": args.image,
         "imagePullPolicy": "IfNotPresent",
         "replicas": args.sentinels,
@@ -343,12 +349,16 @@ def _sentinels(name: str, args: RedisArgs, service_account: pulumi.Output[str]) 
         "securityContext": pod_security(_USER),
         "containerSecurityContext": CONTAINER_SECURITY,
         "serviceAccountName": service_account,
-        "topologySpreadConstraints": [spread(labels)],
+        "topologySpreadConstraints": args.placement.spread(labels),
         # How long a master may be silent before it is replaced. After the operator's default of
         # 1 s, a busy node counts as a dead master.
         "customConfig": ["down-after-milliseconds 5000", "failover-timeout 10000"],
         "configCopy": {"containerSecurityContext": CONTAINER_SECURITY},
+        **args.placement.on_nodes(),
     }
+    if args.placement.pull_secret:
+        sentinels["imagePullSecrets"] = args.placement.pull_secrets()
+    return sentinels
 
 
 def _rotation(
@@ -389,6 +399,7 @@ def _rotation(
             labels={"app.kubernetes.io/name": f"{name}-rotation"},
             user=_USER,
             containers=[container],
+            placement=args.placement,
         ),
         opts,
     )

@@ -16,6 +16,7 @@ from . import configuration, pins, ports
 from .backup_settings import RepositoryName, Restore, Store
 from .configuration import SettingsError
 from .images import ImageReference
+from .placement_settings import PlacementSettings, PullCredentials
 from .setting_types import (
     EXPECTED,
     AnnotationName,
@@ -140,6 +141,11 @@ class Images(Model):
         description="A mirror that takes the place of the registry host of every image that this "
         "program, its charts and PGO name.",
     )
+    pull_credentials: list[PullCredentials] = Field(
+        default=[],
+        description="Logins for pulling images. The program puts them into a Secret of each of its "
+        "namespaces, and every pod names it.",
+    )
     shlink: Image = pins.SHLINK_IMAGE
     vault: Image = pins.VAULT_IMAGE
     bank_vaults: Image = pins.BANK_VAULTS_IMAGE
@@ -151,6 +157,16 @@ class Images(Model):
     pgo: Image | None = None
     postgres: Image | None = None
     pgbackrest: Image | None = None
+
+    @model_validator(mode="after")
+    def _one_login_each(self) -> Self:
+        registries = [login.registry for login in self.pull_credentials]
+        for registry in registries:
+            if registries.count(registry) > 1:
+                raise ValueError(
+                    f"pullCredentials: {registry} is there twice; allowed: one login for each registry"
+                )
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -802,6 +818,7 @@ class Settings(Model):
     rotation: RotationSettings = RotationSettings()
     network: Network = Network()
     monitoring: Monitoring = Monitoring()
+    placement: PlacementSettings = PlacementSettings()
     charts: Charts = Charts()
     images: Images = Images()
 

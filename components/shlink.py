@@ -1,7 +1,7 @@
 """Shlink: one migration Job, then replicas behind a Service; route.py leads there from outside."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pulumi
 from pulumi_kubernetes import apps, autoscaling, batch, core, meta, policy
@@ -10,6 +10,7 @@ from . import ports, scripts
 from .credentials import password
 from .delivery import Delivery, SecretRef
 from .network import MIGRATION, SERVER
+from .placement import Placement
 from .pods import (
     CONTAINER_SECURITY,
     JobArgs,
@@ -17,7 +18,6 @@ from .pods import (
     pod_security,
     requirements,
     secret_variable,
-    spread,
     variables,
 )
 from .postgres import PASSWORD_KEY, USER_KEY, DatabaseEndpoint
@@ -121,7 +121,8 @@ class ShlinkArgs:
     """The secrets that only Shlink knows."""
     delivered: Mapping[str, SecretRef]
     """Every delivery of `database`, `redis` and `own` as it arrives in `namespace`, by its name."""
-
+    placement: Placement = field(default_factory=Placement)
+    """On which nodes the replicas and the Job may run."""
     metrics: bool = False
     """Serve RoadRunner's metrics on a port of its own, for Prometheus. A change rolls the pods."""
 
@@ -213,18 +214,7 @@ class Shlink(pulumi.ComponentResource):
                     metadata=meta.v1.ObjectMetaArgs(
                         labels=SERVER.labels, annotations=_versions(secrets, args.database)
                     ),
-                    spec=core.v1.PodSpecArgs(
-                        automount_service_account_token=False,
-                        # Kubernetes' variables for each Service would begin with SHLINK_, like
-                        # Shlink's own.
-                        enable_service_links=False,
-                        security_context=pod_security(_USER),
-                        termination_grace_period_seconds=_STOP_SECONDS,
-                        topology_spread_constraints=[_spread()],
-                        init_containers=_waits(args),
-                        containers=[_server(args)],
-                        volumes=volumes,
-                    ),
+                    spec=args.placement.place(_server_pod(args, volumes), SERVER.labels),
                 ),
             ),
             opts=pulumi.ResourceOptions.merge(
@@ -351,11 +341,25 @@ def _migration(
             labels=MIGRATION.labels,
             user=_USER,
             containers=[container],
+            placement=args.placement,
             init_containers=[_wait(args, "postgres", args.database.host, args.database.port)],
             volumes=volumes,
             annotations=_versions(secrets, args.database),
         ),
         _after(opts, secrets, args.database.ready),
+    )
+
+
+def _server_pod(args: ShlinkArgs, volumes: Sequence[core.v1.VolumeArgs]) -> core.v1.PodSpecArgs:
+    return core.v1.PodSpecArgs(
+        automount_service_account_token=False,
+        # Kubernetes' variables for each Service would begin with SHLINK_, like Shlink's own.
+        enable_service_links=False,
+        security_context=pod_security(_USER),
+        termination_grace_period_seconds=_STOP_SECONDS,
+        init_containers=_waits(args),
+        containers=[_server(args)],
+        volumes=volumes,
     )
 
 
@@ -517,16 +521,6 @@ def _wait(
         env=variables({"HOST": host, "PORT": str(port)}),
         security_context=CONTAINER_SECURITY,
         resources=requirements(_SMALL),
-    )
-
-
-def _spread() -> core.v1.TopologySpreadConstraintArgs:
-    constraint = spread(SERVER.labels)
-    return core.v1.TopologySpreadConstraintArgs(
-        max_skew=constraint["maxSkew"],
-        topology_key=constraint["topologyKey"],
-        when_unsatisfiable=constraint["whenUnsatisfiable"],
-        label_selector=meta.v1.LabelSelectorArgs(match_labels=SERVER.labels),
     )
 
 

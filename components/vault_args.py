@@ -8,6 +8,7 @@ import pulumi
 
 from . import pins, tls
 from .charts import ChartSource
+from .placement import Placement
 from .pods import requirements
 
 if TYPE_CHECKING:
@@ -106,6 +107,8 @@ class VaultArgs:
     """File that the authority's certificates are written to for the provider, which takes a path
     only. Relative to the program's folder, so that it does not differ between machines.
     build/tls/STACK-NAME.pem by default; keep it out of version control."""
+    placement: Placement = field(default_factory=Placement)
+    """On which nodes the servers and the Job may run."""
     metrics: bool = False
     """Serve metrics at /v1/sys/metrics without a token, for Prometheus. A change restarts Vault."""
     protect: bool = False
@@ -143,6 +146,7 @@ class VaultArgs:
             rotation=settings.rotation.vault,
             token=token,
             auth_login=_auth_login(settings),
+            placement=Placement.from_settings(settings),
             metrics=settings.monitoring.enabled,
             protect=settings.protect,
         )

@@ -91,6 +91,7 @@ def init_job(
             namespace=vault.namespace,
             labels=VAULT_INIT.labels,
             user=_USER,
+            placement=vault.placement,
             init_containers=[
                 _step("check", vault.image, check, keys=True),
                 _step("init", vault.bank_vaults_image, init),

@@ -8,7 +8,7 @@ import pulumi
 
 from .images import ImageReference
 from .network import VAULT_SERVER
-from .pods import CONTAINER_SECURITY, pod_security, spread
+from .pods import CONTAINER_SECURITY, pod_security
 from .vault_args import VaultArgs
 
 # uid 100 and gid 1000 are the image's own (hashicorp/vault's Dockerfile, the chart's defaults).
@@ -60,6 +60,7 @@ def chart_values(release: str, args: VaultArgs) -> dict[str, Any]:
             {"name": "tls", "mountPath": _TLS_FOLDER, "readOnly": True},
         ],
         "affinity": "",
+        **args.placement.on_nodes(),
     }
     if args.key_service is None:
         server["extraContainers"] = [_sidecar(release, args)]
@@ -75,18 +76,21 @@ def chart_values(release: str, args: VaultArgs) -> dict[str, Any]:
         server["standalone"] = {"enabled": True, "config": configuration}
         server["ha"] = {"apiAddr": own}
     else:
-        server["topologySpreadConstraints"] = [
-            spread({**VAULT_SERVER.labels, "app.kubernetes.io/instance": release})
-        ]
+        server["topologySpreadConstraints"] = args.placement.spread(
+            {**VAULT_SERVER.labels, "app.kubernetes.io/instance": release}
+        )
         server["ha"] = {
             "enabled": True,
             "replicas": args.replicas,
             "apiAddr": own,
             "raft": {"enabled": True, "setNodeId": True, "config": configuration},
         }
+    whole: dict[str, Any] = {"tlsDisable": False}
+    if args.placement.pull_secret:
+        whole["imagePullSecrets"] = args.placement.pull_secrets()
     return {
         "fullnameOverride": release,
-        "global": {"tlsDisable": False},
+        "global": whole,
         "injector": {"enabled": False},
         "csi": {"enabled": False},
         "server": server,
