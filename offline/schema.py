@@ -243,6 +243,8 @@ def _section(prefix: str, node: dict[str, Any], *, level: int = 2) -> Iterator[s
     for name, field in node.get("properties", {}).items():
         groups = [branch for branch in _branches(field) if "properties" in branch]
         deeper += [(f"{prefix}{name}.", branch) for branch in groups]
+        entries = [branch.get("items", {}) for branch in _branches(field)]
+        deeper += [(f"{prefix}{name}[].", entry) for entry in entries if "properties" in entry]
         default = _default(field, groups=bool(groups))
         if name in node.get("required", []):
             default = "required"

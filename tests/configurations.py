@@ -18,6 +18,16 @@ _RAFT = {
     "seal": {"type": "awskms", "region": "eu-central-1", "kmsKeyId": "alias/vault"},
 }
 
+PLACEMENT: Mapping[str, Any] = {
+    "nodeSelector": {"kubernetes.io/os": "linux"},
+    "tolerations": [{"key": "pool", "value": "shlink", "effect": "NoSchedule"}],
+    "priorityClassName": "shlink",
+    "spreadZones": True,
+}
+_PULL_CREDENTIALS = [
+    {"registry": "registry.example.org/mirror", "username": "puller", "password": "pull-password"}
+]
+
 OPTIONAL_KINDS = frozenset({"CiliumNetworkPolicy", "HTTPRoute", "PodMonitor", "PrometheusRule"})
 """Kinds of Cilium, the Gateway API and the Prometheus operator, which a cluster may lack."""
 
@@ -289,6 +299,29 @@ SWITCHES: Mapping[str, Mapping[str, Any]] = {
         },
     },
     "api-server-narrow": {"network": {"apiServer": ["10.96.0.1/32"], "apiServerPorts": [443]}},
+    "placed": {
+        "placement": PLACEMENT,
+        "images": {"pullCredentials": _PULL_CREDENTIALS},
+        "vault": _RAFT,
+        "postgres": {
+            "instances": 2,
+            "monitoring": True,
+            "restore": {"type": "inPlace", "number": 2},
+        },
+        "rotation": {"redis": 2},
+    },
+    "placed-fork": {
+        "placement": PLACEMENT,
+        "images": {"pullCredentials": _PULL_CREDENTIALS},
+        "operators": {"redisOperator": {"distribution": "freshworks"}},
+        "postgres": {
+            "restore": {
+                "type": "store",
+                "store": {"type": "gcs", "bucket": "prod", "key": "{}"},
+                "path": "/shlink-db/0a1b2c3d/repo2",
+            }
+        },
+    },
     "mirror": {
         "images": {
             "registry": "registry.example.org/mirror",

@@ -3,15 +3,18 @@
 tests/real/pods.py assembles the pods that charts and operators create.
 """
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from components.placement import PULL_SECRET
 from components.pods import volume_claim
 from components.settings import Volume
+from offline.record import Secret, plain
 from tests import configurations
-from tests.real.pods import Template, distinct, templates
+from tests.real.pods import BY_KIND, POD_SECTIONS, Template, distinct, templates
 
 _DECLARED = ("shlink", "shlink-migration", "vault-init", "shlink-redis-rotation-2")
 _VOLUMES = {
@@ -198,3 +201,142 @@ def test_a_registry_takes_the_place_of_every_host() -> None:
             images += [container["image"] for container in containers(pod.spec)]
     assert images
     assert all(image.startswith("registry.example.org/mirror/") for image in images)
+
+
+_WITHOUT_PODS = frozenset(
+    {
+        "CiliumNetworkPolicy",
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "ConfigMap",
+        "ExternalSecret",
+        "HTTPRoute",
+        "Ingress",
+        "Namespace",
+        "NetworkPolicy",
+        "PodDisruptionBudget",
+        "PodMonitor",
+        "PrometheusRule",
+        "Role",
+        "RoleBinding",
+        "Secret",
+        "SecretStore",
+        "Service",
+        "ServiceAccount",
+    }
+)
+"""Kinds that lead to no pod, whatever is in them."""
+_TOLERATION = {**configurations.PLACEMENT["tolerations"][0], "operator": "Equal"}
+_AFFINITY = {
+    "nodeAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution": {
+            "nodeSelectorTerms": [
+                {
+                    "matchExpressions": [
+                        {"key": "kubernetes.io/os", "operator": "In", "values": ["linux"]}
+                    ]
+                }
+            ]
+        }
+    }
+}
+
+
+def misplaced(spec: Any) -> Iterator[str]:
+    """What a pod, or a section that becomes one, lacks of the settings' placement."""
+    labels = configurations.PLACEMENT["nodeSelector"]
+    if spec.get("nodeSelector") != labels and spec.get("affinity") != _AFFINITY:
+        yield "nodeSelector"
+    if spec.get("tolerations") != [_TOLERATION]:
+        yield "tolerations"
+    if spec.get("priorityClassName") != configurations.PLACEMENT["priorityClassName"]:
+        yield "priorityClassName"
+
+
+def test_every_kind_that_makes_pods_is_known() -> None:
+    """A new kind belongs to one of the two: it has a pod in tests/real/pods.py, or it makes none."""
+    kinds = {
+        resource.kind
+        for name in configurations.NAMES
+        for resource in configurations.recording(name).resources.values()
+        if resource.type.startswith("kubernetes:")
+    }
+    assert kinds <= {"Deployment", "Job", *BY_KIND} | _WITHOUT_PODS
+
+
+def test_every_pod_runs_where_the_settings_say_and_can_pull() -> None:
+    """A new pod, of the program or of an operator, fails here until it takes the placement."""
+    pods = [*templates("placed"), *templates("placed-fork")]
+    assert {pod.name for pod in pods} == {pod.name for _, pod in distinct()}
+    faults = [f"{pod.name}: {fault}" for pod in pods for fault in misplaced(pod.spec)]
+    # PGO's chart has no value for it; the setting says so.
+    assert set(faults) == {"operator-pgo: priorityClassName"}
+    for pod in pods:
+        assert pod.spec.get("imagePullSecrets") == [{"name": PULL_SECRET}], pod.name
+
+
+@pytest.mark.parametrize("name", ["placed", "placed-fork"])
+def test_every_section_of_a_custom_resource_that_makes_pods_is_placed(name: str) -> None:
+    """Also those of operators' pods that tests/real/pods.py does not put together."""
+    seen: set[str] = set()
+    for kind, sections in POD_SECTIONS.items():
+        for resource in configurations.recording(name).of_kind(kind):
+            for section in sections:
+                for fields in _at(plain(resource.inputs), section.split(".")):
+                    assert list(misplaced(fields)) == [], section
+                    seen.add(section)
+    assert {"spec.redis", "spec.instances.[]", "spec.backups.pgbackrest.jobs"} <= seen
+
+
+def _at(value: Any, path: list[str]) -> list[Any]:
+    """What is at a path of a manifest; `[]` stands for every entry of a list."""
+    if not path:
+        return [value]
+    first, *rest = path
+    if first == "[]":
+        return [item for entry in value for item in _at(entry, rest)]
+    return _at(value[first], rest) if first in value else []
+
+
+def test_replicas_prefer_other_zones_where_that_is_asked_for() -> None:
+    spread = {
+        pod.name: {item["topologyKey"] for item in pod.spec["topologySpreadConstraints"]}
+        for pod in templates("placed")
+        if pod.replicas > 1
+    }
+    assert {"shlink", "vault", "rfr-shlink-redis", "rfs-shlink-redis"} <= spread.keys()
+    for name, keys in spread.items():
+        assert keys == {"kubernetes.io/hostname", "topology.kubernetes.io/zone"}, name
+
+
+def test_nothing_set_leaves_placement_to_the_cluster() -> None:
+    for pod in templates("defaults"):
+        for field in ("nodeSelector", "tolerations", "priorityClassName", "imagePullSecrets"):
+            assert not pod.spec.get(field), pod.name
+
+
+def test_the_logins_are_a_secret_of_each_namespace_before_its_pods() -> None:
+    recording = configurations.recording("placed")
+    secrets = [
+        secret
+        for secret in recording.of_kind("Secret")
+        if secret.inputs["metadata"]["name"] == PULL_SECRET
+    ]
+    namespaces = {secret.inputs["metadata"]["namespace"] for secret in secrets}
+    assert namespaces == {pod.namespace for pod in templates("placed")}
+    for secret in secrets:
+        assert secret.inputs["type"] == "kubernetes.io/dockerconfigjson"
+        assert isinstance(secret.inputs["stringData"], Secret), "the state must encrypt it"
+        content = plain(secret.inputs["stringData"])[".dockerconfigjson"]
+        assert json.loads(content)["auths"] == {
+            "registry.example.org/mirror": {
+                "username": "puller",
+                "password": "pull-password",
+                "auth": "cHVsbGVyOnB1bGwtcGFzc3dvcmQ=",
+            }
+        }
+    for kind, name in (("Deployment", "shlink"), ("Job", "vault-init"), ("Release", "pgo")):
+        resource = recording.one(kind, name)
+        namespace = resource.inputs.get("metadata", resource.inputs)["namespace"]
+        own = [item.urn for item in secrets if item.inputs["metadata"]["namespace"] == namespace]
+        assert set(own) <= recording.waits_for(resource), name

@@ -77,14 +77,23 @@ def environment(cluster: Cluster) -> Iterator[Mapping[str, Mapping[str, Any]]]:
         if answer.ok and "deletionTimestamp" in answer.body["metadata"]:
             cluster.gone(namespace)
     stored = {namespace["metadata"]["name"]: namespace for namespace in cluster.must(namespaces)}
-    cluster.must(accounts)
+    cluster.must([_PRIORITY, *accounts])
     for name in stored:  # pods are refused until a namespace has its default account
         metadata = {"name": "default", "namespace": name}
         cluster.appears({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata})
     yield stored
-    cluster.delete(namespaces)
+    cluster.delete([*namespaces, _PRIORITY])
     for namespace in namespaces:
         cluster.gone(namespace)
+
+
+# A pod that names a PriorityClass is refused without it.
+_PRIORITY = {
+    "apiVersion": "scheduling.k8s.io/v1",
+    "kind": "PriorityClass",
+    "metadata": {"name": configurations.PLACEMENT["priorityClassName"]},
+    "value": 1000,
+}
 
 
 def _declared(kind: str) -> list[Any]:

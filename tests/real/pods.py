@@ -51,6 +51,36 @@ class Template:
         ]
 
 
+POD_SECTIONS: Mapping[str, frozenset[str]] = {
+    "PostgresCluster": frozenset(
+        {
+            "spec.backups.pgbackrest.jobs",
+            "spec.backups.pgbackrest.repoHost",
+            "spec.backups.pgbackrest.restore",
+            "spec.dataSource.pgbackrest",
+            "spec.dataSource.postgresCluster",
+            "spec.instances.[]",
+            "spec.proxy.pgBouncer",
+            "spec.userInterface.pgAdmin",
+        }
+    ),
+    "RedisFailover": frozenset({"spec.redis", "spec.sentinel"}),
+}
+"""Where a custom resource says on which nodes pods may run (compared with the CRDs by
+tests/real/test_crds.py)."""
+_PLACEMENT = ("nodeSelector", "affinity", "tolerations", "priorityClassName")
+
+
+def _placed(fields: Any) -> dict[str, Any]:
+    """What charts and operators copy to their pods, by the pods' own names."""
+    return {name: fields[name] for name in _PLACEMENT if fields.get(name)}
+
+
+def _pull_secrets(fields: Any) -> dict[str, Any]:
+    secrets = fields.get("imagePullSecrets")
+    return {"imagePullSecrets": secrets} if secrets else {}
+
+
 def templates(configuration: str) -> Iterator[Template]:
     """All pods of one configuration."""
     for resource in configurations.recording(configuration).resources.values():
@@ -64,8 +94,8 @@ def templates(configuration: str) -> Iterator[Template]:
                 spec=template["spec"],
                 replicas=inputs["spec"].get("replicas", 1),
             )
-        elif resource.kind in _BY_KIND:
-            yield from _BY_KIND[resource.kind](resource, inputs)
+        elif resource.kind in BY_KIND:
+            yield from BY_KIND[resource.kind](resource, inputs)
 
 
 def distinct() -> list[tuple[str, Template]]:
@@ -115,6 +145,8 @@ def _vault(_: Recorded, inputs: Any) -> Iterator[Template]:
             *server["volumes"],
         ],
         "terminationGracePeriodSeconds": 10,
+        **_placed(server),
+        **_pull_secrets(inputs["values"]["global"]),
     }
     if "topologySpreadConstraints" in server:
         spec["topologySpreadConstraints"] = server["topologySpreadConstraints"]
@@ -163,12 +195,25 @@ def _operator(release: Recorded, inputs: Any) -> Iterator[Template]:
         security=security[chart],
         resources=resources.get("controller", resources),
     )
-    yield Template(
-        name=f"operator-{chart}",
-        namespace=namespace,
-        labels=labels[chart],
-        spec={"serviceAccountName": accounts[chart], "containers": [container]},
-    )
+    # Each chart has a key of its own for it; redis-operator's makes no Secret when one is named.
+    pull_secrets = {
+        "pgo": values.get("imagePullSecretNames", []),
+        "redis-operator": values.get("imageCredentials", {}).get("existsSecrets", []),
+        "external-secrets": [item["name"] for item in values.get("imagePullSecrets", [])],
+    }
+    # The fork's chart brings the CRD only.
+    if values.get("replicas") != 0:
+        yield Template(
+            name=f"operator-{chart}",
+            namespace=namespace,
+            labels=labels[chart],
+            spec={
+                "serviceAccountName": accounts[chart],
+                "containers": [container],
+                "imagePullSecrets": [{"name": name} for name in pull_secrets[chart]],
+                **_placed(values),
+            },
+        )
 
 
 def _redis(_: Recorded, inputs: Any) -> Iterator[Template]:
@@ -182,6 +227,8 @@ def _redis(_: Recorded, inputs: Any) -> Iterator[Template]:
             "topologySpreadConstraints": settings["topologySpreadConstraints"],
             "containers": containers,
             "initContainers": inits,
+            **_placed(settings),
+            **_pull_secrets(settings),
         }
 
     def labels(component: str) -> dict[str, str]:
@@ -237,6 +284,8 @@ def _postgres(_: Recorded, inputs: Any) -> Iterator[Template]:
             "topologySpreadConstraints": instance.get("topologySpreadConstraints", []),
             "automountServiceAccountToken": False,
             "containers": [database],
+            **_placed(instance),
+            **_pull_secrets(inputs["spec"]),
         }
         labels = {
             f"{_PGO}/cluster": name,
@@ -261,6 +310,8 @@ def _postgres(_: Recorded, inputs: Any) -> Iterator[Template]:
     host_spec = {
         "topologySpreadConstraints": repo_host.get("topologySpreadConstraints", []),
         "containers": [host],
+        **_placed(repo_host),
+        **_pull_secrets(inputs["spec"]),
     }
     yield Template(
         name=f"{name}-repo-host",
@@ -268,9 +319,35 @@ def _postgres(_: Recorded, inputs: Any) -> Iterator[Template]:
         labels=labels,
         spec=completed_by_operator(inputs, host_spec),
     )
+    yield from _backup_jobs(inputs)
 
 
-_BY_KIND = {
+def _backup_jobs(inputs: Any) -> Iterator[Template]:
+    """Backups, and a restore before the first instance or in place of what is there."""
+    name, spec = inputs["metadata"]["name"], inputs["spec"]
+    pgbackrest = spec["backups"]["pgbackrest"]
+    jobs = {
+        "backup": pgbackrest.get("jobs"),
+        "restore": pgbackrest.get("restore"),
+        "data-source": spec.get("dataSource", {}).get("pgbackrest"),
+    }
+    for purpose, fields in jobs.items():
+        if fields is not None:
+            container = _container("pgbackrest", "pgbackrest", _RESTRICTED, fields["resources"])
+            yield Template(
+                name=f"{name}-{purpose}",
+                namespace=inputs["metadata"]["namespace"],
+                labels={f"{_PGO}/cluster": name},
+                spec={
+                    "restartPolicy": "Never",
+                    "containers": [container],
+                    **_placed(fields),
+                    **_pull_secrets(spec),
+                },
+            )
+
+
+BY_KIND = {
     "Chart": _vault,
     "Release": _operator,
     "RedisFailover": _redis,

@@ -841,6 +841,63 @@ WHOLE: Sequence[Case] = (
     ("config: &a {kubernetes:context: lab, a:b: *a}\n", "contains itself"),
 )
 
+_LOGIN = "{registry: docker.io, password: hunter2"
+PLACEMENT: Sequence[Case] = (
+    (
+        "shlink:placement: {nodeSelector: [a]}",
+        "placement.nodeSelector: must be a map of keys",
+    ),
+    (
+        "shlink:placement: {nodeSelector: {spot: true}}",
+        "placement.nodeSelector.spot: true is not text: put it in quotes",
+    ),
+    (
+        "shlink:placement: {nodeSelector: {pool: my pool}}",
+        'placement.nodeSelector.pool: "my pool" is not allowed; allowed: up to 63 letters',
+    ),
+    ("shlink:placement: {nodeSelector: {a b: c}}", "placement.nodeSelector.a b: is not allowed"),
+    ("shlink:placement: {priorityClassName: High}", 'placement.priorityClassName: "High"'),
+    (
+        "shlink:placement: {priorityClass: high}",
+        "placement.priorityClass: is not a setting; did you mean `priorityClassName`?",
+    ),
+    ("shlink:placement: {spreadZones: yes}", "is neither true nor false"),
+    ("shlink:placement: {tolerations: {key: a}}", "placement.tolerations: must be a list"),
+    (
+        "shlink:placement: {tolerations: [{value: a}]}",
+        "placement.tolerations.0.key: is missing; only operator: Exists tolerates every key",
+    ),
+    (
+        "shlink:placement: {tolerations: [{key: a, operator: Exists, value: b}]}",
+        "placement.tolerations.0.value: belongs to operator: Equal",
+    ),
+    (
+        "shlink:placement: {tolerations: [{key: a, effect: NoSchedule, tolerationSeconds: 5}]}",
+        "placement.tolerations.0.tolerationSeconds: belongs to effect: NoExecute",
+    ),
+    (
+        "shlink:placement: {tolerations: [{key: a, effect: Never}]}",
+        "allowed: NoSchedule, PreferNoSchedule, NoExecute",
+    ),
+    ("shlink:images: {pullCredentials: {registry: docker.io}}", "pullCredentials: must be a list"),
+    (
+        "shlink:images: {pullCredentials: [{registry: docker.io, username: u}]}",
+        "images.pullCredentials.0.password: is missing",
+    ),
+    (
+        'shlink:images: {pullCredentials: [{registry: "https://docker.io", username: u, password: hunter2}]}',
+        "images.pullCredentials.0.registry",
+    ),
+    (
+        f"shlink:images: {{pullCredentials: [{_LOGIN}, username: {{secure: abc}}}}]}}",
+        "images.pullCredentials.0.username: is encrypted, but is no secret here",
+    ),
+    (
+        f"shlink:images: {{pullCredentials: [{_LOGIN}, username: u}}, {_LOGIN}, username: v}}]}}",
+        "images.pullCredentials: docker.io is there twice",
+    ),
+)
+
 CASES: Sequence[Case] = (
     *SIZES,
     *NUMBERS,
@@ -850,6 +907,7 @@ CASES: Sequence[Case] = (
     *ENVIRONMENT,
     *IMAGES,
     *COMBINATIONS,
+    *PLACEMENT,
     *MISTYPES,
 )
 
