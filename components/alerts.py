@@ -58,12 +58,12 @@ class Watched:
 
 def alerts(watched: Watched) -> list[Alert]:
     """The alerts for what this environment has."""
-    found = [*_vault(watched), *_shlink(watched), *_cluster(watched)]
+    rules = [*_vault(watched), *_shlink(watched), *_cluster(watched)]
     if watched.exporter:
-        found += _postgres(watched)
+        rules += _postgres(watched)
     if watched.failover:
-        found += _redis(watched)
-    return found
+        rules += _redis(watched)
+    return rules
 
 
 def _vault(watched: Watched) -> list[Alert]:

@@ -266,7 +266,9 @@ def _s3(store: S3Store) -> Repository:
         "endpoint": store.host,
         "region": store.region,
     }
-    return Repository({"name": "", "s3": bucket}, options, secrets, files)
+    return Repository(
+        target={"name": "", "s3": bucket}, options=options, secrets=secrets, files=files
+    )
 
 
 def _gcs(store: GcsStore) -> Repository:

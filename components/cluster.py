@@ -54,7 +54,7 @@ def provider(cluster: Cluster, after: pulumi.Resource | None = None) -> kubernet
         # A rotated password changes its Secret in place, under the name that its product knows.
         enable_secret_mutable=True,
         enable_config_map_mutable=True,
-        opts=pulumi.ResourceOptions(depends_on=[after] if after else []),
+        opts=pulumi.ResourceOptions(depends_on=after),
     )
 
 
@@ -124,10 +124,9 @@ class ClusterAccess:
                 named = cast("list[dict[str, Any]]", content.get(kind) or [])
                 for entry in named:
                     fields = cast("dict[str, Any]", entry.get(kind[:-1]) or {})
-                    value = {
-                        key: str(folder / field) if key in _FILES else field
-                        for key, field in fields.items()
-                    }
+                    value = dict(fields)
+                    for key in _FILES & fields.keys():
+                        value[key] = str(folder / fields[key])
                     entries.setdefault(
                         entry["name"], value
                     )  # the first file that has the name wins, as with kubectl

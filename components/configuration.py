@@ -235,7 +235,8 @@ class _Explainer:
         """The schema of what is at a path; empty if there is nothing of that name."""
         node = _resolve(self.schema, self.schema)
         for part in path:
-            node = self._below(node, int(part) if part.isdecimal() else part)
+            key = int(part) if part.isdecimal() else part
+            node = self._below(node, key)
         return node
 
     def _below(self, node: dict[str, Any], part: int | str) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def shlink_panels(watched: Watched) -> list[Panel]:
 def data_panels(watched: Watched) -> list[Panel]:
     """Vault, the delivered Secrets, PostgreSQL and Redis."""
     vault = f'namespace="{watched.vault}"'
-    found = [
+    panels = [
         Panel(
             title="Vault unsealed",
             unit="short",
@@ -99,7 +99,7 @@ def data_panels(watched: Watched) -> list[Panel]:
     ]
     if watched.exporter:
         place = f'namespace="{watched.postgres}"'
-        found += [
+        panels += [
             Panel(
                 title="PostgreSQL: connections",
                 unit="short",
@@ -128,7 +128,7 @@ def data_panels(watched: Watched) -> list[Panel]:
         ]
     if watched.failover:
         place = f'namespace="{watched.redis}"'
-        found += [
+        panels += [
             Panel(
                 title="Redis: memory",
                 unit="bytes",
@@ -146,7 +146,7 @@ def data_panels(watched: Watched) -> list[Panel]:
                 ],
             ),
         ]
-    return found
+    return panels
 
 
 def dashboard(uid: str, title: str, panels: Sequence[Panel]) -> str:

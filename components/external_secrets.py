@@ -107,16 +107,18 @@ class SecretDelivery(pulumi.ComponentResource):
     ) -> vault.kubernetes.AuthBackendRole:
         """What the consumer's account may read in Vault."""
         inside_vault = args.vault.inside(self)
+        policy_name = args.namespace if args.policy is None else args.policy
+        role_name = args.namespace if args.role is None else args.role
         policy = vault.Policy(
             f"{name}-policy",
-            name=args.namespace if args.policy is None else args.policy,
+            name=policy_name,
             policy=_policy(args.vault.mount, args.deliveries),
             opts=inside_vault,
         )
         return vault.kubernetes.AuthBackendRole(
             f"{name}-role",
             backend=args.vault.auth_path,
-            role_name=args.namespace if args.role is None else args.role,
+            role_name=role_name,
             bound_service_account_names=[args.account],
             bound_service_account_namespaces=[args.namespace],
             audience=args.audience,

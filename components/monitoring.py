@@ -10,7 +10,7 @@ from typing import Any
 import pulumi
 from pulumi_kubernetes import core, meta
 
-from .alerts import Alert, Watched, alerts, certificate_alert, group
+from .alerts import Watched, alerts, certificate_alert, group
 from .crds import PodMonitor, PrometheusRule
 from .dashboards import dashboard, data_panels, shlink_panels
 from .network import (
@@ -73,7 +73,7 @@ def targets(settings: Settings, vault_authority: pulumi.Input[str]) -> list[Targ
 
     `vault_authority`: the Secret that holds the authority of Vault's certificate.
     """
-    found = [
+    exporters = [
         Target(
             name="vault",
             pods=VAULT_SERVER,
@@ -86,14 +86,14 @@ def targets(settings: Settings, vault_authority: pulumi.Input[str]) -> list[Targ
         Target(name="shlink", pods=SERVER, port="metrics"),
     ]
     if settings.operators.external_secrets.install:
-        found.append(Target(name="external-secrets", pods=CONTROLLER, port="metrics"))
+        exporters.append(Target(name="external-secrets", pods=CONTROLLER, port="metrics"))
     if settings.postgres.monitoring:
-        found.append(Target(name="shlink-db", pods=DATABASE, port="exporter"))
+        exporters.append(Target(name="shlink-db", pods=DATABASE, port="exporter"))
     if settings.redis.mode == "failover":
-        found.append(Target(name="shlink-redis", pods=REDIS_SERVERS, port="metrics"))
+        exporters.append(Target(name="shlink-redis", pods=REDIS_SERVERS, port="metrics"))
         if settings.operators.redis_operator.install:
-            found.append(Target(name="redis-operator", pods=REDIS_OPERATOR, port="metrics"))
-    return found
+            exporters.append(Target(name="redis-operator", pods=REDIS_OPERATOR, port="metrics"))
+    return exporters
 
 
 def watched(settings: Settings) -> Watched:
@@ -177,8 +177,7 @@ def _certificates(args: MonitoringArgs) -> list[Any]:
     for title, expires in args.certificates.items():
 
         def alert(moment: str, title: str = title) -> Mapping[str, Any]:
-            found: list[Alert] = [certificate_alert(title, moment)]
-            return group(f"certificate-{title.lower()}", found)
+            return group(f"certificate-{title.lower()}", [certificate_alert(title, moment)])
 
         rules.append(pulumi.Output.from_input(expires).apply(alert))
     return rules

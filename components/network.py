@@ -404,11 +404,12 @@ def _default_deny(
     name: str, namespace: core.v1.Namespace, dns: Dns, opts: pulumi.ResourceOptions
 ) -> networking.v1.NetworkPolicy:
     servers = [_selector(Pods("dns", dns.namespace)), *_blocks(Addresses(dns.addresses))]
-    protocols = [
-        networking.v1.NetworkPolicyPortArgs(protocol=protocol, port=port)
-        for port in dns.ports
-        for protocol in ("UDP", "TCP")
-    ]
+    protocols: list[networking.v1.NetworkPolicyPortArgs] = []
+    for port in dns.ports:
+        protocols += [
+            networking.v1.NetworkPolicyPortArgs(protocol="UDP", port=port),
+            networking.v1.NetworkPolicyPortArgs(protocol="TCP", port=port),
+        ]
     return networking.v1.NetworkPolicy(
         f"{name}-default-deny",
         metadata=meta.v1.ObjectMetaArgs(name="default-deny", namespace=namespace.metadata.name),
@@ -493,12 +494,11 @@ def _cilium_policy(
 
 
 def _inhabitants(namespace: str, table: Iterable[Flow]) -> list[Pods]:
-    named = {
-        peer.name: peer
-        for flow in table
-        for peer in (flow.source, flow.target)
-        if isinstance(peer, Pods)
-    }
+    named: dict[str, Pods] = {}
+    for flow in table:
+        for peer in (flow.source, flow.target):
+            if isinstance(peer, Pods):
+                named[peer.name] = peer
     return [named[name] for name in sorted(named) if named[name].namespace == namespace]
 
 
@@ -522,11 +522,13 @@ def _blocks(addresses: Addresses) -> list[networking.v1.NetworkPolicyPeerArgs]:
 
 
 def _selector(pods: Pods) -> networking.v1.NetworkPolicyPeerArgs:
+    namespace = {"kubernetes.io/metadata.name": pods.namespace}
+    pod_selector = None
+    if pods.labels:
+        pod_selector = meta.v1.LabelSelectorArgs(match_labels=pods.labels)
     return networking.v1.NetworkPolicyPeerArgs(
-        namespace_selector=meta.v1.LabelSelectorArgs(
-            match_labels={"kubernetes.io/metadata.name": pods.namespace}
-        ),
-        pod_selector=meta.v1.LabelSelectorArgs(match_labels=pods.labels) if pods.labels else None,
+        namespace_selector=meta.v1.LabelSelectorArgs(match_labels=namespace),
+        pod_selector=pod_selector,
     )
 
 

@@ -83,17 +83,18 @@ def external(settings: ExternalRedis) -> RedisEndpoint:
     Outside Sentinel, Shlink takes a password only inside the URL (shlink-common, RedisFactory).
     """
     first = urlsplit(settings.servers[0])
-    secrets: dict[str, pulumi.Output[str]] = {}
+    servers, delivery = ",".join(settings.servers), None
     if settings.password:
         secret = quote(settings.password.get_secret_value(), safe="")
         urls = [url.replace("://", f"://:{secret}@", 1) for url in settings.servers]
-        secrets["servers"] = pulumi.Output.secret(",".join(urls))
+        servers = None
+        delivery = _delivery({"servers": pulumi.Output.secret(",".join(urls))})
     return RedisEndpoint(
         host=first.hostname or "",
         port=first.port or ports.REDIS,
-        servers=None if secrets else ",".join(settings.servers),
+        servers=servers,
         sentinel_service=None,
-        delivery=_delivery(secrets) if secrets else None,
+        delivery=delivery,
         resources=[],
         ready=None,
     )

@@ -109,13 +109,14 @@ def _ingress(
     opts: pulumi.ResourceOptions,
 ) -> None:
     rules: list[networking.v1.IngressRuleArgs] = []
+    hosts: list[str] = []
     for group in groups:
+        hosts += group.hosts
         paths = [_ingress_path(path) for path in group.paths]
         http = networking.v1.HTTPIngressRuleValueArgs(paths=paths)
         rules += [networking.v1.IngressRuleArgs(host=host, http=http) for host in group.hosts]
     metadata = _metadata(name, args)
     metadata.annotations = settings.annotations
-    hosts = [host for group in groups for host in group.hosts]
     networking.v1.Ingress(
         name,
         metadata=metadata,

@@ -91,12 +91,11 @@ class Authority(pulumi.ComponentResource):
         opts = pulumi.ResourceOptions.merge(pulumi.ResourceOptions(parent=self), opts)
         # Its number in the name: a rotation makes another key, in place of this one.
         key = _private_key(f"{name}-key-{self._args.rotation}", opts)
+        subject = name if common_name is None else common_name
         request = tls.CertRequest(
             f"{name}-request",
             private_key_pem=key.private_key_pem,
-            subject=tls.CertRequestSubjectArgs(
-                common_name=name if common_name is None else common_name
-            ),
+            subject=tls.CertRequestSubjectArgs(common_name=subject),
             dns_names=list(dns_names),
             ip_addresses=list(ip_addresses),
             opts=opts,

@@ -36,7 +36,8 @@ def main(arguments: list[str]) -> int:
         return 1
     except OSError as error:  # a checkout that can't be written to, a full disk
         sys.stderr.write(
-            f"error: {error.filename or options.out}: {error.strerror}; choose another folder with --out\n"
+            f"error: {error.filename or options.out}: {error.strerror}; "
+            "choose another folder with --out\n"
         )
         return 1
     except KeyboardInterrupt:

@@ -294,7 +294,8 @@ def _type(field: dict[str, Any]) -> str:
         elif "minimum" in branch:
             names.append(f"{branch['minimum']} to {branch['maximum']}")
         elif branch.get("type") == "object":
-            names.append("group" if "properties" in branch else "map")
+            kind = "group" if "properties" in branch else "map"
+            names.append(kind)
         elif branch.get("type") not in (None, "null"):
             names.append(_TYPES.get(str(branch["type"]), str(branch["type"])))
     return " or ".join(dict.fromkeys(names))

@@ -1,4 +1,7 @@
-"""The stacks of a folder, and a stack's configuration without its passphrase: what is encrypted becomes a placeholder."""
+"""The stacks of a folder, and a stack's configuration without its passphrase.
+
+A placeholder takes the place of each encrypted value.
+"""
 
 import re
 from pathlib import Path
@@ -20,15 +23,17 @@ def names(root: Path) -> list[str]:
 
 
 def configuration(root: Path, stack: str) -> tuple[dict[str, str], frozenset[str]]:
-    """Configuration as the program gets it (full keys, objects as JSON text), and where in it something is encrypted.
+    """Configuration as the program gets it, and the keys or paths that are encrypted.
 
-    Raises StackError: the file is missing, can't be read, or says something that the engine would ignore.
+    Keys are full, and objects are JSON text. Raises StackError: the file is missing, can't be read,
+    or has something in it that the engine would ignore.
     """
     path = root / f"Pulumi.{stack}.yaml"
     known = ", ".join(names(root)) or "none"
     if not re.fullmatch(r"[A-Za-z0-9_.-]+", stack):
         raise StackError(
-            f"{stack!r} is no name of a stack: letters, digits, dashes, dots and underscores; stacks: {known}"
+            f"{stack!r} is no name of a stack: letters, digits, dashes, dots and underscores; "
+            f"stacks: {known}"
         )
     if not path.exists():
         raise StackError(

@@ -1,1 +1,1 @@
-"""Commands for a running environment: find what is wrong, prove that it works, rehearse a failure."""
+"""Commands for a running environment: find a fault, prove that it works, rehearse a failure."""

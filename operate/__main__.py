@@ -1,4 +1,4 @@
-"""`python -m operate doctor|smoke|drill STACK`: see `make doctor`, `make smoke` and `make drill`."""
+"""`python -m operate doctor|smoke|drill STACK`; see `make doctor`, `make smoke`, `make drill`."""
 
 import argparse
 import asyncio
@@ -152,7 +152,9 @@ def _tell(step: Step) -> None:
         mark = "skip"
     detail = step.fault or step.skipped
     line = f"{mark} {step.name} ({step.seconds:.1f} s)"
-    sys.stdout.write(f"{line}: {detail}\n" if detail else f"{line}\n")
+    if detail:
+        line = f"{line}: {detail}"
+    sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 
 

@@ -42,8 +42,8 @@ class Declared:
 
     def of_kind(self, kind: str) -> list[Object]:
         """The objects of a kind, in a stable order."""
-        found = [item for item in self.manifests if item["kind"] == kind]
-        return sorted(found, key=lambda item: (_namespace(item), item["metadata"]["name"]))
+        manifests = [item for item in self.manifests if item["kind"] == kind]
+        return sorted(manifests, key=lambda item: (_namespace(item), item["metadata"]["name"]))
 
     def named(self, kind: str, name: str) -> Object | None:
         """The object of this kind and name."""

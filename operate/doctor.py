@@ -1,6 +1,6 @@
-"""`make doctor`: finds the cause of what is wrong with an environment, and the command that mends it.
+"""`make doctor`: finds what is wrong with an environment, its cause, and the command that mends it.
 
-Read-only. It needs the rights of deploy/rbac/doctor.yaml and nothing else, and never reads a Secret.
+Read-only. It needs the rights of deploy/rbac/doctor.yaml and no others, and never reads a Secret.
 """
 
 import asyncio
@@ -157,23 +157,25 @@ def _blind(check: Check, environment: Environment, error: Exception) -> Problem:
             causes=("cluster.reachable",),
         )
     reason = str(error) or f"no answer within {LAYER_PATIENCE:g} s"
-    is_first = check.name == "cluster.reachable"
+    severity, causes = Severity.UNKNOWN, ("cluster.reachable",)
+    if check.name == "cluster.reachable":
+        severity, causes = Severity.ERROR, ()
     return Problem(
         f"{check.description}: {reason}",
         "cluster-unreachable",
         f"{environment.kubectl} version",
-        severity=Severity.ERROR if is_first else Severity.UNKNOWN,
-        causes=() if is_first else ("cluster.reachable",),
+        severity=severity,
+        causes=causes,
     )
 
 
 def _errors(problems: Mapping[str, Sequence[Problem]]) -> set[tuple[str, str]]:
-    found: set[tuple[str, str]] = set()
+    errors: set[tuple[str, str]] = set()
     for name, items in problems.items():
         for problem in items:
             if problem.severity is Severity.ERROR:
-                found.add((name, problem.anchor))
-    return found
+                errors.add((name, problem.anchor))
+    return errors
 
 
 def _confirmed(

@@ -24,6 +24,11 @@ class Severity(StrEnum):
     """It is changing and within its time; look again later."""
 
 
+def error_unless(*, changing: bool) -> Severity:
+    """The severity of what is an error once its time is over."""
+    return Severity.PROGRESS if changing else Severity.ERROR
+
+
 @dataclass(frozen=True)
 class Problem:
     """One thing that a check saw."""
@@ -33,7 +38,7 @@ class Problem:
     anchor: str
     """The section of docs/runbook.md that explains it."""
     remedy: str
-    """A command for the person who reads this: it mends the fault, or shows what a person decides."""
+    """A command for the person who reads this: it mends the fault, or shows what to decide."""
     severity: Severity = Severity.ERROR
     causes: tuple[str, ...] | None = None
     """The checks whose failure would explain this one; the check's own dependencies when None."""
@@ -94,11 +99,7 @@ def fold(checks: Sequence[Check], problems: Mapping[str, Sequence[Problem]]) -> 
     A problem is a consequence when a check that it depends on, directly or not, has an error.
     """
     order = {check.name: check for check in checks}
-    failed = {
-        name
-        for name, found in problems.items()
-        if any(problem.severity is Severity.ERROR for problem in found)
-    }
+    failed = {name for name, reported in problems.items() if _has_error(reported)}
     roots: list[Finding] = []
     beneath: dict[str, list[Finding]] = {}
     for check in checks:
@@ -110,6 +111,10 @@ def fold(checks: Sequence[Check], problems: Mapping[str, Sequence[Problem]]) -> 
             else:
                 beneath.setdefault(cause, []).append(finding)
     return _attached(roots, beneath)
+
+
+def _has_error(problems: Sequence[Problem]) -> bool:
+    return any(problem.severity is Severity.ERROR for problem in problems)
 
 
 def _attached(roots: Sequence[Finding], beneath: Mapping[str, list[Finding]]) -> list[Finding]:
@@ -138,7 +143,7 @@ def _root(
     failed: set[str],
     problems: Mapping[str, Sequence[Problem]],
 ) -> str | None:
-    """The first check in the table's order whose error explains this problem and is itself a root."""
+    """The first check in the table's order whose error is a root and explains this problem."""
     direct = order[name].depends_on if problem.causes is None else problem.causes
     reached: set[str] = set()
     waiting = list(direct)

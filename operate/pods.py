@@ -1,13 +1,13 @@
 """Why the pods of a workload are not Ready, read from their statuses and events.
 
-Where several things are wrong with one pod, the one that comes first on a pod's way to Ready counts:
-refused, not scheduled, no image, a Secret is missing, an init container waits, a crash, a probe.
+If several things are wrong with a pod, the first on its way to Ready counts: refused, not
+scheduled, no image, a Secret is missing, an init container waits, a crash, a probe.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from .findings import Environment, Problem, Severity
+from .findings import Environment, Problem, Severity, error_unless
 from .view import Object, View, age, at, condition, labelled, listed, mapped
 
 GRACE = 180.0
@@ -54,18 +54,18 @@ class Workload:
     """Seconds in which one of these pods may become Ready."""
 
 
-async def problems(environment: Environment, workload: Workload) -> list[Problem]:
+async def pod_problems(environment: Environment, workload: Workload) -> list[Problem]:
     """What is wrong with the pods of a workload."""
     view = environment.view
     pods = await pods_of(view, workload)
     events = await view.objects("v1/events", workload.namespace)
-    found: list[Problem] = []
+    problems: list[Problem] = []
     for pod in pods:
-        found += _of_pod(environment, workload, pod, events)
+        problems += _of_pod(environment, workload, pod, events)
     missing = workload.replicas - len([pod for pod in pods if not _stopping(pod)])
     if missing > 0:
-        found += _refused(environment, workload, missing, events)
-    return _distinct(found)
+        problems += _refused(environment, workload, missing, events)
+    return _distinct(problems)
 
 
 def rollout_refused(
@@ -107,7 +107,8 @@ def _of_pod(
     if _stopping(pod):
         if age(view, pod["metadata"]["deletionTimestamp"]) > GRACE:
             yield Problem(
-                f"{workload.title}: pod {name} should have stopped and has not; its node may be lost",
+                f"{workload.title}: pod {name} should have stopped and has not; "
+                "its node may be lost",
                 "pod-does-not-stop",
                 describe,
                 causes=_FROM_THE_CLUSTER,
@@ -150,7 +151,7 @@ def _unscheduled(
         f"{workload.title}: no node takes pod {name}: {_line(message)}",
         "pod-pending",
         environment.kubectl_in(workload.namespace, f"describe pod {name}"),
-        severity=Severity.ERROR if waiting > _PENDING_GRACE else Severity.PROGRESS,
+        severity=error_unless(changing=waiting <= _PENDING_GRACE),
         causes=causes,
     )
 
@@ -203,9 +204,10 @@ def _crashed(
         if ended.get("reason") == "OOMKilled":
             return None
         logs = f"logs {name} -c {status['name']} --previous --tail=30"
+        code, restarts = ended.get("exitCode", "unknown"), status.get("restartCount", 0)
         return Problem(
             f"{workload.title}: container {status['name']} of pod {name} stops again and again "
-            f"(exit code {ended.get('exitCode', 'unknown')}, {status.get('restartCount', 0)} restarts)",
+            f"(exit code {code}, {restarts} restarts)",
             "container-crashes",
             environment.kubectl_in(workload.namespace, logs),
         )
@@ -213,7 +215,7 @@ def _crashed(
 
 
 def _out_of_memory(environment: Environment, workload: Workload, pod: Object) -> Iterator[Problem]:
-    """A container that the kernel killed within the last hour: an error while its pod is not Ready."""
+    """A container that the kernel killed in the last hour: an error while its pod is not Ready."""
     for status in _containers(pod):
         for state in ("state", "lastState"):
             ended = mapped(status, state, "terminated")
@@ -228,12 +230,13 @@ def _out_of_memory(environment: Environment, workload: Workload, pod: Object) ->
             if setting:
                 stack = environment.declared.stack
                 remedy = f"pulumi config set --stack {stack} --path {setting} 1Gi"
+            severity = Severity.WARNING if ready(pod) else Severity.ERROR
             yield Problem(
                 f"{workload.title}: container {status['name']} of pod {pod['metadata']['name']} "
                 "was killed because it reached its memory limit",
                 "out-of-memory",
                 remedy,
-                severity=Severity.WARNING if ready(pod) else Severity.ERROR,
+                severity=severity,
                 causes=_FROM_THE_CLUSTER,
             )
             return
@@ -256,7 +259,7 @@ def _not_ready(
                 environment.kubectl_in(
                     workload.namespace, f"logs {name} -c {status['name']} --tail=20"
                 ),
-                severity=Severity.ERROR if waited > _WAIT_GRACE else Severity.PROGRESS,
+                severity=error_unless(changing=waited <= _WAIT_GRACE),
             )
     since = condition(pod, "Ready")
     started = pod["status"].get("startTime") or pod["metadata"].get("creationTimestamp")
@@ -267,7 +270,7 @@ def _not_ready(
         f"{workload.title}: pod {name} is not Ready ({waited:.0f} s){probe}",
         "pod-not-ready",
         describe,
-        severity=Severity.ERROR if waited > workload.grace else Severity.PROGRESS,
+        severity=error_unless(changing=waited <= workload.grace),
     )
 
 
@@ -335,9 +338,9 @@ def _line(text: str) -> str:
     return lines[0][:240] if lines else "no reason is told"
 
 
-def _distinct(found: Sequence[Problem]) -> list[Problem]:
+def _distinct(problems: Sequence[Problem]) -> list[Problem]:
     """One problem per kind and severity: three pods with one fault are one finding."""
     kept: dict[tuple[str, str], Problem] = {}
-    for problem in found:
+    for problem in problems:
         kept.setdefault((problem.anchor, problem.severity), problem)
     return list(kept.values())

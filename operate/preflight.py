@@ -17,7 +17,7 @@ from .findings import Check, Environment, Problem, Severity
 from .view import labels_of, mapped
 
 OLDEST = (1, 27)
-"""Kubernetes' oldest version on which everything declared is served: policies, Pod Security, slices."""
+"""The oldest Kubernetes that serves everything declared: policies, Pod Security, slices."""
 _DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 _REVIEWS = "authorization.k8s.io/v1/selfsubjectaccessreviews"
 _HELM = {
@@ -46,7 +46,7 @@ async def _version(environment: Environment) -> list[Problem]:
 
 
 async def _rights(environment: Environment) -> list[Problem]:
-    """Whether this login may create every kind that the program declares, and Helm's own Secrets."""
+    """Whether this login may create Helm's own Secrets and every kind that the program declares."""
     namespaces = environment.declared.namespaces
     asked = {("", "secrets", namespace) for namespace in namespaces}
     for item in environment.declared.manifests:
@@ -58,8 +58,9 @@ async def _rights(environment: Environment) -> list[Problem]:
     lacking: list[str] = []
     for (group, resource, namespace), allowed in zip(questions, answers, strict=True):
         if not allowed:
-            name = f"{resource}.{group}" if group else resource
-            lacking.append(f"{name} in {namespace}" if namespace else name)
+            kind = f"{resource}.{group}" if group else resource
+            place = f" in {namespace}" if namespace else ""
+            lacking.append(f"{kind}{place}")
     if not lacking:
         return []
     shown = ", ".join(lacking[:5])
@@ -103,13 +104,13 @@ async def _storage(environment: Environment) -> list[Problem]:
         for item in classes
         if mapped(item, "metadata", "annotations").get(_DEFAULT_CLASS) == "true"
     ]
-    wanted = _named_classes(environment)
-    missing = sorted({name for name in wanted if name} - names)
+    named = _named_classes(environment)
+    missing = sorted({name for name in named if name} - names)
     remedy = f"{environment.kubectl} get storageclass"
     if missing:
         text = f"the storage class does not exist: {', '.join(missing)}"
         return [Problem(text, "volume-not-bound", remedy)]
-    if None in wanted and not defaults:
+    if None in named and not defaults:
         text = "the cluster has no default storage class, and the stack's file names none"
         return [Problem(text, "volume-not-bound", remedy)]
     return []
@@ -149,14 +150,14 @@ async def _owners(environment: Environment) -> list[Problem]:
 
 async def _admission(environment: Environment) -> list[Problem]:
     """A namespace of ours that exists already enforces the level that the program sets."""
-    found: list[Problem] = []
+    problems: list[Problem] = []
     for namespace in await environment.view.objects("v1/namespaces"):
         name = namespace["metadata"]["name"]
         if name not in environment.declared.namespaces:
             continue
         level = labels_of(namespace).get("pod-security.kubernetes.io/enforce")
         if level != "restricted":
-            found.append(
+            problems.append(
                 Problem(
                     f"namespace {name} exists already, and not by this program: "
                     f"Pod Security {level or 'is not set'}",
@@ -165,25 +166,25 @@ async def _admission(environment: Environment) -> list[Problem]:
                     severity=Severity.WARNING,
                 )
             )
-    return found
+    return problems
 
 
 async def _ports(environment: Environment) -> list[Problem]:
     """The local ports of the forwards are free on this machine."""
     settings, stack = environment.declared.settings, environment.declared.stack
-    wanted: dict[str, int] = {}
+    ports: dict[str, int] = {}
     if settings.vault.address is None:
         service = vault.forward_target(mode=settings.vault.mode).service
-        wanted[VAULT] = settings.vault.local_port or local_port("shlink", stack, service)
+        ports[VAULT] = settings.vault.local_port or local_port("shlink", stack, service)
     if settings.postgres.address is None:
         service = postgres.PRIMARY.service
-        wanted[POSTGRES] = settings.postgres.local_port or local_port("shlink", stack, service)
-    found: list[Problem] = []
-    for layer, port in wanted.items():
+        ports[POSTGRES] = settings.postgres.local_port or local_port("shlink", stack, service)
+    problems: list[Problem] = []
+    for layer, port in ports.items():
         try:
             socket.create_server(("127.0.0.1", port)).close()
         except OSError:
-            found.append(
+            problems.append(
                 Problem(
                     f"port {port} of this machine is taken; the forward to {layer} needs it",
                     "local-port-taken",
@@ -191,7 +192,7 @@ async def _ports(environment: Environment) -> list[Problem]:
                     causes=(),
                 )
             )
-    return found
+    return problems
 
 
 async def _reachable(environment: Environment) -> list[Problem]:
@@ -201,31 +202,71 @@ async def _reachable(environment: Environment) -> list[Problem]:
 
 async def _optional(environment: Environment) -> list[Problem]:
     """Kinds that the cluster itself must bring: the Gateway API, Prometheus' operator, Cilium."""
-    found: list[Problem] = []
+    problems: list[Problem] = []
     for version in sorted({item["apiVersion"] for item in environment.declared.manifests}):
         group = version.partition("/")[0]
         if "." not in group or group.endswith(".k8s.io") or group in _HELM:
             continue
         reply = await environment.view.reply(f"/apis/{version}")
         if "resources" not in reply.fields:
-            found.append(
+            problems.append(
                 Problem(
                     f"the cluster does not serve {version}, which the stack's file asks for",
                     "custom-resource-missing",
                     f"{environment.kubectl} get customresourcedefinitions",
                 )
             )
-    return found
+    return problems
 
 
 _FIRST = ("cluster.reachable",)
 CHECKS: Sequence[Check] = (
-    Check("cluster.reachable", "the API server answers", (), _reachable),
-    Check("cluster.version", "Kubernetes is new enough", _FIRST, _version),
-    Check("cluster.rights", "this login may create everything that is declared", _FIRST, _rights),
-    Check("cluster.storage", "the storage classes exist", _FIRST, _storage),
-    Check("cluster.owners", "no other installation owns the operators' kinds", _FIRST, _owners),
-    Check("cluster.optional", "the cluster serves what it must bring itself", _FIRST, _optional),
-    Check("cluster.namespaces", "the namespaces are new, or this program's", _FIRST, _admission),
-    Check("machine.ports", "the ports of the forwards are free", (), _ports),
+    Check(
+        name="cluster.reachable",
+        description="the API server answers",
+        depends_on=(),
+        look=_reachable,
+    ),
+    Check(
+        name="cluster.version",
+        description="Kubernetes is new enough",
+        depends_on=_FIRST,
+        look=_version,
+    ),
+    Check(
+        name="cluster.rights",
+        description="this login may create everything that is declared",
+        depends_on=_FIRST,
+        look=_rights,
+    ),
+    Check(
+        name="cluster.storage",
+        description="the storage classes exist",
+        depends_on=_FIRST,
+        look=_storage,
+    ),
+    Check(
+        name="cluster.owners",
+        description="no other installation owns the operators' kinds",
+        depends_on=_FIRST,
+        look=_owners,
+    ),
+    Check(
+        name="cluster.optional",
+        description="the cluster serves what it must bring itself",
+        depends_on=_FIRST,
+        look=_optional,
+    ),
+    Check(
+        name="cluster.namespaces",
+        description="the namespaces are new, or this program's",
+        depends_on=_FIRST,
+        look=_admission,
+    ),
+    Check(
+        name="machine.ports",
+        description="the ports of the forwards are free",
+        depends_on=(),
+        look=_ports,
+    ),
 )

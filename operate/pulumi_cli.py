@@ -99,10 +99,13 @@ class Pulumi:
         A lock whose holder is known to be dead is removed. Any other is removed only after a
         person confirmed it. Raises PulumiError.
         """
-        words = [command, *(["--yes"] if self.yes else []), *arguments]
+        words = [command, *arguments]
+        if self.yes:
+            words.insert(1, "--yes")
         code, errors = self._stream(words, environment)
-        if code and (found := locks(errors)):
-            self.cancel(found)
+        held = locks(errors) if code else []
+        if held:
+            self.cancel(held)
             code, _ = self._stream(words, environment)
         if code:
             raise PulumiError(f"pulumi {command} failed, see above")

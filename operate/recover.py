@@ -1,6 +1,6 @@
 """`make recover`: from a run that was killed, at any moment, to a working environment.
 
-A killed run leaves three things behind. Each is undone here, and nothing that holds data is removed:
+A killed run leaves three things behind. Each is undone here; nothing that holds data is removed:
 
 - the stack's lock;
 - creations of which the state does not know whether they happened. Objects in Kubernetes are
@@ -88,8 +88,9 @@ def leftovers(deployment: Mapping[str, Any]) -> Leftovers:
             vault_paths[resource["urn"]] = inputs.get("path") or inputs["type"]
         if _is_release(resource):
             started.add(_release(resource))
+    stack = stacks[0] if stacks else None
     return Leftovers(
-        stack=stacks[0] if stacks else None,
+        stack=stack,
         creations=creations,
         vault_paths=vault_paths,
         started_releases=frozenset(started),
@@ -162,8 +163,9 @@ def recover(command: Pulumi) -> None:
     left = leftovers(command.export())
     if left.deletions and not command.yes:
         question = (
-            f"The last run was deleting ({len(left.deletions)} unfinished, as {left.deletions[0]}). "
-            "`make destroy` goes on with that. Build the environment up again instead?"
+            f"The last run was deleting ({len(left.deletions)} unfinished, as "
+            f"{left.deletions[0]}). `make destroy` goes on with that. "
+            "Build the environment up again instead?"
         )
         if not command.confirm(question):
             raise PulumiError("nothing was changed; to go on deleting: make destroy")

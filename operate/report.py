@@ -48,10 +48,10 @@ def _layers(report: Report, console: Console) -> None:
 
 
 def _flat(findings: Sequence[Finding]) -> list[Finding]:
-    found: list[Finding] = []
+    flat: list[Finding] = []
     for finding in findings:
-        found += [finding, *_flat(finding.consequences)]
-    return found
+        flat += [finding, *_flat(finding.consequences)]
+    return flat
 
 
 def _consequences(consequences: Sequence[Finding], console: Console) -> None:

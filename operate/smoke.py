@@ -1,7 +1,7 @@
 """`make smoke`: proves that an environment works by using it, and leaves no short URL behind.
 
-Reaches Shlink through a forward to one of its pods, or through the external URL. It needs the rights
-of deploy/rbac/smoke.yaml: that one Secret with the API key, and a forward in Shlink's namespace.
+It reaches Shlink through a forward to one of its pods, or through the external URL. It needs the
+rights of deploy/rbac/smoke.yaml: the Secret with the API key, and a forward in Shlink's namespace.
 """
 
 import asyncio
@@ -145,7 +145,7 @@ async def api_key(declared: Declared, access: ClusterAccess) -> str:
                 raise_for_status=False,
             ) as response:
                 status, body = response.status_code, response.json()
-    # A kubeconfig, a credential plugin or an API server can fail in any way; their words may be secret.
+    # Kubeconfigs, credential plugins and API servers fail in many ways; their words may be secret.
     except Exception as error:  # noqa: BLE001
         raise SmokeError(
             f"the cluster of context {access.context} can't be reached ({type(error).__name__}); "

@@ -42,8 +42,8 @@ _PATIENCE = 180.0
 """Seconds in which pods and volumes must be gone."""
 _INTERVAL = 2.0
 _QUESTION = (
-    "Everything in Vault and its unseal keys are deleted. This program writes its own values again; "
-    "what anybody else keeps in Vault is lost. Shlink runs on meanwhile. Go on?"
+    "Everything in Vault and its unseal keys are deleted. This program writes its own values "
+    "again; what anybody else keeps in Vault is lost. Shlink runs on meanwhile. Go on?"
 )
 
 
@@ -92,7 +92,7 @@ def renew(command: Pulumi) -> None:
     asyncio.run(_empty(access(target)))
     say("making Vault's own objects again, and initialising it")
     command.run("refresh", "--skip-preview", *_targets(records.cluster))
-    replaced = [word for urn in records.jobs for word in ("--replace", urn)]
+    replaced = _options("--replace", records.jobs)
     command.run("up", "--skip-preview", *_targets(records.cluster), *replaced)
     say("looking what is in the new Vault")
     # The program holds the forward to Vault.
@@ -103,7 +103,15 @@ def renew(command: Pulumi) -> None:
 
 
 def _targets(urns: Sequence[str]) -> list[str]:
-    return [word for urn in urns for word in ("--target", urn)]
+    return _options("--target", urns)
+
+
+def _options(option: str, urns: Sequence[str]) -> list[str]:
+    """The option once per resource."""
+    words: list[str] = []
+    for urn in urns:
+        words += [option, urn]
+    return words
 
 
 async def _empty(cluster: ClusterAccess) -> None:

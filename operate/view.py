@@ -1,7 +1,7 @@
 """What doctor reads of a cluster: each list once, each answer within a few seconds, nothing secret.
 
-No Secret is ever asked for. Whatever prevents a look is one of the exceptions here, so a check never
-mistakes "I could not look" for "it is not there".
+No Secret is ever asked for. Whatever prevents a look is one of the exceptions here, so a check
+never mistakes "I could not look" for "it is not there".
 """
 
 import asyncio

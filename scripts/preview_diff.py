@@ -26,7 +26,7 @@ SKIPPED = {"graph.svg"}  # a drawing of graph.md, in previews of versions before
 
 def read(folder: Path) -> dict[str, str]:
     """Every regular file by its path within the folder."""
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for path in sorted(folder.rglob("*")):
         if (
             path.name not in SKIPPED
@@ -34,12 +34,14 @@ def read(folder: Path) -> dict[str, str]:
             and not path.is_symlink()
             and path.stat().st_size <= LARGEST
         ):
-            name = "".join(
-                letter if letter.isprintable() and letter not in "`<>|" else "?"
-                for letter in str(path.relative_to(folder))
-            )
-            found[name] = path.read_text(errors="replace")
-    return found
+            name = "".join(map(_harmless, str(path.relative_to(folder))))
+            texts[name] = path.read_text(errors="replace")
+    return texts
+
+
+def _harmless(letter: str) -> str:
+    """A letter of a file's name as a comment may show it."""
+    return letter if letter.isprintable() and letter not in "`<>|" else "?"
 
 
 def fenced(text: str) -> str:
@@ -50,12 +52,10 @@ def fenced(text: str) -> str:
 
 
 def diff(name: str, before: str | None, after: str | None) -> str:
+    source = "/dev/null" if before is None else f"base/{name}"
+    target = "/dev/null" if after is None else f"head/{name}"
     lines = difflib.unified_diff(
-        (before or "").splitlines(),
-        (after or "").splitlines(),
-        f"base/{name}" if before is not None else "/dev/null",
-        f"head/{name}" if after is not None else "/dev/null",
-        lineterm="",
+        (before or "").splitlines(), (after or "").splitlines(), source, target, lineterm=""
     )
     return "\n".join(lines)
 
@@ -64,20 +64,27 @@ def stacks(base: dict[str, str], head: dict[str, str]) -> list[str]:
     return sorted({name.partition("/")[0] for name in (*base, *head) if "/" in name})
 
 
+def _sign(name: str, base: dict[str, str], head: dict[str, str]) -> str:
+    if name not in base:
+        return "+"
+    return "~" if name in head else "-"
+
+
+def _counts(sign: dict[str, str]) -> str:
+    """How many manifests are new, changed and gone."""
+    signs = [sign[name] for name in sign if name.endswith(".yaml")]
+    new, changed, gone = (signs.count(mark) for mark in "+~-")
+    return f"{new} new, {changed} changed, {gone} gone"
+
+
 def parts(base: dict[str, str], head: dict[str, str]) -> Iterator[tuple[str, str]]:
     """Pairs of a piece and its replacement when there is no room for it; the trees come first."""
     changed = {name for name in (*base, *head) if base.get(name) != head.get(name)}
     for stack in stacks(base, head):
         names = sorted(name for name in changed if name.startswith(f"{stack}/"))
-        sign = {
-            name: "+" if name not in base else "-" if name not in head else "~" for name in names
-        }
-        objects = [name for name in names if name.endswith(".yaml")]
-        kinds = (("+", "new"), ("~", "changed"), ("-", "gone"))
-        count = ", ".join(
-            f"{sum(sign[name] == key for name in objects)} {word}" for key, word in kinds
-        )
-        yield f"### `{stack}`: {f'{count} manifests' if names else 'no difference'}", ""
+        sign = {name: _sign(name, base, head) for name in names}
+        summary = f"{_counts(sign)} manifests" if names else "no difference"
+        yield f"### `{stack}`: {summary}", ""
         tree = f"{stack}/{TREE}"
         if tree in changed:
             yield (
@@ -87,8 +94,8 @@ def parts(base: dict[str, str], head: dict[str, str]) -> Iterator[tuple[str, str
         for name in names:
             if name != tree:
                 shown = fenced(diff(name, base.get(name), head.get(name)))
-                summary = f"<summary>{sign[name]} <code>{name}</code></summary>"
-                yield f"<details>{summary}\n\n{shown}\n\n</details>", f"{sign[name]} `{name}`"
+                title = f"<summary>{sign[name]} <code>{name}</code></summary>"
+                yield f"<details>{title}\n\n{shown}\n\n</details>", f"{sign[name]} `{name}`"
 
 
 def comment(base: Path, head: Path) -> str:

@@ -570,7 +570,7 @@ MUTANTS = [
     ),
     Mutant(
         "nothing waits for the comparison of settings",
-        [Change("components/cluster.py", "depends_on=[after] if after else []", "depends_on=[]")],
+        [Change("components/cluster.py", "depends_on=after", "depends_on=[]")],
     ),
     Mutant(
         "a key twice in a stack's file is accepted",

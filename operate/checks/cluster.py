@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from operate.findings import Check, Environment, Problem, Severity
-from operate.pods import GRACE, Workload, problems, rollout_refused
+from operate.findings import Check, Environment, Problem, Severity, error_unless
+from operate.pods import GRACE, Workload, pod_problems, rollout_refused
 from operate.view import Object, age, at, condition, labels_of, listed, mapped
 
 CLUSTER = ("cluster.reachable", "cluster.namespaces")
@@ -28,21 +28,21 @@ async def _reachable(environment: Environment) -> list[Problem]:
 
 async def _served(environment: Environment) -> list[Problem]:
     """Every kind that the program declares is served."""
-    found: list[Problem] = []
+    problems: list[Problem] = []
     versions = {item["apiVersion"] for item in environment.declared.manifests}
     for version in sorted(versions):
         if version == "v1":
             continue
         reply = await environment.view.reply(f"/apis/{version}")
         known = {str(resource["kind"]) for resource in listed(reply.fields, "resources")}
-        wanted = {
+        declared = {
             str(item["kind"])
             for item in environment.declared.manifests
             if item["apiVersion"] == version
         }
-        if wanted - known:
-            kinds = ", ".join(sorted(wanted - known))
-            found.append(
+        if declared - known:
+            kinds = ", ".join(sorted(declared - known))
+            problems.append(
                 Problem(
                     f"the cluster does not know {kinds} of {version}: "
                     "the CustomResourceDefinition is missing",
@@ -50,7 +50,7 @@ async def _served(environment: Environment) -> list[Problem]:
                     environment.make("refresh"),
                 )
             )
-    return found
+    return problems
 
 
 async def _nodes(environment: Environment) -> list[Problem]:
@@ -60,20 +60,20 @@ async def _nodes(environment: Environment) -> list[Problem]:
     for namespace in environment.declared.namespaces:
         for pod in await view.objects("v1/pods", namespace):
             used.add(str(pod.get("spec", {}).get("nodeName", "")))
-    found: list[Problem] = []
+    problems: list[Problem] = []
     for node in await view.objects("v1/nodes"):
         name, ready = node["metadata"]["name"], condition(node, "Ready")
         if name not in used or (ready is not None and ready["status"] == "True"):
             continue
         reason = ready.get("reason", "") if ready else "no status"
-        found.append(
+        problems.append(
             Problem(
                 f"node {name}, which runs pods of this environment, is not Ready ({reason})",
                 "node-not-ready",
                 f"{environment.kubectl} describe node {name}",
             )
         )
-    return found
+    return problems
 
 
 async def _namespaces(environment: Environment) -> list[Problem]:
@@ -81,11 +81,11 @@ async def _namespaces(environment: Environment) -> list[Problem]:
     there: dict[str, Object] = {}
     for namespace in await environment.view.objects("v1/namespaces"):
         there[namespace["metadata"]["name"]] = namespace
-    found: list[Problem] = []
+    problems: list[Problem] = []
     missing = [name for name in declared.namespaces if name not in there]
     if missing:
         command = "up" if len(missing) == len(declared.namespaces) else "refresh"
-        found.append(
+        problems.append(
             Problem(
                 f"missing namespaces: {', '.join(missing)}",
                 "namespace-missing",
@@ -97,26 +97,25 @@ async def _namespaces(environment: Environment) -> list[Problem]:
         if name not in there:
             continue
         if at(there[name], "status", "phase") == "Terminating":
-            found.append(
+            problems.append(
                 Problem(
                     f"namespace {name} is being deleted",
                     "namespace-terminating",
                     f"{environment.kubectl} describe namespace {name}",
                 )
             )
-        wanted = labels_of(manifest).get(_POD_SECURITY)
+        level = labels_of(manifest).get(_POD_SECURITY)
         actual = labels_of(there[name]).get(_POD_SECURITY)
-        if wanted != actual:
-            found.append(
+        if level != actual:
+            problems.append(
                 Problem(
-                    f"namespace {name} enforces Pod Security {actual or 'privileged'}, "
-                    f"not {wanted}",
+                    f"namespace {name} enforces Pod Security {actual or 'privileged'}, not {level}",
                     "pod-security-changed",
                     environment.make("refresh"),
                     severity=Severity.WARNING,
                 )
             )
-    return found
+    return problems
 
 
 async def _policies(environment: Environment) -> list[Problem]:
@@ -131,20 +130,20 @@ async def _policies(environment: Environment) -> list[Problem]:
             missing.append(f"{namespace}/{name}")
         elif not _contains(actual["spec"], policy["spec"]):
             changed.append(f"{namespace}/{name}")
-    found: list[Problem] = []
+    problems: list[Problem] = []
     if missing:
         text = f"missing NetworkPolicies: {', '.join(missing)}"
-        found.append(Problem(text, "network-policy-missing", environment.make("refresh")))
+        problems.append(Problem(text, "network-policy-missing", environment.make("refresh")))
     if changed:
         text = f"NetworkPolicies that differ from what is declared: {', '.join(changed)}"
-        found.append(Problem(text, "network-policy-changed", environment.make("refresh")))
-    return found
+        problems.append(Problem(text, "network-policy-changed", environment.make("refresh")))
+    return problems
 
 
 async def _volumes(environment: Environment) -> list[Problem]:
     """Every claim has its volume, or waits for its first pod."""
     view = environment.view
-    found: list[Problem] = []
+    problems: list[Problem] = []
     for namespace in environment.declared.namespaces:
         events = await view.objects("v1/events", namespace)
         for claim in await view.objects("v1/persistentvolumeclaims", namespace):
@@ -155,15 +154,15 @@ async def _volumes(environment: Environment) -> list[Problem]:
             if reason is None:
                 continue
             young = age(view, claim["metadata"]["creationTimestamp"]) < GRACE / 3
-            found.append(
+            problems.append(
                 Problem(
                     f"volume claim {namespace}/{name} is {phase or 'Pending'}: {reason}",
                     "volume-not-bound",
                     environment.kubectl_in(namespace, f"describe pvc {name}"),
-                    severity=Severity.PROGRESS if young and phase != "Lost" else Severity.ERROR,
+                    severity=error_unless(changing=young and phase != "Lost"),
                 )
             )
-    return found
+    return problems
 
 
 def _volume_reason(events: Sequence[Object], claim: str) -> str | None:
@@ -180,10 +179,10 @@ def _volume_reason(events: Sequence[Object], claim: str) -> str | None:
 
 async def _operators(environment: Environment) -> list[Problem]:
     """The operators that the program installs are available."""
-    found: list[Problem] = []
+    problems: list[Problem] = []
     for operator in environment.declared.operators:
-        found += await _operator(environment, operator.name, operator.namespace)
-    return found
+        problems += await _operator(environment, operator.name, operator.namespace)
+    return problems
 
 
 async def _operator(environment: Environment, release: str, namespace: str) -> list[Problem]:
@@ -195,15 +194,15 @@ async def _operator(environment: Environment, release: str, namespace: str) -> l
     if not deployments:
         text = f"operator {release}: its Deployment does not exist in namespace {namespace}"
         return [Problem(text, "operator-down", environment.make("refresh"), causes=CLUSTER)]
-    found: list[Problem] = []
+    problems: list[Problem] = []
     for deployment in deployments:
-        found += await deployment_problems(
+        problems += await deployment_problems(
             environment,
             deployment,
             title=f"operator {release}",
             memory_setting=f"shlink:operators.{_setting(release)}.resources.memoryLimit",
         )
-    return found
+    return problems
 
 
 def _setting(release: str) -> str:
@@ -235,11 +234,11 @@ async def deployment_problems(
         replicas=replicas,
         memory_setting=memory_setting,
     )
-    found = await problems(environment, workload)
-    found = found or rollout_refused(environment, workload, deployment)
+    problems = await pod_problems(environment, workload)
+    problems = problems or rollout_refused(environment, workload, deployment)
     available = int(at(deployment, "status", "availableReplicas") or 0)
-    if available == 0 and not found:
-        found.append(
+    if available == 0 and not problems:
+        problems.append(
             Problem(
                 f"{title}: none of its {replicas} pods is available",
                 "operator-down",
@@ -247,7 +246,7 @@ async def deployment_problems(
                 causes=CLUSTER,
             )
         )
-    return found
+    return problems
 
 
 async def _accounts(environment: Environment) -> list[Problem]:
@@ -273,9 +272,9 @@ def _contains(actual: Any, declared: Any) -> bool:
     if isinstance(declared, Mapping):
         if not isinstance(actual, Mapping):
             return not declared
-        wanted = cast("Mapping[str, Any]", declared)
+        fields = cast("Mapping[str, Any]", declared)
         there = cast("Mapping[str, Any]", actual)
-        return all(_contains(there.get(key), value) for key, value in wanted.items())
+        return all(_contains(there.get(key), value) for key, value in fields.items())
     if isinstance(declared, list):
         items = cast("list[Any]", declared)
         others = cast("list[Any]", actual or [])
@@ -286,27 +285,52 @@ def _contains(actual: Any, declared: Any) -> bool:
 
 
 CHECKS = (
-    Check("cluster.reachable", "the API server answers", (), _reachable),
     Check(
-        "cluster.namespaces",
-        "the namespaces exist, with their Pod Security level",
-        ("cluster.reachable",),
-        _namespaces,
+        name="cluster.reachable",
+        description="the API server answers",
+        depends_on=(),
+        look=_reachable,
     ),
-    Check("cluster.nodes", "the nodes in use are Ready", CLUSTER, _nodes),
     Check(
-        "cluster.kinds",
-        "the cluster serves every kind that is declared",
-        ("cluster.reachable",),
-        _served,
+        name="cluster.namespaces",
+        description="the namespaces exist, with their Pod Security level",
+        depends_on=("cluster.reachable",),
+        look=_namespaces,
     ),
-    Check("cluster.objects", "accounts and disruption budgets exist", CLUSTER, _accounts),
-    Check("cluster.policies", "NetworkPolicies are as declared", CLUSTER, _policies),
-    Check("cluster.volumes", "every volume claim is bound", (*CLUSTER, "cluster.nodes"), _volumes),
     Check(
-        "operators.available",
-        "the operators run",
-        (*CLUSTER, "cluster.nodes", "cluster.objects", "cluster.policies"),
-        _operators,
+        name="cluster.nodes",
+        description="the nodes in use are Ready",
+        depends_on=CLUSTER,
+        look=_nodes,
+    ),
+    Check(
+        name="cluster.kinds",
+        description="the cluster serves every kind that is declared",
+        depends_on=("cluster.reachable",),
+        look=_served,
+    ),
+    Check(
+        name="cluster.objects",
+        description="accounts and disruption budgets exist",
+        depends_on=CLUSTER,
+        look=_accounts,
+    ),
+    Check(
+        name="cluster.policies",
+        description="NetworkPolicies are as declared",
+        depends_on=CLUSTER,
+        look=_policies,
+    ),
+    Check(
+        name="cluster.volumes",
+        description="every volume claim is bound",
+        depends_on=(*CLUSTER, "cluster.nodes"),
+        look=_volumes,
+    ),
+    Check(
+        name="operators.available",
+        description="the operators run",
+        depends_on=(*CLUSTER, "cluster.nodes", "cluster.objects", "cluster.policies"),
+        look=_operators,
     ),
 )

@@ -4,8 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, cast
 
-from operate.findings import Check, Environment, Problem, Severity
-from operate.pods import GRACE, Workload, pods_of, problems, ready
+from operate.findings import Check, Environment, Problem, Severity, error_unless
+from operate.pods import GRACE, Workload, pod_problems, pods_of, ready
 from operate.view import Object, age, at, condition, labelled, labels_of, listed, mapped
 
 from .cluster import CLUSTER
@@ -73,7 +73,7 @@ async def _created(environment: Environment) -> list[Problem]:
                 f"{text}{warning}",
                 "postgres-not-created",
                 described,
-                severity=Severity.PROGRESS if young else Severity.ERROR,
+                severity=error_unless(changing=young),
             )
         ]
     return []
@@ -91,15 +91,15 @@ async def _last_warning(environment: Environment, namespace: str, name: str) -> 
 
 async def _running(environment: Environment) -> list[Problem]:
     workload = _workload(environment)
-    found = await problems(environment, workload)
+    problems = await pod_problems(environment, workload)
     pods = await pods_of(environment.view, workload)
-    if not pods and not found:
+    if not pods and not problems:
         namespace, name = _name(environment)
         text = "PostgreSQL: no pod exists"
         warning = await _last_warning(environment, namespace, name)
         remedy = environment.kubectl_in(namespace, f"describe postgrescluster {name}")
-        found.append(Problem(f"{text}{warning}", "postgres-not-created", remedy))
-    return found
+        problems.append(Problem(f"{text}{warning}", "postgres-not-created", remedy))
+    return problems
 
 
 async def _primary(environment: Environment) -> list[Problem]:
@@ -121,7 +121,7 @@ async def _primary(environment: Environment) -> list[Problem]:
             f"PostgreSQL has no single Ready primary: {names} of {len(pods)} pods",
             "postgres-no-primary",
             environment.kubectl_in(namespace, command),
-            severity=Severity.PROGRESS if young and pods else Severity.ERROR,
+            severity=error_unless(changing=young and bool(pods)),
         )
     ]
 
@@ -137,22 +137,22 @@ async def _replicas(environment: Environment) -> list[Problem]:
     leaders = [item for item in members.values() if item.get("role") in ("master", "primary")]
     if len(leaders) != 1:
         return []
-    found: list[str] = []
+    differences: list[str] = []
     for name, member in members.items():
         if member is leaders[0] or "xlog_location" not in member:
             continue
         behind = int(leaders[0].get("xlog_location", 0)) - int(member["xlog_location"])
         if member.get("timeline") != leaders[0].get("timeline"):
-            found.append(f"{name} is on another timeline than the primary")
+            differences.append(f"{name} is on another timeline than the primary")
         elif behind > _LAG:
-            found.append(f"{name} is {behind / 1024 / 1024:.0f} MiB behind")
-    if not found:
+            differences.append(f"{name} is {behind / 1024 / 1024:.0f} MiB behind")
+    if not differences:
         return []
     namespace, cluster = _name(environment)
     command = f"get pods -l {_LABEL}/cluster={cluster}"
     return [
         Problem(
-            f"PostgreSQL replicas: {'; '.join(found)}",
+            f"PostgreSQL replicas: {'; '.join(differences)}",
             "postgres-replica-behind",
             environment.kubectl_in(namespace, command),
             severity=Severity.WARNING,
@@ -203,7 +203,7 @@ async def _backups(environment: Environment) -> list[Problem]:
     """Each scheduled backup has succeeded in its time."""
     view = environment.view
     namespace, name = _name(environment)
-    found: list[Problem] = []
+    problems: list[Problem] = []
     for job in await view.objects("batch/v1/cronjobs", namespace):
         if not labelled(job, {f"{_LABEL}/cluster": name}):
             continue
@@ -223,41 +223,51 @@ async def _backups(environment: Environment) -> list[Problem]:
             continue
         command = f"get jobs,pods -l {_LABEL}/cluster={name}"
         remedy = environment.kubectl_in(namespace, command)
-        found.append(Problem(text, "postgres-backup-old", remedy))
-    return found[:1]
+        problems.append(Problem(text, "postgres-backup-old", remedy))
+    return problems[:1]
 
 
 CHECKS = (
     Check(
-        "postgres.created",
-        "PGO has made the database cluster that is declared",
-        (*CLUSTER, "cluster.kinds", "cluster.policies", "operators.available"),
-        _created,
+        name="postgres.created",
+        description="PGO has made the database cluster that is declared",
+        depends_on=(*CLUSTER, "cluster.kinds", "cluster.policies", "operators.available"),
+        look=_created,
     ),
     Check(
-        "postgres.running",
-        "PostgreSQL's pods are Ready",
-        (
+        name="postgres.running",
+        description="PostgreSQL's pods are Ready",
+        depends_on=(
             *CLUSTER,
             "cluster.nodes",
             "cluster.volumes",
             "cluster.policies",
             "postgres.created",
         ),
-        _running,
-    ),
-    Check("postgres.primary", "there is one primary", ("postgres.running",), _primary),
-    Check("postgres.replicas", "the replicas follow it", ("postgres.primary",), _replicas),
-    Check(
-        "postgres.repository",
-        "the backup repositories can be written",
-        ("postgres.primary", "cluster.volumes"),
-        _repository,
+        look=_running,
     ),
     Check(
-        "postgres.backups",
-        "scheduled backups succeed",
-        ("postgres.repository",),
-        _backups,
+        name="postgres.primary",
+        description="there is one primary",
+        depends_on=("postgres.running",),
+        look=_primary,
+    ),
+    Check(
+        name="postgres.replicas",
+        description="the replicas follow it",
+        depends_on=("postgres.primary",),
+        look=_replicas,
+    ),
+    Check(
+        name="postgres.repository",
+        description="the backup repositories can be written",
+        depends_on=("postgres.primary", "cluster.volumes"),
+        look=_repository,
+    ),
+    Check(
+        name="postgres.backups",
+        description="scheduled backups succeed",
+        depends_on=("postgres.repository",),
+        look=_backups,
     ),
 )

@@ -1,7 +1,7 @@
 """Redis behind Sentinel: what redis-operator makes, and that there is one master with a name."""
 
-from operate.findings import Check, Environment, Problem, Severity
-from operate.pods import GRACE, Workload, pods_of, problems
+from operate.findings import Check, Environment, Problem, error_unless
+from operate.pods import GRACE, Workload, pod_problems, pods_of
 from operate.view import Object, age, condition, labels_of
 
 from .cluster import CLUSTER
@@ -18,11 +18,11 @@ def _declared(environment: Environment) -> Object | None:
 
 def _workload(manifest: Object, component: str) -> Workload:
     metadata = manifest["metadata"]
-    part = "redis" if component == "redis" else "sentinel"
-    prefix = "rfr" if component == "redis" else "rfs"
-    setting = "resources" if component == "redis" else "sentinelResources"
+    title, part, prefix, setting = "Sentinel", "sentinel", "rfs", "sentinelResources"
+    if component == "redis":
+        title, part, prefix, setting = "Redis", "redis", "rfr", "resources"
     return Workload(
-        title="Redis" if component == "redis" else "Sentinel",
+        title=title,
         namespace=metadata["namespace"],
         labels={
             "app.kubernetes.io/name": metadata["name"],
@@ -47,34 +47,34 @@ async def _created(environment: Environment) -> list[Problem]:
         return [Problem(text, "object-missing", environment.make("refresh"))]
     servers = await view.named("apps/v1/statefulsets", namespace, f"rfr-{name}")
     sentinels = await view.named("apps/v1/deployments", namespace, f"rfs-{name}")
-    found: list[Problem] = []
+    problems: list[Problem] = []
     if servers is None or sentinels is None:
         young = age(view, failover["metadata"]["creationTimestamp"]) < GRACE
-        found.append(
+        problems.append(
             Problem(
                 "redis-operator has not made what the RedisFailover asks for",
                 "redis-not-created",
                 environment.kubectl_in(namespace, "logs deployment/redis-operator --tail=30"),
-                severity=Severity.PROGRESS if young else Severity.ERROR,
+                severity=error_unless(changing=young),
             )
         )
-    return found
+    return problems
 
 
 async def _running(environment: Environment) -> list[Problem]:
     manifest = _declared(environment)
     if manifest is None:
         return []
-    found: list[Problem] = []
+    problems: list[Problem] = []
     for component in ("redis", "sentinel"):
         workload = _workload(manifest, component)
-        problem = await problems(environment, workload)
-        found += problem
-        if not problem and not await pods_of(environment.view, workload):
+        own = await pod_problems(environment, workload)
+        problems += own
+        if not own and not await pods_of(environment.view, workload):
             text = f"{workload.title}: no pod exists"
             remedy = environment.kubectl_in(workload.namespace, "get statefulsets,deployments")
-            found.append(Problem(text, "redis-not-created", remedy))
-    return found
+            problems.append(Problem(text, "redis-not-created", remedy))
+    return problems
 
 
 async def _master(environment: Environment) -> list[Problem]:
@@ -94,7 +94,7 @@ async def _master(environment: Environment) -> list[Problem]:
             f"Redis: one pod must be the master, but: {names}",
             "redis-no-master",
             environment.kubectl_in(workload.namespace, f"get pods -L {_ROLE}"),
-            severity=Severity.PROGRESS if moving else Severity.ERROR,
+            severity=error_unless(changing=moving),
         )
     ]
 
@@ -126,15 +126,15 @@ async def _names(environment: Environment) -> list[Problem]:
 
 CHECKS = (
     Check(
-        "redis.created",
-        "redis-operator has made what is declared",
-        (*CLUSTER, "cluster.kinds", "cluster.policies", "operators.available"),
-        _created,
+        name="redis.created",
+        description="redis-operator has made what is declared",
+        depends_on=(*CLUSTER, "cluster.kinds", "cluster.policies", "operators.available"),
+        look=_created,
     ),
     Check(
-        "redis.running",
-        "Redis and Sentinel are Ready",
-        (
+        name="redis.running",
+        description="Redis and Sentinel are Ready",
+        depends_on=(
             *CLUSTER,
             "cluster.nodes",
             "cluster.objects",
@@ -142,10 +142,18 @@ CHECKS = (
             "cluster.policies",
             "redis.created",
         ),
-        _running,
+        look=_running,
     ),
     Check(
-        "redis.master", "Redis has one master", ("redis.running", "operators.available"), _master
+        name="redis.master",
+        description="Redis has one master",
+        depends_on=("redis.running", "operators.available"),
+        look=_master,
     ),
-    Check("redis.names", "Redis and Sentinel have their Services", ("redis.created",), _names),
+    Check(
+        name="redis.names",
+        description="Redis and Sentinel have their Services",
+        depends_on=("redis.created",),
+        look=_names,
+    ),
 )

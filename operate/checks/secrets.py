@@ -1,7 +1,7 @@
 """External Secrets: the stores can log in to Vault, and every Secret is as new as it should be."""
 
 from components.waits import synced
-from operate.findings import Check, Environment, Problem, Severity
+from operate.findings import Check, Environment, Problem, error_unless
 from operate.pods import GRACE
 from operate.view import Object, age, at, condition
 
@@ -15,41 +15,41 @@ _UNITS = {"s": 1, "m": 60, "h": 3600}
 
 
 async def _stores(environment: Environment) -> list[Problem]:
-    found: list[Problem] = []
+    problems: list[Problem] = []
     for manifest in environment.declared.of_kind("SecretStore"):
         namespace, name = manifest["metadata"]["namespace"], manifest["metadata"]["name"]
         store = await environment.view.named(_STORES, namespace, name)
         if store is None:
             text = f"SecretStore {namespace}/{name} does not exist"
-            found.append(Problem(text, "object-missing", environment.make("refresh")))
+            problems.append(Problem(text, "object-missing", environment.make("refresh")))
             continue
         ready = condition(store, "Ready")
         if ready is not None and ready["status"] == "True":
             continue
         young = age(environment.view, store["metadata"]["creationTimestamp"]) < GRACE / 3
         reason = _reason(ready)
-        found.append(
+        problems.append(
             Problem(
                 f"SecretStore {namespace}/{name} can't log in to Vault: {reason}",
                 "secret-store-not-ready",
                 environment.make("refresh"),
-                severity=Severity.PROGRESS if young and ready is None else Severity.ERROR,
+                severity=error_unless(changing=young and ready is None),
             )
         )
-    return found
+    return problems
 
 
 async def _synced(environment: Environment) -> list[Problem]:
-    found: list[Problem] = []
+    problems: list[Problem] = []
     for manifest in environment.declared.of_kind("ExternalSecret"):
         namespace, name = manifest["metadata"]["namespace"], manifest["metadata"]["name"]
         external = await environment.view.named(_EXTERNAL, namespace, name)
         if external is None:
             text = f"ExternalSecret {namespace}/{name} does not exist"
-            found.append(Problem(text, "object-missing", environment.make("refresh")))
+            problems.append(Problem(text, "object-missing", environment.make("refresh")))
             continue
-        found += _of_external(environment, external)
-    return found
+        problems += _of_external(environment, external)
+    return problems
 
 
 def _of_external(environment: Environment, external: Object) -> list[Problem]:
@@ -66,7 +66,7 @@ def _of_external(environment: Environment, external: Object) -> list[Problem]:
                 f"Secret {namespace}/{secret} is not delivered (ExternalSecret {name}): {reason}",
                 "secret-not-synced",
                 environment.make("refresh"),
-                severity=Severity.PROGRESS if young and ready is None else Severity.ERROR,
+                severity=error_unless(changing=young and ready is None),
             )
         ]
     interval = _seconds(str(external["spec"].get("refreshInterval", "1h")))
@@ -74,8 +74,8 @@ def _of_external(environment: Environment, external: Object) -> list[Problem]:
     if interval and refreshed > _MISSED_REFRESHES * interval:
         return [
             Problem(
-                f"ExternalSecret {namespace}/{name} was last refreshed {refreshed / 3600:.0f} h ago, "
-                "so nothing follows a change in Vault",
+                f"ExternalSecret {namespace}/{name} was last refreshed "
+                f"{refreshed / 3600:.0f} h ago, so nothing follows a change in Vault",
                 "secret-not-refreshed",
                 environment.kubectl_in(
                     namespace, f"annotate externalsecret {name} --overwrite force-sync=now"
@@ -102,9 +102,9 @@ def _reason(ready: Object | None) -> str:
 
 CHECKS = (
     Check(
-        "secrets.store",
-        "the SecretStores can log in to Vault",
-        (
+        name="secrets.store",
+        description="the SecretStores can log in to Vault",
+        depends_on=(
             *CLUSTER,
             "cluster.kinds",
             "cluster.objects",
@@ -112,12 +112,12 @@ CHECKS = (
             "operators.available",
             "vault.leader",
         ),
-        _stores,
+        look=_stores,
     ),
     Check(
-        "secrets.synced",
-        "every Secret is delivered, in the version that its pods are made for",
-        ("secrets.store",),
-        _synced,
+        name="secrets.synced",
+        description="every Secret is delivered, in the version that its pods are made for",
+        depends_on=("secrets.store",),
+        look=_synced,
     ),
 )

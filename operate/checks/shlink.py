@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from operate.findings import Check, Environment, Problem, Severity
-from operate.pods import GRACE, Workload, problems, rollout_refused
+from operate.pods import GRACE, Workload, pod_problems, rollout_refused
 from operate.view import LookError, Object, age, at, condition, labels_of, listed, mapped
 
 from .cluster import CLUSTER
@@ -90,9 +90,9 @@ async def _migrated(environment: Environment) -> list[Problem]:
         memory_setting="shlink:app.resources.memoryLimit",
         secrets=("secrets.synced",),
     )
-    found = await problems(environment, workload)
-    if found:
-        return [problem for problem in found if problem.anchor != "pod-evicted"] or [
+    problems = await pod_problems(environment, workload)
+    if problems:
+        return [problem for problem in problems if problem.anchor != "pod-evicted"] or [
             await _failure(environment, job, "a pod failed, the next one is tried")
         ]
     if age(view, job["metadata"]["creationTimestamp"]) > 2 * GRACE:
@@ -172,10 +172,10 @@ async def _running(environment: Environment) -> list[Problem]:
         secrets=("secrets.synced",),
         grace=_STARTUP,
     )
-    found = await problems(environment, workload)
-    found = found or rollout_refused(environment, workload, deployment)
+    problems = await pod_problems(environment, workload)
+    problems = problems or rollout_refused(environment, workload, deployment)
     explained: list[Problem] = []
-    for problem in found:
+    for problem in problems:
         if problem.anchor in ("container-crashes", "pod-not-ready"):
             cause = await _told_by_log(environment, namespace, workload.labels)
             if cause and problem.severity is Severity.ERROR:
@@ -226,7 +226,7 @@ async def _reached(environment: Environment) -> list[Problem]:
     view = environment.view
     manifest = _deployment(environment)
     namespace = manifest["metadata"]["namespace"]
-    found: list[Problem] = []
+    problems: list[Problem] = []
     for service in environment.declared.of_kind("Service"):
         name = service["metadata"]["name"]
         if service["metadata"]["namespace"] != namespace:
@@ -241,11 +241,11 @@ async def _reached(environment: Environment) -> list[Problem]:
             text = f"Service {namespace}/{name} does not exist"
             severity = Severity.PROGRESS if young else Severity.ERROR
             remedy = environment.make("refresh")
-            found.append(Problem(text, "object-missing", remedy, severity=severity))
+            problems.append(Problem(text, "object-missing", remedy, severity=severity))
         elif not await _endpoints(environment, namespace, name):
             text = f"no Ready pod stands behind Service {namespace}/{name}"
             remedy = environment.kubectl_in(namespace, f"describe service {name}")
-            found.append(Problem(text, "shlink-no-endpoints", remedy))
+            problems.append(Problem(text, "shlink-no-endpoints", remedy))
     for kind, resource in (
         ("Ingress", "networking.k8s.io/v1/ingresses"),
         ("HTTPRoute", "gateway.networking.k8s.io/v1/httproutes"),
@@ -253,8 +253,13 @@ async def _reached(environment: Environment) -> list[Problem]:
         for route in environment.declared.of_kind(kind):
             name = route["metadata"]["name"]
             actual = await view.named(resource, namespace, name)
-            found += _route(environment, kind, name, actual)
-    return found
+            problems += _route(environment, kind, name, actual)
+    return problems
+
+
+def _refuses(entry: Object) -> bool:
+    """Whether a gateway's condition keeps the route from working."""
+    return entry["type"] in ("Accepted", "ResolvedRefs") and entry["status"] != "True"
 
 
 async def _endpoints(environment: Environment, namespace: str, service: str) -> bool:
@@ -285,12 +290,9 @@ def _route(environment: Environment, kind: str, name: str, actual: Object | None
     else:
         parents = listed(actual, "status", "parents")
         accepted = any(condition({"status": parent}, "Accepted") for parent in parents)
-        refused = [
-            entry
-            for parent in parents
-            for entry in listed(parent, "conditions")
-            if entry["type"] in ("Accepted", "ResolvedRefs") and entry["status"] != "True"
-        ]
+        refused: list[Object] = []
+        for parent in parents:
+            refused += [entry for entry in listed(parent, "conditions") if _refuses(entry)]
         if accepted and not refused:
             return []
         reason = refused[0].get("reason", "") if refused else "no gateway has looked at it"
@@ -302,27 +304,27 @@ def _route(environment: Environment, kind: str, name: str, actual: Object | None
 
 CHECKS = (
     Check(
-        "shlink.redis-mode",
-        "Shlink is told how Redis runs",
-        (*CLUSTER,),
-        _redis_mode,
+        name="shlink.redis-mode",
+        description="Shlink is told how Redis runs",
+        depends_on=(*CLUSTER,),
+        look=_redis_mode,
     ),
     Check(
-        "shlink.migrated",
-        "the migration of the database succeeded",
-        (*CLUSTER, "cluster.nodes", "shlink.redis-mode", *_SERVERS),
-        _migrated,
+        name="shlink.migrated",
+        description="the migration of the database succeeded",
+        depends_on=(*CLUSTER, "cluster.nodes", "shlink.redis-mode", *_SERVERS),
+        look=_migrated,
     ),
     Check(
-        "shlink.running",
-        "Shlink's pods are Ready",
-        ("shlink.migrated", "cluster.objects"),
-        _running,
+        name="shlink.running",
+        description="Shlink's pods are Ready",
+        depends_on=("shlink.migrated", "cluster.objects"),
+        look=_running,
     ),
     Check(
-        "shlink.reached",
-        "Shlink's Service and route lead to it",
-        ("shlink.running", "cluster.objects"),
-        _reached,
+        name="shlink.reached",
+        description="Shlink's Service and route lead to it",
+        depends_on=("shlink.running", "cluster.objects"),
+        look=_reached,
     ),
 )

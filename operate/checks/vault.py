@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from operate.findings import Check, Environment, Problem, Severity
-from operate.pods import GRACE, Workload, pods_of, problems, ready
+from operate.pods import GRACE, Workload, pod_problems, pods_of, ready
 from operate.view import LookError, Object, age, at, condition, labels_of
 
 from .cluster import CLUSTER
@@ -21,12 +21,13 @@ _NOT_INITIALISED = "statuscode: 501"
 
 async def _workload(environment: Environment) -> Workload:
     install, settings = environment.declared.vault, environment.declared.settings.vault
+    replicas = settings.replicas if settings.mode == "ha" else 1
     return Workload(
         title="Vault",
         namespace=install.namespace,
         labels=_LABELS,
         owners=(install.name,),
-        replicas=settings.replicas if settings.mode == "ha" else 1,
+        replicas=replicas,
         memory_setting="shlink:vault.resources.memoryLimit",
         secrets=("cluster.objects",),
     )
@@ -35,9 +36,9 @@ async def _workload(environment: Environment) -> Workload:
 async def _running(environment: Environment) -> list[Problem]:
     """Vault's pods run; whether they are Ready is the next check's, which knows why not."""
     workload = await _workload(environment)
-    found = await problems(environment, workload)
+    problems = await pod_problems(environment, workload)
     pods = await pods_of(environment.view, workload)
-    if not pods and not found:
+    if not pods and not problems:
         namespace = workload.namespace
         stateful_set = await environment.view.named(
             "apps/v1/statefulsets", namespace, environment.declared.vault.name
@@ -54,7 +55,7 @@ async def _running(environment: Environment) -> list[Problem]:
         text = "Vault: no pod exists"
         remedy = environment.kubectl_in(namespace, "describe statefulset")
         return [Problem(text, "vault-not-running", remedy)]
-    return [problem for problem in found if problem.anchor != "pod-not-ready"]
+    return [problem for problem in problems if problem.anchor != "pod-not-ready"]
 
 
 async def _unsealed(environment: Environment) -> list[Problem]:
@@ -67,13 +68,13 @@ async def _unsealed(environment: Environment) -> list[Problem]:
         if health is not None:
             told.append((pod, health))
     serving = any(not health["sealed"] for _, health in told)
-    found: list[Problem] = []
+    problems: list[Problem] = []
     for pod, health in told:
-        found += _judge(environment, pod, health, serving=serving)
-    if not found:
-        waiting = await problems(environment, workload)
-        found = [problem for problem in waiting if problem.anchor == "pod-not-ready"]
-    return found[:1]
+        problems += _judge(environment, pod, health, serving=serving)
+    if not problems:
+        waiting = await pod_problems(environment, workload)
+        problems = [problem for problem in waiting if problem.anchor == "pod-not-ready"]
+    return problems[:1]
 
 
 def _judge(
@@ -85,13 +86,15 @@ def _judge(
     name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
     young = age(environment.view, pod["metadata"].get("creationTimestamp")) < GRACE
     severity = Severity.WARNING if serving else Severity.ERROR
+    if young:
+        severity = Severity.PROGRESS
     if not health["initialized"]:
         return (
             Problem(
                 f"Vault is not initialised (pod {name})",
                 "vault-not-initialised",
                 environment.kubectl_in(namespace, "logs job/vault-init --tail=20"),
-                severity=Severity.PROGRESS if young else severity,
+                severity=severity,
             ),
         )
     container = "vault" if environment.declared.settings.vault.seal else "unseal"
@@ -100,7 +103,7 @@ def _judge(
             f"Vault is sealed (pod {name}): nothing can be read from it",
             "vault-sealed",
             environment.kubectl_in(namespace, f"logs {name} -c {container} --tail=20"),
-            severity=Severity.PROGRESS if young else severity,
+            severity=severity,
         ),
     )
 
@@ -180,24 +183,27 @@ async def _leader(environment: Environment) -> list[Problem]:
 
 CHECKS = (
     Check(
-        "vault.running",
-        "Vault's pods run",
-        (*CLUSTER, "cluster.nodes", "cluster.objects", "cluster.volumes"),
-        _running,
+        name="vault.running",
+        description="Vault's pods run",
+        depends_on=(*CLUSTER, "cluster.nodes", "cluster.objects", "cluster.volumes"),
+        look=_running,
     ),
     Check(
-        "vault.initialised",
-        "the Job that initialises Vault succeeded",
-        ("vault.running", "cluster.policies"),
-        _initialised,
+        name="vault.initialised",
+        description="the Job that initialises Vault succeeded",
+        depends_on=("vault.running", "cluster.policies"),
+        look=_initialised,
     ),
     Check(
-        "vault.unsealed",
-        "Vault is initialised and unsealed",
-        ("vault.running", "vault.initialised"),
-        _unsealed,
+        name="vault.unsealed",
+        description="Vault is initialised and unsealed",
+        depends_on=("vault.running", "vault.initialised"),
+        look=_unsealed,
     ),
     Check(
-        "vault.leader", "one Vault server leads", ("vault.unsealed", "cluster.policies"), _leader
+        name="vault.leader",
+        description="one Vault server leads",
+        depends_on=("vault.unsealed", "cluster.policies"),
+        look=_leader,
     ),
 )
