@@ -205,6 +205,7 @@ class PostgresBackups(TypedDict):
 
 
 class PgMonitorExporter(TypedDict):
+    image: NotRequired[str]
     resources: NotRequired[Any]
 
 

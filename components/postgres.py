@@ -28,7 +28,7 @@ from .backups import (
     restore_in_place,
 )
 from .cluster import ClusterAccess
-from .crds import PostgresCluster, PostgresClusterSpec, PostgresUser
+from .crds import PgMonitorExporter, PostgresCluster, PostgresClusterSpec, PostgresUser
 from .credentials import password
 from .delivery import Delivery
 from .forward import ForwardTarget
@@ -290,6 +290,7 @@ class Postgres(pulumi.ComponentResource):
                 workloads=[workload for user in args.users for workload in user.workloads],
                 pgbackrest_image=args.images.pgbackrest,
                 operator_namespace=args.operator_namespace,
+                placement=args.placement,
             ),
             restore=restore,
         )
@@ -625,8 +626,11 @@ def _cluster_spec(args: PostgresArgs, backups: Backups) -> PostgresClusterSpec:
     if args.placement.pull_secret:
         spec["imagePullSecrets"] = [{"name": args.placement.pull_secret}]
     if settings.monitoring:
-        exporter = Resources(cpu="10m", memory="32Mi", memory_limit="128Mi")
-        spec["monitoring"] = {"pgmonitor": {"exporter": {"resources": requirements(exporter)}}}
+        sizes = Resources(cpu="10m", memory="32Mi", memory_limit="128Mi")
+        exporter: PgMonitorExporter = {"resources": requirements(sizes)}
+        if images.postgres_exporter:
+            exporter["image"] = images.postgres_exporter
+        spec["monitoring"] = {"pgmonitor": {"exporter": exporter}}
     if settings.synchronous:
         # Not strict: with no replica left the primary goes on alone.
         spec["patroni"] = {"dynamicConfiguration": {"synchronous_mode": True}}

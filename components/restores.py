@@ -7,7 +7,7 @@ is, it stays down. So the look comes before anything is changed, in hooks of the
 import asyncio
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any, cast
@@ -18,6 +18,7 @@ from .backup_info import BackupInfoError, RepositoryContent, contents, impossibl
 from .backup_settings import InPlaceRestore, StoreRestore
 from .cluster import ClusterAccess, disconnect
 from .execute import Container, ExecuteError, execute
+from .placement import Placement
 from .pods import CONTAINER_SECURITY
 
 _LABEL = "postgres-operator.crunchydata.com"
@@ -65,6 +66,8 @@ class RestoreArgs:
     """For the look into a store; the one that PGO uses when None."""
     operator_namespace: str | None = None
     """Where PGO runs, if not beside the cluster."""
+    placement: Placement = field(default_factory=Placement)
+    """On which nodes the pod that looks into a store may run."""
 
 
 async def repository_contents(
@@ -182,7 +185,7 @@ async def look_into_store(
             pulumi.log.warn(f"{_SETTING}: the store was not looked at, PGO names no image for it")
             return
         name = f"{args.cluster}-look-{secrets.token_hex(3)}"
-        text = await _run(api, namespace, _job(name, args.cluster, image, source))
+        text = await _run(api, namespace, _job(name, args, image, source))
     finally:
         await disconnect(api)
     try:
@@ -209,7 +212,7 @@ async def _image(api: Any, namespace: str) -> str | None:
     return None
 
 
-def _job(name: str, cluster: str, image: str, source: Mapping[str, Any]) -> dict[str, Any]:
+def _job(name: str, args: RestoreArgs, image: str, source: Mapping[str, Any]) -> dict[str, Any]:
     options = {**source["global"], **_target(source["repo"])}
     environment = [
         {"name": f"PGBACKREST_{option.upper().replace('-', '_')}", "value": str(value)}
@@ -238,9 +241,11 @@ def _job(name: str, cluster: str, image: str, source: Mapping[str, Any]) -> dict
             {"name": "stores", "projected": {"sources": projections}},
             {"name": "tmp", "emptyDir": {}},
         ],
+        "imagePullSecrets": args.placement.pull_secrets(),
+        **args.placement.on_nodes(),
     }
     # The label by which the network policies let the database reach the store.
-    labels = {f"{_LABEL}/cluster": cluster}
+    labels = {f"{_LABEL}/cluster": args.cluster}
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",

@@ -157,6 +157,7 @@ class Images(Model):
     pgo: Image | None = None
     postgres: Image | None = None
     pgbackrest: Image | None = None
+    postgres_exporter: Image | None = None
 
     @model_validator(mode="after")
     def _one_login_each(self) -> Self:

@@ -1,8 +1,13 @@
 """Image references: what a stack's file may say, and what charts and mirrors make of it."""
 
+from typing import Any, cast
+
 import pytest
 
 from components.images import ImageReference
+from components.settings import Images
+from offline.record import plain
+from tests.conftest import Program
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 
@@ -72,3 +77,45 @@ def test_a_chart_puts_the_whole_reference_together_again(text: str) -> None:
     """Charts write `repository:tag`; a digest must survive that."""
     values = ImageReference.parse(text).helm_values()
     assert f"{values['repository']}:{values['tag']}" == text
+
+
+_NO_IMAGES = {"registry", "pull_credentials"}
+
+
+@pytest.mark.parametrize("distribution", ["spotahome", "freshworks"])
+def test_every_image_may_be_pinned_by_its_digest(program: Program, distribution: str) -> None:
+    """What is set is what the manifests and the charts' values name, whole: no tag is left."""
+    references = {
+        field.alias or name: f"r.example.org/{name.replace('_', '-')}@{DIGEST}"
+        for name, field in Images.model_fields.items()
+        if name not in _NO_IMAGES
+    }
+    recording = program(
+        images=references,
+        operators={"redisOperator": {"distribution": distribution}},
+        postgres={"monitoring": True},
+    )
+    named = {
+        image
+        for resource in recording.resources.values()
+        for image in _images(plain(resource.inputs))
+    }
+    other = {"spotahome": "redisOperatorFork", "freshworks": "redisOperator"}[distribution]
+    assert named == {text for key, text in references.items() if key != other}
+
+
+def _images(value: Any) -> list[str]:
+    """Every image that a manifest or a chart's values name."""
+    if isinstance(value, list):
+        return [image for item in cast("list[Any]", value) for image in _images(item)]
+    if not isinstance(value, dict):
+        return []
+    images: list[str] = []
+    for key, item in cast("dict[str, Any]", value).items():
+        if key == "image" and isinstance(item, dict):
+            images.append(f"{item['repository']}:{item['tag']}")
+        elif key in {"image", "cluster"} and isinstance(item, str) and "/" in item:
+            images.append(item)
+        else:
+            images += _images(item)
+    return images

@@ -18,6 +18,7 @@ from components.backup_info import BackupInfoError, contents, impossible
 from components.backup_settings import InPlaceRestore, StoreRestore
 from components.cluster import ClusterAccess
 from components.execute import ExecuteError
+from components.placement import Placement
 from components.postgres_guard import GuardArgs, creation_hook, guard_hook
 from components.restores import RestoreArgs, Workload, look_into_store, prepare_in_place
 from tests import configurations
@@ -352,9 +353,9 @@ def store(**more: Any) -> StoreRestore:
     return StoreRestore.model_validate({"type": "store", "store": place, "path": path, **more})
 
 
-def look(api: Pods, restore: StoreRestore) -> Any:
+def look(api: Pods, restore: StoreRestore, **more: Any) -> Any:
     source = inputs("restore-store")["spec"]["dataSource"]["pgbackrest"]
-    args = RestoreArgs(access=reached(api), **cast("Any", ARGS))
+    args = RestoreArgs(access=reached(api), **cast("Any", ARGS), **more)
     asyncio.run(look_into_store(args, restore, "postgres", source))
     return source
 
@@ -372,6 +373,18 @@ def test_a_store_is_looked_into_before_there_is_a_database() -> None:
     assert container["image"] == "pgbackrest:1", "the one that PGO uses"
     assert "passphrase" not in json.dumps(api.job), "it is in the Secret only"
     assert pod["volumes"][0]["projected"]["sources"], "the Secret"
+
+
+def test_the_pod_that_looks_runs_where_the_database_will() -> None:
+    api = Pods(GOOD)
+    placement = Placement(
+        node_selector={"pool": "data"}, priority_class="high", pull_secret="registries"
+    )
+    look(api, store(), placement=placement)
+    pod = api.job["spec"]["template"]["spec"]
+    assert pod["nodeSelector"] == {"pool": "data"}
+    assert pod["priorityClassName"] == "high"
+    assert pod["imagePullSecrets"] == [{"name": "registries"}]
 
 
 @pytest.mark.parametrize(
