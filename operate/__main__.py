@@ -128,7 +128,7 @@ def _drill(environment: Declared, options: argparse.Namespace) -> int:
     drill = next(item for item in drills.DRILLS if item.name == options.name)
     sys.stdout.write(f"{drill.says}\n")
     where = f"stack {environment.stack}, context {environment.cluster.context}"
-    if input(f"Do it in {where}? Type the stack's name: ") != environment.stack:
+    if _answer(f"Do it in {where}? Type the stack's name: ") != environment.stack:
         sys.stdout.write("nothing done\n")
         return ILL
 
@@ -137,13 +137,27 @@ def _drill(environment: Declared, options: argparse.Namespace) -> int:
         sys.stdout.flush()
 
     try:
-        outcome = drills.run(drill, environment, access(environment.cluster), tell=tell)
+        outcome = drills.run(
+            drill,
+            environment,
+            access(environment.cluster),
+            tell=tell,
+            again=lambda: _declared(options.stack, options.kubeconfig),
+        )
     except (drills.DrillError, pulumi.RunError) as error:
         sys.stderr.write(f"error: {error}\n")
         return ILL
     for step in outcome.steps:
         _tell(step)
     return HEALTHY if outcome.ok else ILL
+
+
+def _answer(question: str) -> str:
+    """What a person types, or a script sends; empty where nobody is there."""
+    try:
+        return input(question)
+    except EOFError:
+        return ""
 
 
 def _tell(step: Step) -> None:

@@ -14,8 +14,8 @@ from components.cluster import ClusterAccess, ClusterError, disconnect
 
 from .checks import CHECKS
 from .declared import Declared
-from .findings import Check, Environment, Finding, Problem, Severity, fold
-from .view import ForbiddenError, LookError, NotServedError, View
+from .findings import Check, Environment, Finding, Problem, Severity, fold, skip
+from .view import ForbiddenError, LookError, NotServedError, SkippedError, View
 
 HEALTHY, ILL, BLIND = 0, 1, 2
 """Exit codes: nothing to mend; something to mend; it could not look."""
@@ -23,6 +23,15 @@ CONFIRM_SECONDS = 3.0
 """Seconds after which an error is looked at again, so that a passing state is no finding."""
 LAYER_PATIENCE = 5.0
 """Seconds that a layer may take to answer."""
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A look beyond doctor's own role that was not taken."""
+
+    check: str
+    reason: str
+    """What it takes."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +46,7 @@ class Report:
     seconds: float
     version: str = ""
     """Of the API server."""
+    skipped: Sequence[Skip] = ()
     checks: Sequence[Check] = field(default=CHECKS, repr=False)
 
     @property
@@ -59,6 +69,7 @@ class Report:
             "seconds": round(self.seconds, 1),
             "findings": [_plain(finding) for finding in self.findings],
             "passed": list(self.passed),
+            "skipped": [dataclasses.asdict(skip) for skip in self.skipped],
         }
 
 
@@ -105,15 +116,31 @@ async def examine(
         version = await _version(view)
     finally:
         await disconnect(api)
+    problems, skipped = _without_skips(problems)
+    skipped_checks = {skip.check for skip in skipped}
+    quiet = [check.name for check in checks if not problems[check.name]]
     return Report(
         stack=declared.stack,
         context=declared.cluster.context,
         findings=fold(checks, problems),
-        passed=[check.name for check in checks if not problems[check.name]],
+        passed=[name for name in quiet if name not in skipped_checks],
         seconds=loop.time() - started,
         version=version,
+        skipped=skipped,
         checks=checks,
     )
+
+
+def _without_skips(
+    problems: Mapping[str, Sequence[Problem]],
+) -> tuple[dict[str, Sequence[Problem]], list[Skip]]:
+    """The problems, and apart from them what was not looked at."""
+    told: dict[str, Sequence[Problem]] = {}
+    skipped: list[Skip] = []
+    for name, items in problems.items():
+        told[name] = [item for item in items if item.severity is not Severity.SKIPPED]
+        skipped += [Skip(name, item.message) for item in items if item not in told[name]]
+    return told, skipped
 
 
 async def _look(
@@ -141,6 +168,8 @@ async def _run(check: Check, environment: Environment) -> Sequence[Problem]:
 
 def _blind(check: Check, environment: Environment, error: Exception) -> Problem:
     """Why a check could not look."""
+    if isinstance(error, SkippedError):
+        return skip(str(error))
     if isinstance(error, NotServedError):
         return Problem(
             f"{check.description}: {error}",

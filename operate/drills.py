@@ -2,6 +2,7 @@
 
 Each drill says what it will do and asks before it does it. It ends with doctor and the smoke test.
 Deleting a pod needs deploy/rbac/drill.yaml, besides the rights of doctor and the smoke test.
+Stopping a node is a person's to do: nothing that this program may do to a node is the same.
 """
 
 import asyncio
@@ -19,8 +20,9 @@ from components.vault import forward_target
 from .declared import Declared
 from .doctor import HEALTHY, Report, examine
 from .findings import Severity
+from .pulumi_cli import PulumiError, executable
 from .smoke import SmokeError, Step, smoke
-from .view import LookError, View, labelled
+from .view import LookError, Object, View, condition, labelled
 
 PATIENCE = 900.0
 """Seconds in which an environment must have recovered."""
@@ -38,50 +40,70 @@ class Drill:
     name: str
     says: str
     """What it will do, and what users may notice."""
-    act: Callable[[Declared, ClusterAccess], str]
+    act: "Act"
     """Does it; returns what it did. Raises DrillError."""
+    by_a_person: bool = False
+    """Whether the act waits for a person, whose time is not part of the recovery."""
 
 
-def _delete(place: Callable[[Declared], tuple[str, Mapping[str, str]]]) -> Callable[..., str]:
-    """An act that deletes the first pod in a namespace with these labels."""
+Tell = Callable[[str], object]
+Act = Callable[[Declared, ClusterAccess, Tell], str]
+Place = Callable[[Declared], tuple[str, Mapping[str, str]]]
+"""A namespace, and labels of pods in it."""
 
-    def act(declared: Declared, access: ClusterAccess) -> str:
+
+def _delete(place: Place, *, every: bool = False) -> Act:
+    """An act that deletes the first pod with the labels of a place, or every one."""
+
+    def act(declared: Declared, access: ClusterAccess, _: Tell) -> str:
         namespace, labels = place(declared)
-        return asyncio.run(_delete_pod(access, namespace, labels))
+        return asyncio.run(_delete_pods(access, namespace, labels, every=every))
 
     return act
 
 
-async def _delete_pod(access: ClusterAccess, namespace: str, labels: Mapping[str, str]) -> str:
+async def _delete_pods(
+    access: ClusterAccess, namespace: str, labels: Mapping[str, str], *, every: bool
+) -> str:
     api: Any = await access.client()
     try:
         pods = await View(api).objects("v1/pods", namespace)
         names = [pod["metadata"]["name"] for pod in pods if labelled(pod, labels)]
         if not names:
             raise DrillError(f"no pod in namespace {namespace} has the labels {dict(labels)}")
-        async with api.call_api(
-            "DELETE",
-            version="v1",
-            base="/api",
-            namespace=namespace,
-            url=f"pods/{names[0]}",
-            raise_for_status=False,
-        ) as response:
-            status = response.status_code
+        chosen = names if every else names[:1]
+        await asyncio.gather(*(_delete_pod(api, namespace, name) for name in chosen))
     except LookError as error:
         raise DrillError(str(error)) from None
     finally:
         await disconnect(api)
+    deleted = [f"{namespace}/{name}" for name in chosen]
+    return f"pod{'s' if len(deleted) > 1 else ''} {', '.join(deleted)} deleted"
+
+
+async def _delete_pod(api: Any, namespace: str, name: str) -> None:
+    async with api.call_api(
+        "DELETE",
+        version="v1",
+        base="/api",
+        namespace=namespace,
+        url=f"pods/{name}",
+        raise_for_status=False,
+    ) as response:
+        status = response.status_code
     if status >= HTTPStatus.BAD_REQUEST:
         raise DrillError(
-            f"pod {namespace}/{names[0]} can't be deleted ({status}); deploy/rbac/drill.yaml "
-            "grants it"
+            f"pod {namespace}/{name} can't be deleted ({status}); deploy/rbac/drill.yaml grants it"
         )
-    return f"pod {namespace}/{names[0]} deleted"
 
 
 def _vault(declared: Declared) -> tuple[str, Mapping[str, str]]:
     target = forward_target(mode=declared.settings.vault.mode)
+    return target.namespace, target.pod_labels
+
+
+def _vault_servers(_: Declared) -> tuple[str, Mapping[str, str]]:
+    target = forward_target(mode="standalone")
     return target.namespace, target.pod_labels
 
 
@@ -98,31 +120,97 @@ def _master(declared: Declared) -> tuple[str, Mapping[str, str]]:
     return metadata["namespace"], labels
 
 
-def _rotate(credential: str) -> Callable[..., str]:
+def _rotate(credential: str) -> Act:
     """An act that raises a number in the stack's file and applies it."""
 
-    def act(declared: Declared, _: ClusterAccess) -> str:
+    def act(declared: Declared, _: ClusterAccess, __: Tell) -> str:
         current = int(getattr(declared.settings.rotation, credential))
         key = "apiKey" if credential == "api_key" else credential
         path = ["--path", f"shlink:rotation.{key}", str(current + 1)]
-        for command in (
-            ["pulumi", "config", "set", "--stack", declared.stack, *path],
-            ["pulumi", "up", "--yes", "--stack", declared.stack],
+        try:
+            pulumi = executable()
+        except PulumiError as error:
+            raise DrillError(str(error)) from None
+        for words in (
+            ["config", "set", "--stack", declared.stack, *path],
+            ["up", "--yes", "--stack", declared.stack],
         ):
-            done = subprocess.run(command, check=False)  # noqa: S603 -- built here
+            done = subprocess.run([pulumi, *words], check=False)  # noqa: S603 -- built here
             if done.returncode:
-                raise DrillError(f"{' '.join(command)} ended with {done.returncode}")
+                raise DrillError(
+                    f"pulumi {' '.join(words)} ended with {done.returncode}; shlink:rotation.{key} "
+                    f"stays {current + 1}, and `make up STACK={declared.stack}` goes on"
+                )
         return f"{credential} rotated to number {current + 1}"
 
     return act
 
 
-_ROTATIONS = ("database", "superuser", "redis", "api_key", "vault")
+def _node_loss(_: Declared, access: ClusterAccess, tell: Tell) -> str:
+    """Waits until a person has stopped the node of the database's primary."""
+    return asyncio.run(_lost_node(access, tell))
+
+
+async def _lost_node(access: ClusterAccess, tell: Tell) -> str:
+    api: Any = await access.client()
+    try:
+        pods = await View(api).objects("v1/pods", PRIMARY.namespace)
+        names = [
+            str(pod["spec"].get("nodeName", ""))
+            for pod in pods
+            if labelled(pod, PRIMARY.pod_labels)
+        ]
+        if not names:
+            raise DrillError("no pod is the primary of PostgreSQL")
+        name = names[0]
+        ready = [node for node in await View(api).objects("v1/nodes") if _is_ready(node)]
+        alone = len(ready) == 1
+        if alone:
+            tell("This cluster has one node, so nothing can take over: users notice it all.")
+        tell(
+            f"Stop node {name} now: switch it off, or `systemctl stop kubelet` on it. "
+            f"Kubernetes notices after about 40 s. Waiting up to {PATIENCE:.0f} s."
+        )
+        deadline = time.monotonic() + PATIENCE
+        while _is_ready(await View(api).named("v1/nodes", "", name)):
+            if time.monotonic() > deadline:
+                raise DrillError(f"node {name} is still Ready: nobody stopped it")
+            await asyncio.sleep(_INTERVAL)
+    except LookError as error:
+        raise DrillError(str(error)) from None
+    finally:
+        await disconnect(api)
+    tell(
+        f"Node {name} is lost. Start it again, or, where it never comes back, remove it: "
+        f"{access.kubectl} delete node {name}. Its pods move after five minutes at the soonest."
+    )
+    return f"node {name} stopped"
+
+
+def _is_ready(node: Object | None) -> bool:
+    status = condition(node, "Ready") if node else None
+    return status is not None and status["status"] == "True"
+
+
+_ROTATIONS = {
+    "database": "No request is refused: the login before stays valid.",
+    "superuser": "Only this program uses it.",
+    "redis": "Servers restart one by one; requests may wait for a failover.",
+    "api_key": "The key before stays valid until the next rotation.",
+    "vault": "Only this program uses it.",
+    "certificates": "Vault and PostgreSQL roll; with one instance of PostgreSQL requests fail meanwhile.",
+}
 DRILLS: tuple[Drill, ...] = (
     Drill(
         "vault-restart",
         "Deletes the (active) Vault pod. Running pods notice nothing; no Secret changes meanwhile.",
         _delete(_vault),
+    ),
+    Drill(
+        "vault-unseal",
+        "Deletes every Vault pod. All servers start sealed and must be unsealed by the sidecar or the "
+        "key service. Running pods notice nothing; no Secret changes meanwhile.",
+        _delete(_vault_servers, every=True),
     ),
     Drill(
         "postgres-failover",
@@ -134,13 +222,20 @@ DRILLS: tuple[Drill, ...] = (
         "Deletes the Redis master. Requests may wait until Sentinel has elected another.",
         _delete(_master),
     ),
+    Drill(
+        "node-loss",
+        "Asks you to stop the node that runs the primary of PostgreSQL, and waits for it.",
+        _node_loss,
+        by_a_person=True,
+    ),
     *(
         Drill(
             f"rotate-{credential.replace('_', '-')}",
-            f"Raises shlink:rotation.{credential} by one in the stack's file and runs `pulumi up`.",
+            f"Raises shlink:rotation.{'apiKey' if credential == 'api_key' else credential} by one in "
+            f"the stack's file and runs `pulumi up`. {effect}",
             _rotate(credential),
         )
-        for credential in _ROTATIONS
+        for credential, effect in _ROTATIONS.items()
     ),
 )
 
@@ -166,17 +261,24 @@ def run(
     declared: Declared,
     access: ClusterAccess,
     *,
-    tell: Callable[[str], object],
+    tell: Tell,
     patience: float = PATIENCE,
+    again: Callable[[], Declared] | None = None,
 ) -> Outcome:
-    """Do it, wait for the recovery, use the environment. Raises DrillError."""
+    """Do it, wait for the recovery, use the environment. Raises DrillError.
+
+    `again` reads the stack's file anew, which a rotation has changed.
+    """
     before = _look(declared, access)
     if not _recovered(before):
         message = before.findings[0].message
         raise DrillError(f"the environment is not healthy to begin with: {message}")
-    did = drill.act(declared, access)
-    tell(did)
     started = time.monotonic()
+    did = drill.act(declared, access, tell)
+    tell(f"{did} ({time.monotonic() - started:.0f} s)")
+    if drill.by_a_person:
+        started = time.monotonic()
+    declared = again() if again else declared
     # The first look must not come before Kubernetes has noticed.
     time.sleep(_INTERVAL)
     while True:

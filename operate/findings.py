@@ -22,6 +22,8 @@ class Severity(StrEnum):
     """It works, but with less reserve than declared."""
     PROGRESS = "progress"
     """It is changing and within its time; look again later."""
+    SKIPPED = "skipped"
+    """A look beyond the read role that was not taken; the report lists it apart, as no finding."""
 
 
 def error_unless(*, changing: bool) -> Severity:
@@ -42,6 +44,11 @@ class Problem:
     severity: Severity = Severity.ERROR
     causes: tuple[str, ...] | None = None
     """The checks whose failure would explain this one; the check's own dependencies when None."""
+
+
+def skip(reason: str) -> Problem:
+    """A look that is not taken: what it takes. No finding, and the report lists it apart."""
+    return Problem(reason, "looks-beyond-the-read-role", "", severity=Severity.SKIPPED)
 
 
 @dataclass(frozen=True)

@@ -99,6 +99,14 @@ def ready(pod: Object) -> bool:
     return status is not None and status["status"] == "True" and not _stopping(pod)
 
 
+def container_runs(pod: Object, name: str) -> bool:
+    """Whether a container of a pod runs and the pod stays; its probe may fail."""
+    for status in listed(pod, "status", "containerStatuses"):
+        if status["name"] == name and "running" in mapped(status, "state"):
+            return not _stopping(pod)
+    return False
+
+
 def _of_pod(
     environment: Environment, workload: Workload, pod: Object, events: Sequence[Object]
 ) -> Iterator[Problem]:

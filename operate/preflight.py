@@ -14,12 +14,11 @@ from components.forward import local_port
 from components.network import POSTGRES, VAULT
 
 from .findings import Check, Environment, Problem, Severity
-from .view import labels_of, mapped
+from .view import ACCESS_REVIEW, labels_of, mapped
 
 OLDEST = (1, 27)
 """The oldest Kubernetes that serves everything declared: policies, Pod Security, slices."""
 _DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
-_REVIEWS = "authorization.k8s.io/v1/selfsubjectaccessreviews"
 _HELM = {
     "external-secrets.io": "external-secrets",
     "postgres-operator.crunchydata.com": "pgo",
@@ -81,7 +80,7 @@ async def _may_create(environment: Environment, group: str, resource: str, names
         "kind": "SelfSubjectAccessReview",
         "spec": {"resourceAttributes": attributes},
     }
-    reply = await environment.view.post(_REVIEWS, body)
+    reply = await environment.view.post(ACCESS_REVIEW, body)
     return bool(mapped(reply.fields, "status").get("allowed"))
 
 

@@ -26,7 +26,17 @@ def show(report: Report, console: Console) -> None:
             console.print(f"     run   {escape(finding.remedy)}", soft_wrap=True)
             console.print(f"     read  {finding.runbook}", soft_wrap=True)
         _consequences(finding.consequences, console)
+    _skipped(report, console)
     console.print(f"\n{_summary(report)}", soft_wrap=True)
+
+
+def _skipped(report: Report, console: Console) -> None:
+    """One line for each reason, with the checks that it keeps from looking."""
+    names: dict[str, list[str]] = {}
+    for skip in report.skipped:
+        names.setdefault(skip.reason, []).append(skip.check)
+    for reason, checks in names.items():
+        console.print(f"\nskip {', '.join(checks)}: {escape(reason)}", soft_wrap=True)
 
 
 def _layers(report: Report, console: Console) -> None:

@@ -5,15 +5,19 @@ never mistakes "I could not look" for "it is not there".
 """
 
 import asyncio
-from collections.abc import Mapping
+import contextlib
+import ssl
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
+T = TypeVar("T")
 Object: TypeAlias = Mapping[str, Any]
 """A Kubernetes object, as the API server returns it."""
 
+ACCESS_REVIEW = "authorization.k8s.io/v1/selfsubjectaccessreviews"
 PATIENCE = 5.0
 """Seconds that one answer may take."""
 
@@ -32,6 +36,10 @@ class ForbiddenError(LookError):
 
 class NotServedError(LookError):
     """The API server does not know this kind of object."""
+
+
+class SkippedError(LookError):
+    """A look beyond the read role that this login may not take; the message says what it needs."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +71,8 @@ class View:
     """Seconds that one answer may take."""
     now: datetime = field(default_factory=_now)
     """When the look began; every age is measured from it."""
-    _reads: dict[tuple[str, str], "asyncio.Task[Reply]"] = field(
-        default_factory=dict["tuple[str, str]", "asyncio.Task[Reply]"], repr=False
+    _reads: dict[tuple[str, ...], "asyncio.Task[Any]"] = field(
+        default_factory=dict["tuple[str, ...]", "asyncio.Task[Any]"], repr=False
     )
 
     async def objects(self, resource: str, namespace: str = "") -> list[Object]:
@@ -95,15 +103,58 @@ class View:
         `patience`: seconds, where that is less than the view's own.
         Raises NoAnswerError or ForbiddenError; other refusals are the caller's to read.
         """
-        key = (resource, namespace)
+        key = ("GET", resource, namespace)
+        return await self.once(key, lambda: self._get(resource, namespace, patience))
+
+    async def once(self, key: tuple[str, ...], ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """The answer to a question that several checks ask, and that is asked once in this look."""
         if key not in self._reads:
-            self._reads[key] = asyncio.ensure_future(self._get(resource, namespace, patience))
+            self._reads[key] = asyncio.ensure_future(ask())
         # Shielded: a check that gives up must not take the answer away from the others.
         return await asyncio.shield(self._reads[key])
 
     async def post(self, resource: str, body: Object) -> Reply:
         """The answer to a question that is asked by POST, as SelfSubjectAccessReviews are."""
         return await self._call("POST", resource, "", None, json=body)
+
+    async def may(self, verb: str, resource: str, subresource: str, namespace: str) -> bool:
+        """Whether this login may do something in a namespace. Raises LookError."""
+        attributes = {
+            "verb": verb,
+            "resource": resource,
+            "subresource": subresource,
+            "namespace": namespace,
+        }
+        review = {"spec": {"resourceAttributes": attributes}}
+        reply = await self.once(
+            ("may", *attributes.values()), lambda: self.post(ACCESS_REVIEW, review)
+        )
+        return bool(at(reply.fields, "status", "allowed"))
+
+    @contextlib.asynccontextmanager
+    async def websocket(
+        self, namespace: str, path: str, parameters: Mapping[str, Any], protocol: str
+    ) -> AsyncGenerator[Any]:
+        """A stream of frames to a pod's subresource, such as `pods/vault-0/portforward`.
+
+        Its user sends and receives within the view's patience. Raises NoAnswerError.
+        """
+        try:
+            async with (
+                asyncio.timeout(self.patience),
+                self.api.open_websocket(
+                    namespace=namespace, url=path, params=parameters, subprotocols=[protocol]
+                ) as websocket,
+            ):
+                yield websocket
+        except TimeoutError:
+            raise NoAnswerError(f"no answer within {self.patience:g} s to {path}") from None
+        # A server, a proxy or a kubelet can fail in any way.
+        except Exception as error:  # noqa: BLE001
+            cause = _cause(error)
+            if isinstance(cause, (LookError, ssl.SSLError)):
+                raise cause from None
+            raise NoAnswerError(f"no answer to {path}: {type(cause).__name__}") from None
 
     async def _get(self, resource: str, namespace: str, patience: float | None) -> Reply:
         return await self._call("GET", resource, namespace, patience)
@@ -148,6 +199,13 @@ def _place(resource: str) -> tuple[str, str, str]:
     if parts[0] == "v1":
         return "/api", "v1", "/".join(parts[1:])
     return "/apis", "/".join(parts[:2]), "/".join(parts[2:])
+
+
+def _cause(error: Exception) -> Exception:
+    """The error itself: httpx-ws wraps what its user raises into groups (0.7, with anyio 4)."""
+    while isinstance(error, ExceptionGroup):
+        error = cast("ExceptionGroup[Exception]", error).exceptions[0]
+    return error
 
 
 def _parsed(response: Any) -> Any:

@@ -161,6 +161,13 @@ def the_service_account_of_the_store_is_missing(world: World) -> None:
     store_down(world, 'ServiceAccount "external-secrets-sa" not found')
 
 
+@fault("cluster.dns", "name-does-not-resolve")
+def the_dns_of_the_cluster_is_down(world: World) -> None:
+    world.not_ready("coredns-")
+    store_down(world, "dial tcp: lookup vault.vault.svc: i/o timeout")
+    world.waits("shlink-7f8b", "wait-for-postgres")
+
+
 # The operators
 
 
@@ -264,6 +271,25 @@ def all_servers_of_vault_are_sealed(world: World) -> None:
     store_down(world, "Vault is sealed")
 
 
+@fault("vault.certificate", "certificate-refused")
+def the_certificate_of_vault_has_expired(world: World) -> None:
+    world.shown["vault-0"] = "expired"
+    store_down(world, "tls: failed to verify certificate: x509: certificate has expired")
+
+
+@fault("vault.certificate", "certificate-refused")
+def vault_shows_the_certificate_of_another_authority(world: World) -> None:
+    world.shown["vault-0"] = "foreign"
+    store_down(world, "tls: failed to verify certificate: x509: signed by unknown authority")
+
+
+@fault("secrets.store", "certificate-refused")
+def the_certificate_of_vault_has_expired_and_only_the_store_tells(world: World) -> None:
+    """As with doctor's own role, which may not open a connection to Vault."""
+    world.forbidden_inside = {"exec", "portforward"}
+    store_down(world, "tls: failed to verify certificate: x509: certificate has expired")
+
+
 # Secrets
 
 
@@ -364,6 +390,42 @@ def backups_are_suspended(world: World) -> None:
     world.find("CronJob", "shlink-db-repo1-full")["spec"]["suspend"] = True
 
 
+@fault("postgres.names", "postgres-no-names")
+def the_service_of_the_primary_leads_nowhere(world: World) -> None:
+    for item in world.of("EndpointSlice"):
+        if item["metadata"]["name"] == "shlink-db-ha-abc":
+            item["metadata"]["annotations"]["pods"] = "nobody"
+    shlink_down(world)
+
+
+@fault("postgres.certificate", "certificate-refused")
+def the_certificate_of_the_database_has_expired(world: World) -> None:
+    world.shown["shlink-db-instance1-axyz-0"] = "expired"
+    migration(world, "SSL error: certificate verify failed")
+
+
+@fault("postgres.grant", "postgres-grant-missing")
+def the_grant_was_revoked(world: World) -> None:
+    """Shlink runs on; its next migration would fail."""
+    world.psql = "false|false|0|true"
+
+
+@fault("postgres.grant", "postgres-grant-missing")
+def the_role_of_shlink_is_gone(world: World) -> None:
+    world.psql = "|false|0|true"
+    migration(world, 'FATAL:  role "shlink" does not exist')
+
+
+@fault("postgres.archiving", "postgres-archiving-failing")
+def archiving_fails(world: World) -> None:
+    world.psql = "true|true|900|true"
+
+
+@fault("postgres.archiving", "postgres-archiving-failing")
+def archiving_is_off(world: World) -> None:
+    world.psql = "true|false|0|false"
+
+
 # Redis
 
 
@@ -407,6 +469,36 @@ def redis_has_no_master(world: World) -> None:
 def the_headless_service_of_redis_is_missing(world: World) -> None:
     world.remove("Service", "rfr-")
     shlink_down(world)
+
+
+@fault("redis.names", "redis-no-names")
+def a_pod_of_redis_has_no_name(world: World) -> None:
+    for item in world.of("EndpointSlice"):
+        if item["metadata"]["name"] == "rfr-shlink-redis-abc":
+            item["metadata"]["annotations"]["pods"] = "rfr-shlink-redis-0"
+
+
+@fault("redis.sentinels", "redis-sentinels-disagree")
+def a_sentinel_names_another_master(world: World) -> None:
+    pod = world.pods("rfs-")[1]["metadata"]["name"]
+    world.sentinels[pod] = world.pods("rfr-shlink-redis-1")[0]["status"]["podIP"]
+
+
+@fault("redis.sentinels", "redis-sentinels-disagree")
+def the_sentinels_name_an_address_that_is_gone(world: World) -> None:
+    for pod in world.pods("rfs-"):
+        world.sentinels[pod["metadata"]["name"]] = "10.244.9.9"
+    shlink_down(world)
+
+
+@fault("redis.memory", "redis-replica-alone")
+def a_replica_of_redis_does_not_reach_its_master(world: World) -> None:
+    world.metrics["rfr-shlink-redis-1"] = "redis_master_link_up 0"
+
+
+@fault("redis.memory", "redis-password-refused")
+def a_server_of_redis_has_another_password(world: World) -> None:
+    world.metrics["rfr-shlink-redis-2"] = "redis_up 0"
 
 
 # Shlink
@@ -513,6 +605,21 @@ def the_service_of_shlink_is_missing(world: World) -> None:
 def the_route_is_missing(world: World) -> None:
     kind = "HTTPRoute" if world.of("HTTPRoute") else "Ingress"
     world.remove(kind, SHLINK)
+
+
+def redis_nearly_full(world: World) -> None:
+    """A warning, so it is not in the table."""
+    world.metrics["rfr-shlink-redis-0"] = "redis_memory_used_rss_bytes 5.2e+08"
+
+
+def certificate_ends(world: World) -> None:
+    """A warning: any `make up` renews it."""
+    world.shown["vault-0"] = "ending"
+
+
+def policy_peer_missing(world: World) -> None:
+    """A warning: nobody can come from there."""
+    world.remove("Namespace", "monitoring")
 
 
 def replica_behind(world: World) -> None:

@@ -1,5 +1,6 @@
 """Drills ask first, act, wait for the recovery and use the environment afterwards."""
 
+import io
 from collections.abc import Callable
 from typing import Any
 
@@ -7,6 +8,7 @@ import httpx
 import pytest
 
 from components.cluster import ClusterAccess
+from components.settings import RotationSettings
 from operate import __main__ as command
 from operate import drills
 from operate.declared import Declared, declared
@@ -59,6 +61,7 @@ def drill(name: str) -> drills.Drill:
     ("name", "pod"),
     [
         ("vault-restart", "vault/vault-0"),
+        ("vault-unseal", "vault/vault-0"),
         ("postgres-failover", "postgres/shlink-db-instance1-axyz-0"),
         ("redis-failover", "redis/rfr-shlink-redis-0"),
     ],
@@ -68,7 +71,7 @@ def test_the_right_pod_is_deleted_and_the_recovery_awaited(name: str, pod: str) 
     told: list[str] = []
     outcome = run(drill(name), world.declared, access(world, heal_after=4), tell=told.append)
     assert outcome.did == f"pod {pod} deleted"
-    assert told[0] == outcome.did
+    assert told[0].startswith(outcome.did)
     assert told[1].startswith("recovered after ")
     assert outcome.ok
     namespace, _, name = pod.partition("/")
@@ -96,7 +99,12 @@ def test_a_missing_right_names_the_role() -> None:
         run(drill("vault-restart"), world.declared, access(world, 99), tell=print)
 
 
-def test_a_rotation_raises_the_number_and_applies_it(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "key"), [("rotate-api-key", "apiKey"), ("rotate-certificates", "certificates")]
+)
+def test_a_rotation_raises_the_number_and_applies_it(
+    name: str, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     commands: list[list[str]] = []
 
     def call(line: list[str], **_: Any) -> Any:
@@ -104,11 +112,58 @@ def test_a_rotation_raises_the_number_and_applies_it(monkeypatch: pytest.MonkeyP
         return type("Done", (), {"returncode": 0})
 
     monkeypatch.setattr("operate.drills.subprocess.run", call)
-    assert drill("rotate-api-key").act(declared("dev"), ClusterAccess("lab")) == (
-        "api_key rotated to number 2"
-    )
-    assert commands[0][-3:] == ["--path", "shlink:rotation.apiKey", "2"]
+    monkeypatch.setattr("operate.drills.executable", lambda: "pulumi")
+    did = drill(name).act(declared("dev"), ClusterAccess("lab"), print)
+    assert did.endswith("rotated to number 2")
+    assert commands[0][-3:] == ["--path", f"shlink:rotation.{key}", "2"]
     assert commands[1][:3] == ["pulumi", "up", "--yes"]
+
+
+def test_every_credential_that_has_a_number_has_a_drill() -> None:
+    numbered = {field.replace("_", "-") for field in RotationSettings.model_fields}
+    assert {f"rotate-{name}" for name in numbered} <= {item.name for item in DRILLS}
+
+
+def test_every_server_of_vault_is_deleted_at_once() -> None:
+    world = healthy(declared("prod"))
+    outcome = run(drill("vault-unseal"), world.declared, access(world, heal_after=4), tell=print)
+    assert outcome.did == "pods vault/vault-0, vault/vault-1, vault/vault-2 deleted"
+
+
+def test_a_node_is_stopped_by_a_person_and_then_awaited() -> None:
+    """The node is lost at the second look at it, and comes back."""
+    world = healthy(declared("dev"))
+    told: list[str] = []
+
+    class NodeApi(DrillApi):
+        def answer(self, method: str, path: str, body: Any = None) -> httpx.Response:
+            if path.endswith("/nodes") and told:
+                status = world.find("Node", "node-1")["status"]["conditions"][0]
+                status["status"] = "Unknown"
+            return super().answer(method, path, body)
+
+    class Access(ClusterAccess):
+        """The environment is healthy again once the loss was told."""
+
+        async def client(self) -> Any:
+            if len(told) > 2:
+                world.objects = healthy(world.declared).objects
+                return Api(world)
+            return NodeApi(world)
+
+    outcome = run(drill("node-loss"), world.declared, Access("lab"), tell=told.append)
+    assert outcome.did == "node node-1 stopped"
+    assert "one node" in told[0]
+    assert told[1].startswith("Stop node node-1 now")
+    assert "kubectl --context lab delete node node-1" in told[2]
+
+
+def test_without_an_answer_nothing_is_done(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert command.main(["drill", "dev", "vault-restart"]) == 1
+    assert "nothing done" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("typed", "code"), [("dev", 0), ("yes", 1)])
@@ -120,7 +175,10 @@ def test_it_asks_for_the_name_of_the_stack(
 ) -> None:
     done: list[str] = []
 
-    def act(drill: drills.Drill, _: Declared, *__: Any, tell: Callable[[str], object]) -> Any:
+    def act(
+        drill: drills.Drill, _: Declared, *__: Any, tell: Callable[[str], object], again: Any
+    ) -> Any:
+        assert again().stack == "dev"
         done.append(drill.name)
         tell("done")
         return drills.Outcome(did="done", seconds=1, steps=[Step("health", 0.1)])

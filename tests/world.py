@@ -4,6 +4,7 @@ Built from what the program declares, and from what each operator makes of it. `
 kr8s client, so doctor reads it by the same code as a real cluster.
 """
 
+import base64
 import contextlib
 import copy
 import json
@@ -16,6 +17,8 @@ from urllib.parse import urlsplit
 import httpx
 
 from operate.declared import Declared
+from tests.certificates import made
+from tests.streams import Command, Port, RedisSentinel, TlsServer
 
 PGO = "postgres-operator.crunchydata.com"
 PLURALS = {
@@ -67,6 +70,16 @@ class World:
     """Kinds whose CustomResourceDefinition is missing."""
     forbidden: set[str] = field(default_factory=set[str])
     """Plural names that may not be read."""
+    forbidden_inside: set[str] = field(default_factory=set[str])
+    """Subresources of pods, `exec` and `portforward`, that this login may not use."""
+    shown: dict[str, str] = field(default_factory=dict[str, str])
+    """The certificate that a pod shows, by tests.certificates' names; `good` where it is not here."""
+    psql: str | None = "true|false|0|true"
+    """What the database's psql prints; None: it fails."""
+    sentinels: dict[str, str] = field(default_factory=dict[str, str])
+    """The master's address that a sentinel names, by pod; the first Redis pod's elsewhere."""
+    metrics: dict[str, str] = field(default_factory=dict[str, str])
+    """Lines of a Redis pod's exporter, by pod, after the healthy ones."""
     conditions: dict[str, list[dict[str, Any]]] = field(
         default_factory=dict[str, "list[dict[str, Any]]"]
     )
@@ -202,12 +215,15 @@ class World:
                 "conditions": self.conditions.get(item["metadata"]["name"], []),
             }
         for item in self.of("EndpointSlice"):
-            ready = [
-                is_ready(pod)
-                for pod in self.of("Pod")
-                if pod["metadata"]["name"].startswith("shlink-7")
+            prefix = item["metadata"]["annotations"]["pods"]
+            item["endpoints"] = [
+                {
+                    "conditions": {"ready": is_ready(pod)},
+                    "addresses": [pod["status"].get("podIP", "")],
+                    "targetRef": {"kind": "Pod", "name": pod["metadata"]["name"]},
+                }
+                for pod in self.pods(prefix)
             ]
-            item["endpoints"] = [{"conditions": {"ready": state}} for state in ready]
 
 
 def is_ready(pod: Mapping[str, Any]) -> bool:
@@ -216,6 +232,24 @@ def is_ready(pod: Mapping[str, Any]) -> bool:
         if entry["type"] == "Ready":
             return entry["status"] == "True"
     return False
+
+
+def slices(world: World, namespace: str, service: str, pods: str) -> None:
+    """The EndpointSlice of a Service that leads to the pods whose names begin so."""
+    world.objects.append(
+        {
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {
+                "name": f"{service}-abc",
+                "namespace": namespace,
+                "labels": {"kubernetes.io/service-name": service},
+                "annotations": {"pods": pods},
+            },
+            "addressType": "IPv4",
+            "endpoints": [],
+        }
+    )
 
 
 def healthy(declared: Declared) -> World:
@@ -227,6 +261,7 @@ def healthy(declared: Declared) -> World:
         item["metadata"].setdefault("labels", {})
         world.objects.append(item)
     _nodes(world)
+    _peers(world)
     for release in declared.operators:
         _operator(world, release.name, release.namespace)
     _vault(world)
@@ -252,6 +287,21 @@ def _nodes(world: World) -> None:
     )
 
 
+def _peers(world: World) -> None:
+    """The namespaces of the cluster itself, of gateways and of monitoring, and the cluster's DNS."""
+    for name in ("kube-system", "envoy-gateway-system", "monitoring"):
+        world.objects.append(
+            {
+                "apiVersion": "v1",
+                "kind": "Namespace",
+                "metadata": {"name": name, "labels": {}, "creationTimestamp": ago(86400)},
+                "status": {"phase": "Active"},
+            }
+        )
+    pod(world, "kube-system", "coredns-5c8", {"k8s-app": "kube-dns"}, "coredns")
+    slices(world, "kube-system", "kube-dns", "coredns-")
+
+
 def pod(
     world: World, namespace: str, name: str, labels: Mapping[str, str], *containers: str
 ) -> dict[str, Any]:
@@ -269,6 +319,7 @@ def pod(
         "spec": {"nodeName": "node-1"},
         "status": {
             "phase": "Running",
+            "podIP": f"10.244.0.{len(world.of('Pod')) + 2}",
             "startTime": ago(86400),
             "conditions": [
                 {"type": "PodScheduled", "status": "True"},
@@ -364,6 +415,9 @@ def _secrets(world: World) -> None:
             item["status"] = {
                 "conditions": [{"type": "Ready", "status": "True", "reason": "Valid"}]
             }
+            if kind == "SecretStore":
+                bundle = base64.b64encode(made().read("authority").encode()).decode()
+                item["spec"]["provider"]["vault"]["caBundle"] = bundle
             if kind == "ExternalSecret":
                 item["status"] |= {"refreshTime": ago(600), "syncedResourceVersion": "1-29fa"}
 
@@ -381,6 +435,8 @@ def _postgres(world: World) -> None:
             state = {"role": role, "state": "running", "timeline": 1, "xlog_location": 100_000_000}
             item["metadata"]["annotations"]["status"] = json.dumps(state)
             _claim(world, namespace, f"{instance[:-2]}-pgdata")
+        slices(world, namespace, f"{name}-ha", f"{name}-instance1-axyz")
+        _service(world, namespace, f"{name}-ha")
         _claim(world, namespace, f"{name}-repo1")
         pod(world, namespace, f"{name}-repo-host-0", {f"{PGO}/cluster": name}, "pgbackrest")
         condition = {"status": "True", "reason": "Ready", "message": ""}
@@ -438,14 +494,20 @@ def _redis(world: World) -> None:
         for letter in "abcdefghi"[:number]:
             pod(world, namespace, f"rfs-{name}-6f{letter}", sentinels, "sentinel")
         for service in (f"rfs-{name}", f"rfr-{name}"):
-            world.objects.append(
-                {
-                    "apiVersion": "v1",
-                    "kind": "Service",
-                    "metadata": {"name": service, "namespace": namespace},
-                    "spec": {},
-                }
-            )
+            slices(world, namespace, service, f"{service}-")
+            _service(world, namespace, service)
+
+
+def _service(world: World, namespace: str, name: str) -> None:
+    """A Service that an operator makes."""
+    world.objects.append(
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": name, "namespace": namespace},
+            "spec": {},
+        }
+    )
 
 
 def _shlink(world: World) -> None:
@@ -456,18 +518,7 @@ def _shlink(world: World) -> None:
         labels = deployment["spec"]["selector"]["matchLabels"]
         for number in range(deployment["spec"]["replicas"]):
             pod(world, namespace, f"shlink-7f8b-{number}", labels, "shlink")
-        world.objects.append(
-            {
-                "apiVersion": "discovery.k8s.io/v1",
-                "kind": "EndpointSlice",
-                "metadata": {
-                    "name": "shlink-abc",
-                    "namespace": namespace,
-                    "labels": {"kubernetes.io/service-name": "shlink"},
-                },
-                "endpoints": [],
-            }
-        )
+        slices(world, namespace, "shlink", "shlink-7f8b")
     for ingress in world.of("Ingress"):
         ingress["status"] = {"loadBalancer": {"ingress": [{"ip": "192.0.2.7"}]}}
     for route in world.of("HTTPRoute"):
@@ -510,6 +561,8 @@ class Api:
         if method == "POST" and path.endswith("/selfsubjectaccessreviews"):
             attributes = body["spec"]["resourceAttributes"]
             allowed = attributes["resource"] not in self.world.forbidden
+            if attributes.get("subresource") in self.world.forbidden_inside:
+                allowed = False
             return httpx.Response(201, json={"status": {"allowed": allowed}})
         assert (method, body) == ("GET", None), "doctor only reads"
         parts = [part for part in urlsplit(path).path.split("/") if part]
@@ -546,11 +599,42 @@ class Api:
         name = target.removeprefix("https:").partition(":")[0]
         if subresource == "log":
             return httpx.Response(200, text=self.world.logs.get(name, ""))
+        if target.endswith(":9121"):
+            return httpx.Response(200, text=self._metrics(name))
         health = self.world.health.get(name)
         if health is None:
             return httpx.Response(503, json={"kind": "Status", "code": 503})
         status = 503 if health["sealed"] else 200
         return httpx.Response(status, json=health)
+
+    def _metrics(self, pod: str) -> str:
+        """What redis_exporter tells: a server's memory, and a replica's link."""
+        lines = ["redis_up 1", "redis_memory_used_rss_bytes 1.2e+07"]
+        if not pod.endswith("-0"):
+            lines.append('redis_master_link_up{master_host="10.244.0.9",master_port="6379"} 1')
+        return "\n".join([*lines, self.world.metrics.get(pod, "")])
+
+    @contextlib.asynccontextmanager
+    async def open_websocket(
+        self, *, namespace: str, url: str, params: Mapping[str, Any], subprotocols: list[str]
+    ) -> AsyncGenerator[Any]:
+        """A stream to a pod: a command, or a server behind one of its ports."""
+        assert subprotocols == ["v4.channel.k8s.io"]
+        _, pod, subresource = url.split("/")
+        assert subresource not in self.world.forbidden_inside
+        self.world.asked.append(f"WEBSOCKET {namespace}/{pod} {subresource} {params.get('ports')}")
+        if subresource == "exec":
+            yield Command(self.world.psql)
+        else:
+            yield Port(int(params["ports"]), self._server(pod, int(params["ports"])))
+
+    def _server(self, pod: str, port: int) -> Any:
+        if port == 26379:
+            masters = self.world.pods("rfr-shlink-redis-0")
+            first = masters[0]["status"]["podIP"] if masters else ""
+            return RedisSentinel(self.world.sentinels.get(pod, first))
+        shown = self.world.shown.get(pod, "good")
+        return TlsServer(made().server(shown), starts_plain=port == 5432)
 
     def _listed(self, version: str, plural: str, namespace: str) -> httpx.Response:
         kinds = [kind for kind, name in PLURALS.items() if name == plural]

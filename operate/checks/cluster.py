@@ -3,12 +3,16 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from operate.findings import Check, Environment, Problem, Severity, error_unless
+from operate.findings import Check, Environment, Problem, Severity, error_unless, skip
+from operate.names import answers
 from operate.pods import GRACE, Workload, pod_problems, rollout_refused
-from operate.view import Object, age, at, condition, labels_of, listed, mapped
+from operate.view import ForbiddenError, Object, age, at, condition, labels_of, listed, mapped
 
 CLUSTER = ("cluster.reachable", "cluster.namespaces")
 """What every check of an object in a namespace depends on."""
+_DNS_SERVICE = "kube-dns"
+"""The name that CoreDNS keeps too: https://kubernetes.io/docs/concepts/services-networking/dns-pod-service/"""
+_NAMESPACE_LABEL = "kubernetes.io/metadata.name"
 _POD_SECURITY = "pod-security.kubernetes.io/enforce"
 
 
@@ -138,6 +142,55 @@ async def _policies(environment: Environment) -> list[Problem]:
         text = f"NetworkPolicies that differ from what is declared: {', '.join(changed)}"
         problems.append(Problem(text, "network-policy-changed", environment.make("refresh")))
     return problems
+
+
+async def _peers(environment: Environment) -> list[Problem]:
+    """The namespaces that NetworkPolicies let in or out exist."""
+    there = {item["metadata"]["name"] for item in await environment.view.objects("v1/namespaces")}
+    named: set[str] = set()
+    for policy in environment.declared.of_kind("NetworkPolicy"):
+        named |= _namespaces_in(policy["spec"])
+    missing = sorted(named - there - set(environment.declared.namespaces))
+    if not missing:
+        return []
+    text = f"NetworkPolicies open a way for namespaces that do not exist: {', '.join(missing)}"
+    remedy = f"{environment.kubectl} get namespaces"
+    return [Problem(text, "network-policy-peer-missing", remedy, severity=Severity.WARNING)]
+
+
+def _namespaces_in(value: Any) -> set[str]:
+    """The names that the namespace selectors of a policy ask for."""
+    named: set[str] = set()
+    if isinstance(value, Mapping):
+        fields = cast("Mapping[str, Any]", value)
+        labels = mapped(fields, "namespaceSelector", "matchLabels")
+        if _NAMESPACE_LABEL in labels:
+            named.add(str(labels[_NAMESPACE_LABEL]))
+        for item in fields.values():
+            named |= _namespaces_in(item)
+    elif isinstance(value, list):
+        for item in cast("list[Any]", value):
+            named |= _namespaces_in(item)
+    return named
+
+
+async def _dns(environment: Environment) -> list[Problem]:
+    """The cluster's DNS has a Ready pod; without it every server "can't be reached"."""
+    namespace = environment.declared.settings.network.dns_namespace
+    try:
+        there = await answers(environment.view, namespace, _DNS_SERVICE)
+    except ForbiddenError as error:
+        return [skip(f"{error}; deploy/rbac/doctor.yaml grants it")]
+    if there or there is None:
+        # No such Service: this cluster's DNS has another name, of which nothing is known here.
+        return []
+    return [
+        Problem(
+            f"the cluster's DNS has no Ready pod (Service {namespace}/{_DNS_SERVICE})",
+            "name-does-not-resolve",
+            environment.kubectl_in(namespace, "get pods -l k8s-app=kube-dns"),
+        )
+    ]
 
 
 async def _volumes(environment: Environment) -> list[Problem]:
@@ -320,6 +373,18 @@ CHECKS = (
         description="NetworkPolicies are as declared",
         depends_on=CLUSTER,
         look=_policies,
+    ),
+    Check(
+        name="cluster.peers",
+        description="the namespaces that NetworkPolicies name exist",
+        depends_on=("cluster.policies",),
+        look=_peers,
+    ),
+    Check(
+        name="cluster.dns",
+        description="the cluster's DNS answers",
+        depends_on=("cluster.reachable", "cluster.nodes"),
+        look=_dns,
     ),
     Check(
         name="cluster.volumes",

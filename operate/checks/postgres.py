@@ -1,12 +1,27 @@
 """PostgreSQL: the cluster that PGO makes, its primary and replicas, and its backups."""
 
 import json
+import struct
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
-from operate.findings import Check, Environment, Problem, Severity, error_unless
+from components import ports
+from operate import certificates, inside
+from operate.findings import Check, Environment, Problem, Severity, error_unless, skip
+from operate.names import unnamed
 from operate.pods import GRACE, Workload, pod_problems, pods_of, ready
-from operate.view import Object, age, at, condition, labelled, labels_of, listed, mapped
+from operate.view import (
+    NoAnswerError,
+    Object,
+    age,
+    at,
+    condition,
+    labelled,
+    labels_of,
+    listed,
+    mapped,
+)
 
 from .cluster import CLUSTER
 
@@ -102,15 +117,21 @@ async def _running(environment: Environment) -> list[Problem]:
     return problems
 
 
+async def _primaries(environment: Environment) -> list[Object]:
+    """The Ready pods that Patroni has labelled as the primary."""
+    primaries: list[Object] = []
+    for pod in await pods_of(environment.view, _workload(environment)):
+        role = labels_of(pod).get(f"{_LABEL}/role")
+        if role in ("master", "primary") and ready(pod):
+            primaries.append(pod)
+    return primaries
+
+
 async def _primary(environment: Environment) -> list[Problem]:
     workload = _workload(environment)
     namespace, name = _name(environment)
     pods = await pods_of(environment.view, workload)
-    primaries: list[Object] = []
-    for pod in pods:
-        role = labels_of(pod).get(f"{_LABEL}/role")
-        if role in ("master", "primary") and ready(pod):
-            primaries.append(pod)
+    primaries = await _primaries(environment)
     if len(primaries) == 1:
         return []
     young = any(age(environment.view, pod["metadata"]["creationTimestamp"]) < GRACE for pod in pods)
@@ -227,6 +248,138 @@ async def _backups(environment: Environment) -> list[Problem]:
     return problems[:1]
 
 
+async def _certificate(environment: Environment) -> list[Problem]:
+    """The primary shows a certificate of this environment's authority."""
+    return await certificates.problems(
+        environment,
+        await _primaries(environment),
+        title="PostgreSQL",
+        port=ports.POSTGRES,
+        name=environment.declared.outputs.database_host,
+        opening=_ask_for_tls,
+    )
+
+
+async def _ask_for_tls(connection: inside.Tunnel) -> None:
+    """https://www.postgresql.org/docs/16/protocol-flow.html#PROTOCOL-FLOW-SSL. Raises NoAnswerError."""
+    await connection.send(struct.pack("!II", 8, 80877103))
+    if await connection.receive() != b"S":
+        raise NoAnswerError("it offers no TLS")
+
+
+async def _names(environment: Environment) -> list[Problem]:
+    """The Service by which clients find the primary leads to it. Patroni keeps its endpoint."""
+    namespace, name = _name(environment)
+    primaries = await _primaries(environment)
+    if len(primaries) != 1:
+        return []
+    service = f"{name}-ha"
+    missing = await unnamed(environment.view, namespace, service, primaries, by_address=True)
+    if not missing:
+        return []
+    # Patroni writes the endpoint a moment after the label.
+    changed = condition(primaries[0], "Ready") or {}
+    moving = age(environment.view, changed.get("lastTransitionTime")) < GRACE
+    remedy = environment.kubectl_in(namespace, f"describe service {service}")
+    return [
+        Problem(
+            f"PostgreSQL: Service {service} does not lead to the primary ({missing[0]})",
+            "postgres-no-names",
+            remedy,
+            severity=error_unless(changing=moving),
+        )
+    ]
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What the primary says of itself."""
+
+    may_create: bool | None
+    """Whether the owner of Shlink's tables may create some; None: that role does not exist."""
+    failing: bool
+    """Whether the last attempt to archive WAL failed."""
+    waiting: int
+    """Seconds that the oldest finished WAL file has waited to be archived."""
+    archiving: bool
+
+
+_QUESTION = """
+select coalesce((select has_schema_privilege(oid, 'public', 'CREATE')::text
+                 from pg_roles where rolname = '{role}'), ''),
+       (coalesce(last_failed_time, '-infinity') > coalesce(last_archived_time, '-infinity'))::text,
+       (select coalesce(max(extract(epoch from now() - modification)), 0)::int
+        from pg_ls_archive_statusdir() where name like '%.ready'),
+       (current_setting('archive_mode') <> 'off')::text
+from pg_stat_archiver
+"""
+"""https://www.postgresql.org/docs/16/monitoring-stats.html#MONITORING-PG-STAT-ARCHIVER-VIEW"""
+
+
+async def _asked(environment: Environment) -> _Told | Problem | None:
+    """What the primary tells, asked once for all checks."""
+    return await environment.view.once(("psql",), lambda: _ask(environment))
+
+
+async def _ask(environment: Environment) -> _Told | Problem | None:
+    """What the primary's psql tells, by a local login. None: there is no primary to ask."""
+    primaries = await _primaries(environment)
+    users = listed(_declared(environment), "spec", "users")
+    owners = [user for user in users if user.get("databases")]
+    if len(primaries) != 1 or not owners:
+        return None
+    role, database = owners[0]["name"], owners[0]["databases"][0]
+    question = " ".join(_QUESTION.format(role=role).split())
+    command = ("psql", "-X", "-A", "-t", "-q", "-d", database, "-c", question)
+    namespace, _ = _name(environment)
+    try:
+        text = await inside.output(
+            environment.view, namespace, primaries[0]["metadata"]["name"], "database", command
+        )
+    except NoAnswerError as error:
+        return skip(str(error))
+    may_create, failing, waiting, archiving = text.strip().split("|")
+    return _Told(
+        may_create=may_create == "true" if may_create else None,
+        failing=failing == "true",
+        waiting=int(waiting),
+        archiving=archiving == "true",
+    )
+
+
+async def _grant(environment: Environment) -> list[Problem]:
+    """Shlink's role may create its tables, which only its next migration would notice."""
+    told = await _asked(environment)
+    if not isinstance(told, _Told):
+        return [told] if told else []
+    if told.may_create:
+        return []
+    reason = "its role does not exist" if told.may_create is None else "the grant is missing"
+    text = f"PostgreSQL: Shlink's user may not create tables in schema public: {reason}"
+    return [Problem(text, "postgres-grant-missing", environment.make("refresh"))]
+
+
+async def _archiving(environment: Environment) -> list[Problem]:
+    """WAL is archived. A repository can be there and be full, or refuse the write."""
+    told = await _asked(environment)
+    if not isinstance(told, _Told):
+        return [told] if told else []
+    namespace, name = _name(environment)
+    if not told.archiving:
+        text = "PostgreSQL archives no WAL: archive_mode is off"
+        return [Problem(text, "postgres-archiving-failing", environment.make("refresh"))]
+    if not told.failing:
+        return []
+    return [
+        Problem(
+            f"PostgreSQL can't archive its WAL; the oldest file waits for {told.waiting} s",
+            "postgres-archiving-failing",
+            environment.kubectl_in(namespace, f"describe postgrescluster {name}"),
+            severity=error_unless(changing=told.waiting <= GRACE),
+        )
+    ]
+
+
 CHECKS = (
     Check(
         name="postgres.created",
@@ -253,6 +406,24 @@ CHECKS = (
         look=_primary,
     ),
     Check(
+        name="postgres.names",
+        description="PostgreSQL's Service leads to the primary",
+        depends_on=("postgres.primary",),
+        look=_names,
+    ),
+    Check(
+        name="postgres.certificate",
+        description="PostgreSQL's certificate is one that its clients accept, and does not end soon",
+        depends_on=("postgres.primary",),
+        look=_certificate,
+    ),
+    Check(
+        name="postgres.grant",
+        description="Shlink's user may create its tables",
+        depends_on=("postgres.primary",),
+        look=_grant,
+    ),
+    Check(
         name="postgres.replicas",
         description="the replicas follow it",
         depends_on=("postgres.primary",),
@@ -263,6 +434,12 @@ CHECKS = (
         description="the backup repositories can be written",
         depends_on=("postgres.primary", "cluster.volumes"),
         look=_repository,
+    ),
+    Check(
+        name="postgres.archiving",
+        description="PostgreSQL archives its WAL",
+        depends_on=("postgres.repository",),
+        look=_archiving,
     ),
     Check(
         name="postgres.backups",

@@ -1,13 +1,37 @@
-"""Redis behind Sentinel: what redis-operator makes, and that there is one master with a name."""
+"""Redis behind Sentinel: what redis-operator makes, and that there is one master with a name.
 
-from operate.findings import Check, Environment, Problem, error_unless
-from operate.pods import GRACE, Workload, pod_problems, pods_of
-from operate.view import Object, age, condition, labels_of
+Redis itself asks for a password, which doctor never reads. Its exporter and the sentinels do not.
+"""
+
+import asyncio
+import re
+
+from components import ports
+from components.redis import MASTER
+from operate.findings import Check, Environment, Problem, Severity, error_unless, skip
+from operate.inside import tunnel
+from operate.names import unnamed
+from operate.pods import GRACE, Workload, pod_problems, pods_of, ready
+from operate.view import (
+    ForbiddenError,
+    LookError,
+    NoAnswerError,
+    Object,
+    age,
+    at,
+    condition,
+    labels_of,
+)
 
 from .cluster import CLUSTER
 
 _FAILOVERS = "databases.spotahome.com/v1/redisfailovers"
 _ROLE = "redisfailovers-role"
+_MEMORY_SHARE = 0.85
+"""Of the container's memory limit; the alert's threshold too. `maxmemory` is 60 % of it."""
+_UNITS = {"Ki": 1024, "Mi": 1024**2, "Gi": 1024**3}
+_PROXY_SECONDS = 2.0
+"""Seconds for an answer through the API server's proxy, which some networks fence out."""
 
 
 def _declared(environment: Environment) -> Object | None:
@@ -109,19 +133,152 @@ def _moving(environment: Environment, pod: Object) -> bool:
 
 
 async def _names(environment: Environment) -> list[Problem]:
-    """The Services by which clients and pods find each other exist."""
+    """The Services by which clients and pods find each other exist, and lead to every Ready pod."""
     manifest = _declared(environment)
     if manifest is None:
         return []
     namespace, name = manifest["metadata"]["namespace"], manifest["metadata"]["name"]
     services = await environment.view.objects("v1/services", namespace)
     there = {service["metadata"]["name"] for service in services}
-    missing = sorted({f"rfs-{name}", f"rfr-{name}"} - there)
-    if not missing:
-        return []
-    text = f"Redis: missing Services: {', '.join(missing)}"
     remedy = environment.kubectl_in(namespace, "rollout restart deployment redis-operator")
-    return [Problem(text, "redis-no-names", remedy)]
+    missing = sorted({f"rfs-{name}", f"rfr-{name}"} - there)
+    if missing:
+        text = f"Redis: missing Services: {', '.join(missing)}"
+        return [Problem(text, "redis-no-names", remedy)]
+    found: list[Problem] = []
+    for component, service in (("redis", f"rfr-{name}"), ("sentinel", f"rfs-{name}")):
+        pods = await _settled(environment, _workload(manifest, component))
+        unknown = await unnamed(environment.view, namespace, service, pods)
+        if unknown:
+            text = f"Redis: Service {service} does not lead to {', '.join(unknown)}"
+            described = environment.kubectl_in(namespace, f"describe service {service}")
+            found.append(Problem(text, "redis-no-names", described))
+    return found
+
+
+async def _settled(environment: Environment, workload: Workload) -> list[Object]:
+    """Pods that have been Ready for a while, so that whoever watches them has seen it."""
+    pods = await pods_of(environment.view, workload)
+    return [pod for pod in pods if ready(pod) and not _moving(environment, pod)]
+
+
+async def _sentinels(environment: Environment) -> list[Problem]:
+    """Every sentinel names the same master, and it is the pod with the operator's label."""
+    manifest = _declared(environment)
+    if manifest is None:
+        return []
+    view = environment.view
+    servers = await pods_of(view, _workload(manifest, "redis"))
+    sentinels = await _settled(environment, _workload(manifest, "sentinel"))
+    answers = await asyncio.gather(*(_named_master(environment, pod) for pod in sentinels))
+    addresses = {str(at(pod, "status", "podIP")): pod["metadata"]["name"] for pod in servers}
+    named: dict[str, list[str]] = {}
+    skipped: list[Problem] = []
+    for pod, answer in zip(sentinels, answers, strict=True):
+        name = pod["metadata"]["name"]
+        if isinstance(answer, NoAnswerError):
+            skipped.append(skip(f"sentinel {name}: {answer}"))
+        else:
+            named.setdefault(addresses.get(answer, answer), []).append(name)
+    labelled_masters = [
+        pod["metadata"]["name"] for pod in servers if labels_of(pod).get(_ROLE) == "master"
+    ]
+    if len(named) <= 1 and set(named) <= set(labelled_masters):
+        return skipped
+    told = "; ".join(f"{', '.join(pods)}: {master}" for master, pods in sorted(named.items()))
+    label = ", ".join(labelled_masters) or "none"
+    moving = any(_moving(environment, pod) for pod in servers)
+    return [
+        Problem(
+            f"the sentinels do not agree with the label of the master ({label}): {told}",
+            "redis-sentinels-disagree",
+            environment.kubectl_in(
+                manifest["metadata"]["namespace"], f"get pods -o wide -L {_ROLE}"
+            ),
+            severity=error_unless(changing=moving),
+        )
+    ]
+
+
+async def _named_master(environment: Environment, pod: Object) -> str | NoAnswerError:
+    """The address that a sentinel names; empty where it knows of none."""
+    metadata = pod["metadata"]
+    try:
+        async with tunnel(
+            environment.view, metadata["namespace"], metadata["name"], ports.SENTINEL
+        ) as connection:
+            await connection.send(f"SENTINEL get-master-addr-by-name {MASTER}\r\n".encode())
+            answer = b""
+            # An array of two strings, or nil: https://redis.io/docs/latest/develop/reference/protocol-spec/
+            while answer.count(b"\r\n") < _lines(answer):
+                answer += await connection.receive()
+    except NoAnswerError as error:
+        return error
+    lines = answer.decode(errors="replace").split("\r\n")
+    return lines[2] if len(lines) > 2 else ""  # noqa: PLR2004 -- count, length, address
+
+
+def _lines(answer: bytes) -> int:
+    """Lines of the whole answer, by its beginning."""
+    return 5 if not answer or answer.startswith(b"*2") else 1
+
+
+async def _memory(environment: Environment) -> list[Problem]:
+    """No server is near the limit at which the kernel kills it; replicas reach their master."""
+    manifest = _declared(environment)
+    if manifest is None:
+        return []
+    limit = _bytes(str(at(manifest, "spec", "redis", "resources", "limits", "memory") or ""))
+    pods = await _settled(environment, _workload(manifest, "redis"))
+    told = await asyncio.gather(*(_metrics(environment, pod) for pod in pods))
+    found: list[Problem] = []
+    for pod, metrics in zip(pods, told, strict=True):
+        name = pod["metadata"]["name"]
+        if isinstance(metrics, Problem):
+            found.append(metrics)
+            continue
+        used = metrics.get("redis_memory_used_rss_bytes", 0)
+        if limit and used > _MEMORY_SHARE * limit:
+            text = f"Redis: {name} uses {used / limit:.0%} of its memory limit"
+            stack = environment.declared.stack
+            remedy = (
+                f"pulumi config set --stack {stack} --path shlink:redis.resources.memoryLimit 1Gi"
+            )
+            found.append(Problem(text, "redis-memory", remedy, severity=Severity.WARNING))
+        if metrics.get("redis_up") == 0:
+            text = f"Redis: {name} refuses its own exporter's password"
+            found.append(Problem(text, "redis-password-refused", environment.make("up")))
+        elif metrics.get("redis_master_link_up") == 0:
+            text = f"Redis: replica {name} does not reach its master"
+            command = environment.kubectl_in(
+                pod["metadata"]["namespace"], f"logs {name} -c redis --tail=20"
+            )
+            found.append(Problem(text, "redis-replica-alone", command))
+    return found
+
+
+async def _metrics(environment: Environment, pod: Object) -> dict[str, float] | Problem:
+    """What a pod's exporter tells of its server, through the API server's proxy."""
+    metadata = pod["metadata"]
+    place = f"v1/pods/{metadata['name']}:{ports.REDIS_EXPORTER}/proxy/metrics"
+    try:
+        reply = await environment.view.reply(place, metadata["namespace"], patience=_PROXY_SECONDS)
+    except ForbiddenError:
+        raise
+    except LookError as error:
+        return skip(str(error))
+    values: dict[str, float] = {}
+    for name, value in re.findall(
+        r"^(redis_\w+)(?:\{[^}]*\})? (\S+)$", str(reply.body), re.MULTILINE
+    ):
+        values[name] = float(value)
+    return values or skip(f"the exporter of {metadata['name']} tells nothing ({reply.status})")
+
+
+def _bytes(amount: str) -> float:
+    """An amount of memory with a binary unit, in bytes; 0 for what has another form."""
+    match = re.fullmatch(r"(\d+)(Ki|Mi|Gi)", amount)
+    return int(match[1]) * _UNITS[match[2]] if match else 0
 
 
 CHECKS = (
@@ -152,8 +309,20 @@ CHECKS = (
     ),
     Check(
         name="redis.names",
-        description="Redis and Sentinel have their Services",
-        depends_on=("redis.created",),
+        description="the Services of Redis and Sentinel lead to every pod",
+        depends_on=("redis.created", "redis.running"),
         look=_names,
+    ),
+    Check(
+        name="redis.sentinels",
+        description="the sentinels agree on the master",
+        depends_on=("redis.master", "redis.running"),
+        look=_sentinels,
+    ),
+    Check(
+        name="redis.memory",
+        description="no Redis server is near its memory limit or without its master",
+        depends_on=("redis.master", "redis.running"),
+        look=_memory,
     ),
 )

@@ -28,10 +28,12 @@ async def _stores(environment: Environment) -> list[Problem]:
             continue
         young = age(environment.view, store["metadata"]["creationTimestamp"]) < GRACE / 3
         reason = _reason(ready)
+        # As Go says it: https://pkg.go.dev/crypto/x509#CertificateInvalidError
+        refused = "x509:" in reason
         problems.append(
             Problem(
                 f"SecretStore {namespace}/{name} can't log in to Vault: {reason}",
-                "secret-store-not-ready",
+                "certificate-refused" if refused else "secret-store-not-ready",
                 environment.make("refresh"),
                 severity=error_unless(changing=young and ready is None),
             )
@@ -109,8 +111,10 @@ CHECKS = (
             "cluster.kinds",
             "cluster.objects",
             "cluster.policies",
+            "cluster.dns",
             "operators.available",
             "vault.leader",
+            "vault.certificate",
         ),
         look=_stores,
     ),

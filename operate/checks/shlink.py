@@ -1,5 +1,6 @@
 """Shlink: the migration, its pods and what they wait for, how it reaches Redis, its addresses."""
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -12,8 +13,28 @@ from .cluster import CLUSTER
 
 _STARTUP = 330.0
 """Seconds of the startup probe, 60 times 5, and some more."""
-_SERVERS = ("secrets.synced", "postgres.primary", "redis.master", "redis.names", "cluster.policies")
+_SERVERS = (
+    "secrets.synced",
+    "postgres.primary",
+    "postgres.names",
+    "postgres.certificate",
+    "postgres.grant",
+    "redis.master",
+    "redis.names",
+    "redis.sentinels",
+    "cluster.policies",
+    "cluster.dns",
+)
 """What a start of Shlink needs."""
+
+_STEPS: tuple[tuple[str, str], ...] = (
+    ("Initializing database", "creating the database (db:create)"),
+    ("Updating database", "migrating the database (db:migrate)"),
+    ("Generating proxies", "generating proxies"),
+    ("Clearing entities cache", "clearing the cache"),
+    ("RoadRunner server started", "the server has started"),
+)
+"""What the start of Shlink prints, in its order: shlink-installer's config.php and RoadRunner."""
 
 # What Shlink's log says, and what that means. Only our own sentence is ever printed.
 _CAUSES: tuple[tuple[str, str, str], ...] = (
@@ -119,6 +140,24 @@ async def _told_by_log(
     environment: Environment, namespace: str, labels: Mapping[str, str]
 ) -> tuple[str, str] | None:
     """The cause that the newest pod's log names, in our words; its text may hold what is secret."""
+    for log in await _logs(environment, namespace, labels):
+        cause = _cause(log)
+        if cause:
+            return cause
+    return None
+
+
+async def _step(environment: Environment, namespace: str, labels: Mapping[str, str]) -> str:
+    """The step that the newest pod's start has reached, in our words; empty if its log tells none."""
+    for log in await _logs(environment, namespace, labels):
+        reached = [step for text, step in _STEPS if text in log]
+        if reached:
+            return reached[-1]
+    return ""
+
+
+async def _logs(environment: Environment, namespace: str, labels: Mapping[str, str]) -> list[str]:
+    """The ends of the logs of the two newest pods with these labels."""
     view = environment.view
     pods: list[Object] = []
     for pod in await view.objects("v1/pods", namespace):
@@ -126,6 +165,7 @@ async def _told_by_log(
         if all(own.get(key) == value for key, value in labels.items()):
             pods.append(pod)
     pods.sort(key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")), reverse=True)
+    logs: list[str] = []
     for pod in pods[:2]:
         for status in listed(pod, "status", "containerStatuses"):
             waiting = "waiting" in mapped(status, "state")
@@ -136,10 +176,8 @@ async def _told_by_log(
                 )
             except LookError:
                 continue
-            cause = _cause(str(reply.body))
-            if cause:
-                return cause
-    return None
+            logs.append(str(reply.body))
+    return logs
 
 
 def _cause(log: str) -> tuple[str, str] | None:
@@ -183,6 +221,11 @@ async def _running(environment: Environment) -> list[Problem]:
                 explained.append(
                     Problem(f"Shlink does not start: {text}", anchor, environment.make("refresh"))
                 )
+                continue
+            step = await _step(environment, namespace, workload.labels)
+            if step:
+                message = f"{problem.message}; its start has reached: {step}"
+                explained.append(dataclasses.replace(problem, message=message))
                 continue
         explained.append(problem)
     available = int(at(deployment, "status", "availableReplicas") or 0)

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
+from operate import certificates
 from operate.findings import Check, Environment, Problem, Severity
-from operate.pods import GRACE, Workload, pod_problems, pods_of, ready
+from operate.pods import GRACE, Workload, container_runs, pod_problems, pods_of, ready
 from operate.view import LookError, Object, age, at, condition, labels_of
 
 from .cluster import CLUSTER
@@ -145,6 +146,19 @@ async def _health_by_probe(environment: Environment, pod: Object) -> Mapping[str
     return None
 
 
+async def _certificate(environment: Environment) -> list[Problem]:
+    """Each server shows a certificate of this environment's authority, sealed or not."""
+    address = urlsplit(environment.declared.outputs.vault_address)
+    pods = await pods_of(environment.view, await _workload(environment))
+    return await certificates.problems(
+        environment,
+        [pod for pod in pods if container_runs(pod, "vault")],
+        title="Vault",
+        port=address.port or 8200,
+        name=address.hostname or "",
+    )
+
+
 async def _initialised(environment: Environment) -> list[Problem]:
     """The Job that initialises Vault has not failed."""
     job = environment.declared.named("Job", "vault-init")
@@ -199,6 +213,12 @@ CHECKS = (
         description="Vault is initialised and unsealed",
         depends_on=("vault.running", "vault.initialised"),
         look=_unsealed,
+    ),
+    Check(
+        name="vault.certificate",
+        description="Vault's certificate is one that its clients accept, and does not end soon",
+        depends_on=("vault.running",),
+        look=_certificate,
     ),
     Check(
         name="vault.leader",

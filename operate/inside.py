@@ -1,0 +1,142 @@
+"""What doctor asks of a pod itself, where the caller may: a port's answer, a command's output.
+
+Doctor's own role may neither forward a port nor run a command, so each question asks first whether
+this login may (SelfSubjectAccessReview). A check without that right is skipped and says which right
+it lacks; it is no finding.
+"""
+
+import base64
+import contextlib
+import json
+import ssl
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any, cast
+
+from .findings import Environment
+from .view import NoAnswerError, Object, SkippedError, View, at
+
+_PROTOCOL = "v4.channel.k8s.io"
+"""Of both streams: the first byte of each frame is its channel."""
+_STDOUT, _STATUS = 1, 3
+_FORWARD_ERROR = 1
+_RIGHTS = "deploy/rbac/doctor-inside.yaml grants it"
+_STORES = "external-secrets.io/v1/secretstores"
+_SECONDS_PER_DAY = 86400
+
+
+class Tunnel:
+    """A connection to a port of a pod, through the API server."""
+
+    def __init__(self, websocket: Any) -> None:
+        self._websocket = websocket
+        # On each channel the server first sends two bytes, the port.
+        self._port_bytes = dict[int, int]()
+
+    async def send(self, data: bytes) -> None:
+        """Send bytes to the port."""
+        await self._websocket.send_bytes(b"\0" + data)
+
+    async def receive(self) -> bytes:
+        """The next bytes of the port. Raises NoAnswerError when nothing listens there."""
+        while True:
+            frame = await self._websocket.receive_bytes()
+            channel, data = frame[0], frame[1:]
+            skipped = min(self._port_bytes.setdefault(channel, 2), len(data))
+            self._port_bytes[channel] -= skipped
+            if not data[skipped:]:
+                continue
+            if channel == _FORWARD_ERROR:
+                raise NoAnswerError("nothing answers on the pod's port")
+            return data[skipped:]
+
+
+@contextlib.asynccontextmanager
+async def tunnel(view: View, namespace: str, pod: str, port: int) -> AsyncGenerator[Tunnel]:
+    """A connection to a port of a pod. Raises SkippedError and NoAnswerError."""
+    await _require(view, namespace, "portforward")
+    path = f"pods/{pod}/portforward"
+    async with view.websocket(namespace, path, {"ports": str(port)}, _PROTOCOL) as websocket:
+        yield Tunnel(websocket)
+
+
+async def output(
+    view: View, namespace: str, pod: str, container: str, command: Sequence[str]
+) -> str:
+    """What a command in a container prints. Raises SkippedError, and NoAnswerError if it fails."""
+    await _require(view, namespace, "exec")
+    parameters = {
+        "command": list(command),
+        "container": container,
+        "stdout": "true",
+        "stderr": "true",
+    }
+    printed = b""
+    path = f"pods/{pod}/exec"
+    async with view.websocket(namespace, path, parameters, _PROTOCOL) as websocket:
+        while True:
+            frame = await websocket.receive_bytes()
+            if frame[:1] == bytes([_STDOUT]):
+                printed += frame[1:]
+            elif frame[:1] == bytes([_STATUS]):
+                status = json.loads(frame[1:])
+                break
+    if status.get("status") != "Success":
+        # Not what it printed: a server's error may quote a statement, and a password in it.
+        raise NoAnswerError(f"{command[0]} fails in container {container} of pod {pod}")
+    return printed.decode(errors="replace")
+
+
+async def _require(view: View, namespace: str, subresource: str) -> None:
+    """Raises SkippedError without the right. A websocket is a GET, since Kubernetes 1.35 a POST too."""
+    for verb in ("get", "create"):
+        if not await view.may(verb, "pods", subresource, namespace):
+            raise SkippedError(
+                f"it takes get and create on pods/{subresource} in namespace {namespace}; {_RIGHTS}"
+            )
+
+
+async def authority(environment: Environment) -> str:
+    """The certificates that clients of this environment trust, as PEM text; not secret.
+
+    External Secrets is given them in its SecretStores, which the read role sees. Empty where no
+    store exists yet.
+    """
+    for manifest in environment.declared.of_kind("SecretStore"):
+        namespace, name = manifest["metadata"]["namespace"], manifest["metadata"]["name"]
+        store = await environment.view.named(_STORES, namespace, name)
+        bundle = at(store, "spec", "provider", "vault", "caBundle") if store else None
+        if bundle:
+            return base64.b64decode(str(bundle)).decode(errors="replace")
+    return ""
+
+
+def trusting(authority_pem: str) -> ssl.SSLContext:
+    """A client's context that trusts this authority alone. Raises ssl.SSLError: it is no PEM."""
+    context = ssl.create_default_context(cadata=authority_pem)
+    # Go and libpq, which are the clients here, are not that strict.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    return context
+
+
+async def certificate(connection: Tunnel, context: ssl.SSLContext, name: str) -> Object:
+    """The certificate that a server shows. Raises ssl.SSLCertVerificationError: a client refuses it."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    session = context.wrap_bio(incoming, outgoing, server_hostname=name)
+    while True:
+        try:
+            session.do_handshake()
+        except ssl.SSLWantReadError:
+            if outgoing.pending:
+                await connection.send(outgoing.read())
+            incoming.write(await connection.receive())
+        else:
+            break
+    # The end of the handshake, without which the server would log an error.
+    await connection.send(outgoing.read())
+    return cast("Mapping[str, Any]", session.getpeercert())
+
+
+def days_left(view: View, shown: Object) -> float:
+    """Days until a certificate ends, as the standard library parses it."""
+    end = ssl.cert_time_to_seconds(str(shown["notAfter"]))
+    return (end - view.now.timestamp()) / _SECONDS_PER_DAY
