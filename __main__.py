@@ -17,6 +17,7 @@ from components.settings import ExternalRedis, FailoverRedis, load
 from components.shlink import API_KEY, Shlink, ShlinkArgs, shlink_secrets
 from components.tls import Authority, AuthorityArgs
 from components.vault import Vault, VaultArgs
+from components.web_client import WebClient, WebClientArgs
 
 # The SDKs stay until the end: without this line every collection looks at all of them again.
 gc.freeze()
@@ -124,6 +125,14 @@ shlink = Shlink(
     ),
     opts,
 )
+if settings.shlink.route and settings.shlink.route.web_client:
+    WebClient(
+        "shlink-web-client",
+        WebClientArgs(
+            namespace=spaces[SHLINK].name, image=settings.images.web_client, placement=placement
+        ),
+        opts,
+    )
 if settings.monitoring.enabled:
     Monitoring(
         "monitoring",

@@ -108,6 +108,7 @@ REDIS_ROTATION = Pods(
 )
 SERVER = Pods("shlink", SHLINK, {"app.kubernetes.io/name": "shlink"})
 MIGRATION = Pods("shlink-migration", SHLINK, {"app.kubernetes.io/name": "shlink-migration"})
+WEB_CLIENT = Pods("shlink-web-client", SHLINK, {"app.kubernetes.io/name": "shlink-web-client"})
 # cert-manager makes this pod in the Ingress' own namespace to prove the host's ownership.
 ACME_SOLVER = Pods("acme-solver", SHLINK, {"acme.cert-manager.io/http01-solver": "true"})
 _ACME_SOLVER_PORT = 8089
@@ -238,6 +239,8 @@ def _shlink(shlink: ShlinkSettings) -> list[Flow]:
         shlink_ports.append(ports.CLOSED)
     for source in sources:
         rows.append(Flow(source, SERVER, shlink_ports))
+        if shlink.route.web_client:
+            rows.append(Flow(source, WEB_CLIENT, [ports.WEB_CLIENT]))
         if shlink.route.asks_cert_manager:
             rows.append(Flow(source, ACME_SOLVER, [_ACME_SOLVER_PORT]))
     return rows

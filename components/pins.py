@@ -41,6 +41,9 @@ REDIS_OPERATOR_FORK_REPOSITORY: Final = "oci://ghcr.io/freshworks-oss/charts/red
 
 # renovate: datasource=docker depName=docker.io/shlinkio/shlink
 SHLINK_IMAGE: Final = "docker.io/shlinkio/shlink:4.6.0"
+# It works with Shlink 4.0 and newer.
+# renovate: datasource=docker depName=docker.io/shlinkio/shlink-web-client
+WEB_CLIENT_IMAGE: Final = "docker.io/shlinkio/shlink-web-client:4.8.0"
 # Vault's chart 0.32.0 is made for this version.
 # renovate: datasource=docker depName=docker.io/hashicorp/vault
 VAULT_IMAGE: Final = "docker.io/hashicorp/vault:1.21.2"

@@ -14,6 +14,7 @@ REDIS: Final = 6379
 SENTINEL: Final = 26379
 REDIS_EXPORTER: Final = 9121
 SHLINK: Final = 8080
+WEB_CLIENT: Final = 8080
 SHLINK_METRICS: Final = 2112
 """RoadRunner's metrics; open only where they are scraped."""
 CLOSED: Final = 9

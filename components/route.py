@@ -74,6 +74,11 @@ def route(name: str, args: RouteArgs, opts: pulumi.ResourceOptions) -> None:
         _http_route(group, args, settings.route, opts)
 
 
+def web_client(name: str) -> str:
+    """The name of the web client's Service."""
+    return f"{name}-web-client"
+
+
 def _closed(name: str) -> str:
     return f"{name}-closed"
 
@@ -89,8 +94,12 @@ def _groups(name: str, settings: ShlinkSettings) -> list[_Hosts]:
     hosts = [settings.domain.partition(":")[0], *settings.route.domains]
     everything = _Path(settings.base_path, name)
     rest = settings.route.rest
+    page: list[_Hosts] = []
+    if settings.route.web_client:
+        client = web_client(name)
+        page.append(_Hosts(client, [settings.route.web_client], [_Path(None, client)]))
     if rest == "everywhere":
-        return [_Hosts(name, hosts, [everything])]
+        return [_Hosts(name, hosts, [everything]), *page]
     without_rest = _Path(f"{settings.base_path or ''}/rest", _closed(name))
     closed = [host for host in hosts if host != rest]
     groups: list[_Hosts] = []
@@ -98,7 +107,7 @@ def _groups(name: str, settings: ShlinkSettings) -> list[_Hosts]:
         groups.append(_Hosts(name, closed, [without_rest, everything]))
     if rest in hosts:
         groups.append(_Hosts(f"{name}-rest", [rest], [everything]))
-    return groups
+    return [*groups, *page]
 
 
 def _ingress(

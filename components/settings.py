@@ -147,6 +147,7 @@ class Images(Model):
         "namespaces, and every pod names it.",
     )
     shlink: Image = pins.SHLINK_IMAGE
+    web_client: Image = pins.WEB_CLIENT_IMAGE
     vault: Image = pins.VAULT_IMAGE
     bank_vaults: Image = pins.BANK_VAULTS_IMAGE
     external_secrets: Image = pins.EXTERNAL_SECRETS_IMAGE
@@ -549,6 +550,12 @@ class Route(Model):
         "the cluster it answers on Shlink's Service.",
     )
 
+    web_client: RouteHost | None = Field(
+        default=None,
+        description="Host of Shlink's web client, a page on which people work with the API. It "
+        "holds no API key: each person types one, and the browser keeps it.",
+    )
+
     @property
     def controller_namespaces(self) -> list[str]:
         """The namespaces as a list."""
@@ -714,11 +721,22 @@ def _route_hosts(route: Ingress | GatewayRoute, hosts: list[str]) -> None:
             f"route.rest: {route.rest} is no host of this route; allowed: everywhere, nowhere, "
             f"{allowed}; or add it to route.domains"
         )
+    if route.web_client in hosts:
+        raise ValueError(
+            f"route.webClient: {route.web_client} is a domain of short URLs; allowed: another host"
+        )
+    if route.web_client and route.rest == "nowhere":
+        raise ValueError(
+            "route.webClient: is set, but route.rest is nowhere, and the browser calls /rest "
+            f"itself; allowed with it: everywhere, {allowed}"
+        )
+    if route.web_client:
+        hosts = [*hosts, route.web_client]
     if isinstance(route, Ingress):
         unknown = sorted(route.tls_secrets.keys() - set(hosts))
         if unknown:
             raise ValueError(
-                f"route.tlsSecrets: {unknown[0]} is no host of this route; allowed: {allowed}"
+                f"route.tlsSecrets: {unknown[0]} is no host of this route; allowed: {', '.join(hosts)}"
             )
 
 

@@ -240,6 +240,7 @@ SWITCHES: Mapping[str, Mapping[str, Any]] = {
                 "tlsSecrets": {"s.example.net": "net-tls"},
                 "domains": ["s.example.net", "api.example.org"],
                 "rest": "api.example.org",
+                "webClient": "links.example.org",
                 "controllerNamespace": "ingress-nginx",
             },
         }
@@ -255,6 +256,7 @@ SWITCHES: Mapping[str, Mapping[str, Any]] = {
                 "sectionName": ["org", "net"],
                 "domains": ["s.example.net"],
                 "rest": "s.example.org",
+                "webClient": "links.example.org",
                 "controllerNamespace": "envoy",
             },
         }

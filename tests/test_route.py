@@ -74,9 +74,17 @@ def test_a_gateway(program: Program) -> None:
 def test_every_domain_is_routed_and_has_its_certificate() -> None:
     spec = ingress("ingress-domains")
     hosts = [rule["host"] for rule in spec["rules"]]
-    assert sorted(hosts) == ["api.example.org", "s.example.net", "s.example.org"]
+    assert sorted(hosts) == [
+        "api.example.org",
+        "links.example.org",
+        "s.example.net",
+        "s.example.org",
+    ]
     assert spec["tls"] == [
-        {"hosts": ["s.example.org", "api.example.org"], "secretName": "shlink-tls"},
+        {
+            "hosts": ["s.example.org", "api.example.org", "links.example.org"],
+            "secretName": "shlink-tls",
+        },
         {"hosts": ["s.example.net"], "secretName": "net-tls"},
     ]
 
@@ -103,6 +111,8 @@ def test_rest_answers_on_its_host_and_ends_nowhere_on_the_others() -> None:
         expected = [("/s/rest", CLOSED), ("/s", "shlink")]
         if rule["host"] == "api.example.org":
             expected = [("/s", "shlink")]
+        if rule["host"] == "links.example.org":
+            expected = [("/", "shlink-web-client")]
         assert paths(rule) == expected, rule["host"]
 
 
@@ -124,7 +134,7 @@ def test_a_gateway_has_a_route_for_the_hosts_without_rest(
         for rule in route["rules"]
     }
     assert rules == {"/rest": CLOSED, "/": "shlink"}
-    others = [item for item in recording.of_kind("HTTPRoute") if item.name != "shlink"]
+    others = [item for item in recording.of_kind("HTTPRoute") if item.name == "shlink-rest"]
     assert [list(item.inputs["spec"]["hostnames"]) for item in others] == [
         [host] for host in open_hosts
     ]
@@ -164,6 +174,8 @@ def test_nothing_is_closed_by_default() -> None:
         ({"domains": ["a.example:8443"]}, "without a port"),
         ({"domains": ["10.0.0.7"]}, "a host name in small letters"),
         ({"rest": "none"}, "everywhere, nowhere"),
+        ({"webClient": "s.example.org"}, "route.webClient: s.example.org is a domain of short"),
+        ({"webClient": "a.example", "rest": "nowhere"}, "the browser calls /rest itself"),
         ({"tlsSecrets": {"a.example": "a"}}, "route.tlsSecrets: a.example is no host"),
     ],
 )
@@ -172,3 +184,44 @@ def test_a_route_that_contradicts_itself_is_refused(
 ) -> None:
     plain = {"type": "ingress", "className": "nginx", "controllerNamespace": "ingress"}
     assert message in fault(app={"domain": "s.example.org", "route": plain | route})
+
+
+# The web client
+
+WEB_CLIENT_POD = ("shlink", {"app.kubernetes.io/name": "shlink-web-client"})
+
+
+def web_client(kind: str) -> Any:
+    return manifest(configurations.recording("gateway-domains"), kind, "shlink-web-client")
+
+
+def test_the_web_client_has_a_host_of_its_own() -> None:
+    assert web_client("HTTPRoute")["spec"]["hostnames"] == ["links.example.org"]
+    rule = web_client("HTTPRoute")["spec"]["rules"][0]
+    assert rule == {"backendRefs": [{"name": "shlink-web-client", "port": 8080}]}
+
+
+def test_the_web_client_holds_no_api_key() -> None:
+    """Its image would write SHLINK_SERVER_API_KEY to a file that anybody may read."""
+    spec = web_client("Deployment")["spec"]["template"]["spec"]
+    assert "env" not in spec["containers"][0]
+    assert "envFrom" not in spec["containers"][0]
+    assert [volume["name"] for volume in spec["volumes"]] == ["tmp"]
+    assert spec["enableServiceLinks"] is False
+    assert spec["automountServiceAccountToken"] is False
+
+
+def test_the_web_client_is_reached_by_the_route_and_reaches_nothing() -> None:
+    spaces = ("shlink", "envoy", "postgres", "redis", "vault")
+    labels = {space: {"kubernetes.io/metadata.name": space} for space in spaces}
+    rules = policies("gateway-domains")
+    assert allowed(rules, labels, ("envoy", {"app": "envoy"}), WEB_CLIENT_POD, 8080)
+    assert not allowed(rules, labels, SHLINK_POD, WEB_CLIENT_POD, 8080)
+    assert not allowed(rules, labels, WEB_CLIENT_POD, SHLINK_POD, 8080)
+    assert not allowed(rules, labels, WEB_CLIENT_POD, "198.51.100.7", 443)
+
+
+def test_there_is_no_web_client_unless_its_host_is_set() -> None:
+    for name in ("defaults", "ingress", "gateway"):
+        deployments = configurations.recording(name).of_kind("Deployment")
+        assert [item.name for item in deployments if item.name == "shlink-web-client"] == []

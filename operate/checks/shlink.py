@@ -11,6 +11,7 @@ from operate.view import LookError, Object, age, at, condition, labels_of, liste
 
 from .cluster import CLUSTER
 
+_WEB_CLIENT = "shlink-web-client"
 _STARTUP = 330.0
 """Seconds of the startup probe, 60 times 5, and some more."""
 _SERVERS = (
@@ -78,7 +79,10 @@ _CAUSES: tuple[tuple[str, str, str], ...] = (
 
 
 def _deployment(environment: Environment) -> Object:
-    return environment.declared.of_kind("Deployment")[0]
+    for deployment in environment.declared.of_kind("Deployment"):
+        if deployment["metadata"]["name"] != _WEB_CLIENT:
+            return deployment
+    raise LookError("no Deployment of Shlink is declared")
 
 
 def _migration(environment: Environment) -> Object | None:
