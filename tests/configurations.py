@@ -303,6 +303,16 @@ SWITCHES: Mapping[str, Mapping[str, Any]] = {
     "api-server-narrow": {"network": {"apiServer": ["10.96.0.1/32"], "apiServerPorts": [443]}},
     "placed": {
         "placement": PLACEMENT,
+        "app": {
+            "domain": "s.example.org",
+            "route": {
+                "type": "gateway",
+                "name": "public",
+                "namespace": "gateways",
+                "webClient": "links.example.org",
+                "controllerNamespace": "envoy",
+            },
+        },
         "images": {"pullCredentials": _PULL_CREDENTIALS},
         "vault": _RAFT,
         "postgres": {

@@ -211,6 +211,7 @@ _WITHOUT_PODS = frozenset(
         "ConfigMap",
         "ExternalSecret",
         "HTTPRoute",
+        "HorizontalPodAutoscaler",
         "Ingress",
         "Namespace",
         "NetworkPolicy",
