@@ -7,6 +7,7 @@ import pytest
 from components.images import ImageReference
 from components.settings import Images
 from offline.record import plain
+from tests import configurations
 from tests.conftest import Program
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
@@ -90,7 +91,9 @@ def test_every_image_may_be_pinned_by_its_digest(program: Program, distribution:
         for name, field in Images.model_fields.items()
         if name not in _NO_IMAGES
     }
+    route = configurations.SWITCHES["gateway-domains"]["app"]["route"]
     recording = program(
+        app={"domain": "s.example.org", "route": route},
         images=references,
         operators={"redisOperator": {"distribution": distribution}},
         postgres={"monitoring": True},
