@@ -21,7 +21,7 @@ from .settings import Cluster, FailoverRedis, Settings
 Record = Mapping[str, Any]
 """Settings by their keys, nothing of it secret."""
 
-_IDENTITY = {"token", "address", "endpoint"}
+_IDENTITY = {"token", "address", "endpoint", "ca"}
 """Of a key service: what may change while the key stays the same."""
 
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, Field, model_validator
 
 from . import configuration, pins, ports
-from .backup_settings import RepositoryName, Restore, Store
+from .backup_settings import Certificates, RepositoryName, Restore, Store
 from .configuration import SettingsError
 from .images import ImageReference
 from .placement_settings import PlacementSettings, PullCredentials
@@ -293,6 +293,19 @@ class Transit(Model):
     key_name: Text = Field(description="Name of the transit key.")
     mount_path: Text = Field(default="transit/", description="Where the engine is mounted there.")
     token: Secret = Field(description="Token that may use the key.")
+    ca: Certificates = Field(
+        default=None,
+        description="The authority of its certificate as PEM text, when it is private.",
+    )
+
+    @model_validator(mode="after")
+    def _encrypted(self) -> Self:
+        if not self.address.startswith("https://"):
+            raise ValueError(
+                f"address: {self.address!r} is not encrypted, and the token and the keys of this "
+                "Vault go there; allowed: https://host:port"
+            )
+        return self
 
     @property
     def port(self) -> int:

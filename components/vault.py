@@ -22,7 +22,7 @@ from .rights import account_subject, bound_role, rule
 from .vault_args import KeyService, Login, VaultArgs
 from .vault_init import InitJobArgs, init_job
 from .vault_policies import operator_policy, viewer_policy
-from .vault_server import chart_values, server_transform
+from .vault_server import chart_values, seal_files, server_transform
 
 __all__ = ["KeyService", "Login", "Vault", "VaultArgs", "forward_target"]
 
@@ -216,12 +216,13 @@ class Vault(pulumi.ComponentResource):
     def _server(self, needs: Sequence[pulumi.Resource]) -> helm.v4.Chart:
         args, source = self._args, self._args.chart
         needs = [*needs]
-        if args.key_service is not None and args.key_service.token is not None:
+        service = args.key_service
+        if service is not None and service.token is not None:
             needs.append(
                 core.v1.Secret(
                     f"{self._name}-seal",
                     metadata=self._metadata(f"{self._release}-seal"),
-                    string_data={"token": args.key_service.token},
+                    string_data={"token": service.token, **seal_files(service)},
                     opts=self._child,
                 )
             )

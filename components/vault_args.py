@@ -34,6 +34,9 @@ class KeyService:
     https://developer.hashicorp.com/vault/docs/configuration/seal"""
     token: pulumi.Input[str] | None = None
     """For transit: the token for the other Vault. It goes into a Secret."""
+    ca_pem: str | None = None
+    """For transit: the authority of the other Vault's certificate as PEM text. The authorities that
+    Vault's image trusts when None."""
 
 
 @dataclass(frozen=True)
@@ -156,11 +159,12 @@ def _key_service(settings: "Settings") -> KeyService | None:
     seal = settings.vault.seal
     if seal is None:
         return None
-    token = None
+    token, ca_pem = None, None
     if seal.type == "transit":
         token = pulumi.Output.secret(seal.token.get_secret_value())
-    parameters = seal.model_dump(exclude={"type", "token"}, exclude_none=True)
-    return KeyService(type=seal.type, parameters=parameters, token=token)
+        ca_pem = seal.ca
+    parameters = seal.model_dump(exclude={"type", "token", "ca"}, exclude_none=True)
+    return KeyService(type=seal.type, parameters=parameters, token=token, ca_pem=ca_pem)
 
 
 def _auth_login(settings: "Settings") -> Login | None:

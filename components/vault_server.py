@@ -9,12 +9,13 @@ import pulumi
 from .images import ImageReference
 from .network import VAULT_SERVER
 from .pods import CONTAINER_SECURITY, pod_security
-from .vault_args import VaultArgs
+from .vault_args import KeyService, VaultArgs
 
 # uid 100 and gid 1000 are the image's own (hashicorp/vault's Dockerfile, the chart's defaults).
 _USER, _GROUP = 100, 1000
 _TLS_FOLDER = "/vault/tls"
 _CA_FILE = f"{_TLS_FOLDER}/ca.crt"
+_SEAL_FOLDER, _SEAL_CA = "/vault/seal", "ca.crt"
 
 
 def chart_values(release: str, args: VaultArgs) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def chart_values(release: str, args: VaultArgs) -> dict[str, Any]:
         "serviceAccount": {"annotations": args.service_account_annotations},
         "authDelegator": {"enabled": False},  # the component has its own binding
         "extraLabels": _pod_labels(args),
-        "extraEnvironmentVars": {"VAULT_CACERT": _CA_FILE},  # for a person's commands in the pod
+        "extraEnvironmentVars": _environment(args),
         "dataStorage": {
             "enabled": True,
             "size": args.storage_size,
@@ -68,6 +69,13 @@ def chart_values(release: str, args: VaultArgs) -> dict[str, Any]:
         server["extraSecretEnvironmentVars"] = [
             {"envName": "VAULT_TOKEN", "secretName": f"{release}-seal", "secretKey": "token"}
         ]
+        for file in seal_files(args.key_service):
+            item = {"key": file, "path": file}
+            secret = {"secretName": f"{release}-seal", "items": [item], "defaultMode": 0o440}
+            server["volumes"].append({"name": "seal", "secret": secret})
+            server["volumeMounts"].append(
+                {"name": "seal", "mountPath": _SEAL_FOLDER, "readOnly": True}
+            )
     configuration = json.dumps(server_configuration(release, args))
     # Redirects and raft name a server by the host that its certificate names too. The variable is
     # the chart's, defined before the one that uses it.
@@ -95,6 +103,33 @@ def chart_values(release: str, args: VaultArgs) -> dict[str, Any]:
         "csi": {"enabled": False},
         "server": server,
     }
+
+
+def _environment(args: VaultArgs) -> dict[str, str]:
+    """For a person's commands in the pod.
+
+    A transit seal reads the same variable, before the authorities of the image (Vault 1.21.2,
+    internalshared/configutil): with it no other Vault with a public certificate could be verified.
+    """
+    service = args.key_service
+    if service is not None and service.type == "transit" and service.ca_pem is None:
+        return {}
+    return {"VAULT_CACERT": _CA_FILE}
+
+
+def seal_files(service: KeyService) -> dict[str, str]:
+    """What the seal needs as files, by their names."""
+    if service.ca_pem is None:
+        return {}
+    return {_SEAL_CA: service.ca_pem}
+
+
+def _seal(service: KeyService) -> dict[str, str]:
+    """The parameters of the `seal` stanza."""
+    parameters = dict(service.parameters)
+    if service.ca_pem is not None:
+        parameters["tls_ca_cert"] = f"{_SEAL_FOLDER}/{_SEAL_CA}"
+    return parameters
 
 
 def _pod_labels(args: VaultArgs) -> dict[str, str]:
@@ -154,7 +189,7 @@ def server_configuration(release: str, args: VaultArgs) -> dict[str, Any]:
         configuration["storage"] = {"raft": {"path": "/vault/data", "retry_join": join}}
         configuration["service_registration"] = {"kubernetes": {}}  # labels the active pod
     if args.key_service is not None:
-        configuration["seal"] = {args.key_service.type: dict(args.key_service.parameters)}
+        configuration["seal"] = {args.key_service.type: _seal(args.key_service)}
     return configuration
 
 

@@ -174,6 +174,17 @@ SWITCHES: Mapping[str, Mapping[str, Any]] = {
             },
         }
     },
+    "vault-transit-private": {
+        "vault": {
+            "seal": {
+                "type": "transit",
+                "address": "https://keys.example.org:8200",
+                "keyName": "shlink",
+                "token": "t",
+                "ca": "-----BEGIN CERTIFICATE-----\n",
+            },
+        }
+    },
     "vault-standalone-sealed": {
         "vault": {
             "seal": _RAFT["seal"],

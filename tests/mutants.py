@@ -82,6 +82,17 @@ MUTANTS = [
         ["tests/test_vault.py", "-k", "own_rights"],
     ),
     Mutant(
+        "a transit seal is verified against this environment's own authority",
+        [
+            Change(
+                "components/vault_server.py",
+                'service.type == "transit" and',
+                'service.type == "other" and',
+            )
+        ],
+        ["tests/test_vault.py", "-k", "transit_seal"],
+    ),
+    Mutant(
         "the init Job initialises a Vault whose earlier keys are kept",
         [
             Change(

@@ -404,6 +404,23 @@ def test_the_transit_token_comes_from_a_secret() -> None:
     assert ("Secret", "vault-seal") in before(recording, "Chart", "vault")
 
 
+def test_a_transit_seal_trusts_the_authority_of_the_other_vault() -> None:
+    recording = configurations.recording("vault-transit-private")
+    assert server_config(recording)["seal"]["transit"]["tls_ca_cert"] == "/vault/seal/ca.crt"
+    assert set(manifest(recording, "Secret", "vault-seal")["stringData"]) == {"token", "ca.crt"}
+    (volume,) = [item for item in server(recording)["volumes"] if item["name"] == "seal"]
+    assert volume["secret"]["items"] == [{"key": "ca.crt", "path": "ca.crt"}], "not the token"
+    mounts = {item["name"]: item["mountPath"] for item in server(recording)["volumeMounts"]}
+    assert mounts["seal"] == "/vault/seal"
+
+
+def test_a_transit_seal_without_an_authority_trusts_those_of_the_image() -> None:
+    """Vault would take VAULT_CACERT before them, and verify no public certificate."""
+    recording = configurations.recording("vault-transit")
+    assert "VAULT_CACERT" not in server(recording)["extraEnvironmentVars"]
+    assert not [item for item in server(recording)["volumes"] if item["name"] == "seal"]
+
+
 def test_workload_identity_is_an_annotation_of_the_account() -> None:
     account = server(configurations.recording("vault-standalone-sealed"))["serviceAccount"]
     assert account["annotations"] == {"eks.amazonaws.com/role-arn": "arn"}

@@ -674,6 +674,14 @@ COMBINATIONS: Sequence[Case] = (
         "vault.seal.token: is missing",
     ),
     (
+        'shlink:vault: {seal: {type: transit, address: "http://v:8200", keyName: k, token: t}}',
+        "vault.seal.address: 'http://v:8200' is not encrypted",
+    ),
+    (
+        "shlink:vault: {seal: {type: transit, address: https://v, keyName: k, token: t, ca: c}}",
+        'vault.seal.ca: "c" is no certificate',
+    ),
+    (
         'shlink:vault: {seal: {type: transit, address: https://v, keyName: k, token: ""}}',
         "vault.seal.token: [secret] is empty",
     ),

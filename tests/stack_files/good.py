@@ -44,7 +44,7 @@ CASES: Sequence[str] = (
         "seal: {type: gcpckms, project: 123456, region: global, keyRing: r, cryptoKey: k}}"
     ),
     (
-        'shlink:vault: {seal: {type: transit, address: "http://10.0.0.7:8300/v", keyName: k, '
+        'shlink:vault: {seal: {type: transit, address: "https://10.0.0.7:8300/v", keyName: k, '
         "token: {secure: abc}}}"
     ),
     (
