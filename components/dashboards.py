@@ -84,7 +84,7 @@ def data_panels(watched: Watched) -> list[Panel]:
         Panel(
             title="Vault unsealed",
             unit="short",
-            queries=[(f"min by (pod) (vault_core_unsealed{{{vault}}})", "{{pod}}")],
+            queries=[(f"max by (pod) (vault_core_unsealed{{{vault}}})", "{{pod}}")],
         ),
         Panel(
             title="Secrets that are not delivered",
@@ -112,7 +112,10 @@ def data_panels(watched: Watched) -> list[Panel]:
                 title="PostgreSQL: replicas behind",
                 unit="bytes",
                 queries=[
-                    (f"max by (pod) (ccp_replication_lag_size_bytes{{{place}}})", "{{pod}}"),
+                    (
+                        f"max by (replica) (ccp_replication_lag_size_bytes{{{place}}})",
+                        "{{replica}}",
+                    ),
                 ],
             ),
             Panel(

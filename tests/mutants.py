@@ -56,6 +56,16 @@ MUTANTS = [
         ["tests/test_shlink.py", "-k", "belongs_to_the_autoscaler"],
     ),
     Mutant(
+        "Vault counts as sealed for an hour after its start",
+        [Change("components/alerts.py", "max by (namespace, pod) (vault_core", "(vault_core")],
+        ["tests/test_monitoring.py", "-k", "healthy"],
+    ),
+    Mutant(
+        "an alert asks for a metric that no exporter has",
+        [Change("components/alerts.py", "absent(ccp_is_in", "absent(ccp_in")],
+        ["tests/test_metrics.py", "-k", "exporter_has"],
+    ),
+    Mutant(
         "the path that closes /rest leads to Shlink",
         [Change("components/route.py", "target_port=ports.CLOSED", "target_port=ports.SHLINK")],
         ["tests/test_route.py", "-k", "without_a_server"],

@@ -176,7 +176,9 @@ class Case:
 
 HEALTHY: Mapping[str, str] = {
     'up{namespace="vault", job="vault/vault", pod="vault-0"}': "1x60",
-    'vault_core_unsealed{namespace="vault", pod="vault-0"}': "1x60",
+    'vault_core_unsealed{namespace="vault", pod="vault-0", cluster="c"}': "1x60",
+    # Sealed at its start; Vault goes on reporting that.
+    'vault_core_unsealed{namespace="vault", pod="vault-0", cluster=""}': "0x60",
     'externalsecret_status_condition{condition="Ready", status="False", '
     'namespace="external-secrets", exported_namespace="shlink", name="redis-credentials"}': "0x60",
     'ccp_is_in_recovery_status{namespace="postgres", pod="a"}': "2x60",
@@ -189,8 +191,14 @@ HEALTHY: Mapping[str, str] = {
     '{namespace="postgres", repo="1"}': "3600x60",
     'redis_instance_info{namespace="redis", pod="r0", role="master"}': "1x60",
     'redis_instance_info{namespace="redis", pod="r1", role="slave"}': "1x60",
-    'redis_memory_used_bytes{namespace="redis", pod="r0"}': "1000000x60",
-    'redis_memory_max_bytes{namespace="redis", pod="r0"}': "200000000x60",
+    # A full cache: as much as Redis may use.
+    'redis_memory_used_bytes{namespace="redis", pod="r0"}': "157000000x60",
+    'redis_memory_max_bytes{namespace="redis", pod="r0"}': "157000000x60",
+    'container_memory_working_set_bytes{namespace="redis", pod="r0", container="redis", id="1"}': (
+        "170000000x60"
+    ),
+    'kube_pod_container_resource_limits{namespace="redis", pod="r0", container="redis", '
+    'resource="memory", unit="byte"}': "268435456x60",
     'kube_deployment_status_replicas_available{namespace="shlink", deployment="shlink"}': "3x60",
     'kube_horizontalpodautoscaler_status_condition{namespace="shlink", '
     'horizontalpodautoscaler="shlink", condition="ScalingActive", status="false"}': "0x60",
@@ -219,7 +227,7 @@ def _like(metric: str, *parts: str) -> str:
 
 
 CASES = [
-    Case("VaultSealed", {_like("vault_core_unsealed"): "0x60"}, {}),
+    Case("VaultSealed", {_like("vault_core_unsealed", '"c"'): "0x60"}, {}),
     Case("VaultSealed", {_like("up"): "0x60"}, {_like("up"): "1 0 1x58"}),
     Case("ExternalSecretNotSynced", {_like("externalsecret"): "1x60"}, {}),
     Case(
@@ -255,8 +263,8 @@ CASES = [
     ),
     Case(
         "RedisMemory",
-        {_like("redis_memory_used"): "190000000x60"},
-        {_like("redis_memory_used"): "190000000x60", _like("redis_memory_max"): "0x60"},
+        {_like("container_memory"): "250000000x60"},
+        {_like("container_memory"): "250000000x5 170000000x54"},
     ),
     Case("ShlinkNotReady", {_like("kube_deployment"): "0x60"}, {_like("kube_deployment"): "1x60"}),
     Case(
@@ -268,8 +276,8 @@ CASES = [
     Case("ShlinkSlow", {_like("rr_http_request_duration", '"0.1"'): "0+10x60"}, {}, minutes=40),
     Case(
         "ContainerRestarts",
-        {_like("kube_pod_container"): "0+1x60"},
-        {_like("kube_pod_container"): "1x20 2x39"},
+        {_like("kube_pod_container_status"): "0+1x60"},
+        {_like("kube_pod_container_status"): "1x20 2x39"},
     ),
     Case("VolumeFilling", {_like("kubelet_volume_stats_available"): "100x60"}, {}),
 ]
