@@ -17,7 +17,16 @@ from tests.test_monitoring import dashboards, monitors, rules
 # What Prometheus adds to each series of a target, and how it names a label that is taken.
 # https://prometheus-operator.dev/docs/api-reference/api/ (PodMonitor, honorLabels)
 TARGET_LABELS = frozenset(
-    "namespace pod job instance container endpoint exported_namespace exported_pod".split()
+    [
+        "namespace",
+        "pod",
+        "job",
+        "instance",
+        "container",
+        "endpoint",
+        "exported_namespace",
+        "exported_pod",
+    ]
 )
 _SELECTOR = re.compile(r"([a-z_][a-z0-9_]*)?\{([^{}]*)\}")
 _MATCHER = re.compile(r'([a-z_]\w*)\s*(?:=~|!~|!=|=)\s*"([^"]*)"')
