@@ -74,10 +74,10 @@ def test_a_change_that_destroys_is_refused_with_its_consequence_and_remedy(
     before: dict[str, Any], after: dict[str, Any], change: str
 ) -> None:
     texts = changes.refusals(recorded(**before), recorded(**after))
-    found = [text for text in texts if text.strip().startswith(change)]
-    assert len(found) == 1, texts
-    assert "What would happen: " in found[0]
-    assert "By hand: " in found[0]
+    refusals = [text for text in texts if text.strip().startswith(change)]
+    assert len(refusals) == 1, texts
+    assert "What would happen: " in refusals[0]
+    assert "By hand: " in refusals[0]
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ class Provider(mocks.Mocks):
 
     def __init__(self, outputs: Mapping[str, Any]) -> None:
         self.outputs = outputs
-        self.made: dict[str, dict[str, Any]] = {}
+        self.resources: dict[str, dict[str, Any]] = {}
         self.references: list[str] = []
 
     def new_resource(self, args: mocks.MockResourceArgs) -> tuple[str | None, dict[Any, Any]]:
@@ -44,7 +44,7 @@ class Provider(mocks.Mocks):
                 "outputs": dict(self.outputs),
                 "secretOutputNames": [],
             }
-        self.made[f"{args.typ.rpartition(':')[2]} {args.name}"] = inputs
+        self.resources[f"{args.typ.rpartition(':')[2]} {args.name}"] = inputs
         return f"{args.name}-id", inputs
 
     def call(self, args: mocks.MockCallArgs) -> tuple[dict[Any, Any], list[tuple[str, str]] | None]:
@@ -59,9 +59,9 @@ def promised() -> dict[str, Any]:
 
 @pytest.fixture
 def consumer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    monkeypatch.setattr(
-        sys, "path", [str(FOLDER), *sys.path]
-    )  # as Pulumi does with a program's folder
+    """Runs the example with these outputs of the stack it refers to."""
+    # Pulumi puts a program's folder on the path.
+    monkeypatch.setattr(sys, "path", [str(FOLDER), *sys.path])
 
     def run(outputs: Mapping[str, Any]) -> Provider:
         provider = Provider(outputs)
@@ -86,9 +86,12 @@ def test_the_job_uses_what_the_stack_says(consumer: Any, promised: dict[str, Any
     changed["api_key"] = {"namespace": "urls", "secret": "the-secret", "key": "the-key"}
     provider = consumer(changed)
     assert provider.references == ["organization/shlink/dev"]
-    job = provider.made["Job release-link"]
+    job = provider.resources["Job release-link"]
     container = job["spec"]["template"]["spec"]["containers"][0]
-    environment = {one["name"]: one.get("value", one.get("valueFrom")) for one in container["env"]}
+    environment = {
+        variable["name"]: variable.get("value", variable.get("valueFrom"))
+        for variable in container["env"]
+    }
     assert job["metadata"]["namespace"] == "urls"
     assert environment["SHLINK"] == "http://elsewhere.urls.svc.cluster.local:8081/s"
     assert environment["API_KEY"] == {"secretKeyRef": {"name": "the-secret", "key": "the-key"}}
@@ -98,26 +101,21 @@ def test_the_job_uses_what_the_stack_says(consumer: Any, promised: dict[str, Any
         "findIfExists": True,
     }
     for policy in ("from-release-links", "release-links"):
-        spec = provider.made[f"NetworkPolicy {policy}"]["spec"]
-        assert [
-            port["port"]
-            for rule in (*spec.get("ingress", []), *spec.get("egress", []))
-            for port in rule["ports"]
-        ] == [8081]
+        spec = provider.resources[f"NetworkPolicy {policy}"]["spec"]
+        (rule,) = (*spec.get("ingress", []), *spec.get("egress", []))
+        assert [port["port"] for port in rule["ports"]] == [8081]
 
 
 def test_its_policies_open_the_way_between_its_pod_and_shlinks(
     consumer: Any, promised: dict[str, Any]
 ) -> None:
-    made = consumer(promised).made
-    labels = made["Job release-link"]["spec"]["template"]["metadata"]["labels"]
-    server = (
-        record("dev", *stacks.configuration(ROOT, "dev"))
-        .one("Deployment", "shlink")
-        .inputs["spec"]["template"]["metadata"]["labels"]
-    )
-    into = made["NetworkPolicy from-release-links"]["spec"]
-    out = made["NetworkPolicy release-links"]["spec"]
+    """Into Shlink's namespace and out of its own, for these pods alone."""
+    resources = consumer(promised).resources
+    labels = resources["Job release-link"]["spec"]["template"]["metadata"]["labels"]
+    shlink = record("dev", *stacks.configuration(ROOT, "dev")).one("Deployment", "shlink")
+    server = shlink.inputs["spec"]["template"]["metadata"]["labels"]
+    into = resources["NetworkPolicy from-release-links"]["spec"]
+    out = resources["NetworkPolicy release-links"]["spec"]
     assert into["podSelector"]["matchLabels"].items() <= server.items()
     assert into["ingress"][0]["from"] == [{"podSelector": {"matchLabels": labels}}]
     assert out["podSelector"]["matchLabels"] == labels
@@ -125,7 +123,7 @@ def test_its_policies_open_the_way_between_its_pod_and_shlinks(
 
 
 def test_its_pod_passes_pod_security_restricted(consumer: Any, promised: dict[str, Any]) -> None:
-    pod = consumer(promised).made["Job release-link"]["spec"]["template"]["spec"]
+    pod = consumer(promised).resources["Job release-link"]["spec"]["template"]["spec"]
     assert pod["securityContext"]["runAsNonRoot"]
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert pod["containers"][0]["securityContext"]["capabilities"] == {"drop": ["ALL"]}

@@ -37,6 +37,11 @@ ACCESS = ClusterAccess("prod eu", "/etc/kube config")
 KUBECTL = "kubectl --kubeconfig '/etc/kube config' --context 'prod eu' -n postgres"
 
 
+def _name_of_exception(value: Any) -> str:
+    """For the id of a case."""
+    return type(value).__name__ if isinstance(value, Exception) else ""
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return listener.getsockname()[1]
@@ -62,17 +67,16 @@ def refusing() -> type[Refusing]:
 
 
 def test_a_port_is_the_same_in_every_run() -> None:
-    # Provider inputs hold it: another function would be a change in every stack.
+    """Providers' inputs contain the port, so another one would be a change in every stack."""
     assert local_port("shlink", "dev", "vault/vault") == 23352
     assert local_port("shlink", "dev", "postgres/shlink-db-primary") == 24214
 
 
 def test_ports_are_spread_over_their_range() -> None:
-    ports = [
-        local_port("shlink", f"stack-{number}", service)
-        for number in range(500)
-        for service in ("vault/vault", "postgres/db")
-    ]
+    ports: list[int] = []
+    for number in range(500):
+        ports.append(local_port("shlink", f"stack-{number}", "vault/vault"))
+        ports.append(local_port("shlink", f"stack-{number}", "postgres/db"))
     assert all(20000 <= port < 30000 for port in ports)
     assert len(set(ports)) > 900
 
@@ -106,12 +110,12 @@ def test_binding_asks_nothing_of_the_cluster_and_imports_no_client() -> None:
 
 def test_close_frees_the_port_and_may_be_repeated(refusing: type[Refusing]) -> None:
     port = free_port()
-    one = Forward(refusing("dev"), TARGET, port, "shlink:postgres")
-    one.close()
+    forward = Forward(refusing("dev"), TARGET, port, "shlink:postgres")
+    forward.close()
     for _ in range(2):
-        one.start()
-        one.close()
-        one.close()
+        forward.start()
+        forward.close()
+        forward.close()
     assert refusing.logins == 0
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port))
@@ -126,7 +130,7 @@ def reported(
     refusing.error = error
     messages: list[str] = []
     port = free_port()
-    one = Forward(
+    forward = Forward(
         refusing("prod eu", "/etc/kube config"),
         TARGET,
         port,
@@ -134,8 +138,8 @@ def reported(
         timeout=timeout,
         report=messages.append,
     )
-    one.start()
-    with contextlib.closing(one):
+    forward.start()
+    with contextlib.closing(forward):
         for _ in range(connections):
             with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
                 assert client.recv(1) == b""
@@ -201,7 +205,7 @@ CHECK = f"Check that this works here: {KUBECTL} get pods"
         ),
         (ValueError("never\nseen"), f"ValueError: never seen. {CHECK}"),
     ],
-    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+    ids=_name_of_exception,
 )
 def test_every_failure_is_one_line_with_service_cause_and_remedy(
     refusing: type[Refusing], error: Exception, expected: str
@@ -218,18 +222,18 @@ def test_a_cause_is_reported_once(refusing: type[Refusing]) -> None:
 
 
 def test_the_report_sees_the_context_of_the_program(refusing: type[Refusing]) -> None:
-    # Pulumi keeps the engine that pulumi.log.error talks to in context variables.
+    """Pulumi keeps the engine that pulumi.log.error talks to in context variables."""
     engine = contextvars.ContextVar("engine", default="none")
     refusing.error = PLUGIN
     seen: list[str] = []
     port = free_port()
     engine.set("here")
-    one = Forward(
+    forward = Forward(
         refusing("dev"), TARGET, port, "shlink:postgres", report=lambda _: seen.append(engine.get())
     )
-    one.start()
+    forward.start()
     with (
-        contextlib.closing(one),
+        contextlib.closing(forward),
         socket.create_connection(("127.0.0.1", port), timeout=5) as client,
     ):
         assert client.recv(1) == b""
@@ -414,10 +418,12 @@ def talk(cluster: Cluster, connections: int = 1) -> tuple[list[bytes], list[str]
     fake = type("Fake", (Fake,), {"cluster": cluster})
     messages: list[str] = []
     port = free_port()
-    one = Forward(fake("dev"), TARGET, port, "shlink:postgres", timeout=1.2, report=messages.append)
-    one.start()
+    forward = Forward(
+        fake("dev"), TARGET, port, "shlink:postgres", timeout=1.2, report=messages.append
+    )
+    forward.start()
     answers: list[bytes] = []
-    with contextlib.closing(one):
+    with contextlib.closing(forward):
         for _ in range(connections):
             with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
                 answers.append(client.recv(100))
@@ -462,17 +468,17 @@ def test_a_cause_that_comes_back_after_a_success_is_reported_again() -> None:
 def test_close_cuts_open_connections_quietly(caplog: pytest.LogCaptureFixture) -> None:
     port = free_port()
     cluster = Cluster(pod("a"), stays=True)
-    one = Forward(
+    forward = Forward(
         type("Fake", (Fake,), {"cluster": cluster})("dev"),
         TARGET,
         port,
         "shlink:postgres",
         report=print,
     )
-    one.start()
+    forward.start()
     with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
         assert client.recv(100) == b"hello"
-        one.close()
+        forward.close()
         assert client.recv(100) == b""
     assert caplog.records == []
 
@@ -555,8 +561,8 @@ def test_what_the_server_said_before_it_closed_arrives(
     ends: tuple[socket.socket, socket.socket],
 ) -> None:
     near, far = ends
-    said = b"x" * 5_000_000
-    frames = [b"\0" + said[start : start + 100_000] for start in range(0, len(said), 100_000)]
+    sent = b"x" * 5_000_000
+    frames = [b"\0" + sent[start : start + 100_000] for start in range(0, len(sent), 100_000)]
 
     async def read_while_writing() -> bytes:
         far.sendall(b"unread by a server that is done")
@@ -567,7 +573,7 @@ def test_what_the_server_said_before_it_closed_arrives(
         await relayed(Server(b"\0\x38\x15", *frames), near)
         return await reading
 
-    assert asyncio.run(both()) == said
+    assert asyncio.run(both()) == sent
 
 
 def test_a_client_that_only_listens_on_hears_the_answer(

@@ -30,11 +30,10 @@ def recording() -> Recording:
 
 def rules() -> list[Any]:
     """Every alert of the environment."""
-    groups = manifest(recording(), "PrometheusRule", "shlink")["spec"]["groups"]
-    found: list[Any] = []
-    for entry in groups:
-        found += entry["rules"]
-    return found
+    alerts: list[Any] = []
+    for rule_group in manifest(recording(), "PrometheusRule", "shlink")["spec"]["groups"]:
+        alerts += rule_group["rules"]
+    return alerts
 
 
 def monitors() -> list[Any]:
@@ -42,11 +41,11 @@ def monitors() -> list[Any]:
 
 
 def dashboards() -> list[Any]:
-    found: list[Any] = []
+    documents: list[Any] = []
     for item in recording().of_kind("ConfigMap"):
         data = plain(item.inputs)["data"]
-        found += [json.loads(text) for name, text in data.items() if name.endswith(".json")]
-    return found
+        documents += [json.loads(text) for name, text in data.items() if name.endswith(".json")]
+    return documents
 
 
 # What exists
@@ -75,9 +74,9 @@ def test_everything_that_exports_is_scraped() -> None:
 
 
 def test_prometheus_selects_by_the_labels_that_are_set() -> None:
-    wanted = {"release": "kube-prometheus-stack"}
     objects = [*monitors(), manifest(recording(), "PrometheusRule", "shlink")]
-    assert all(item["metadata"]["labels"] == wanted for item in objects)
+    for item in objects:
+        assert item["metadata"]["labels"] == {"release": "kube-prometheus-stack"}
 
 
 PORTS = {
@@ -285,16 +284,16 @@ CASES = [
 
 def promtool() -> str:
     """Prometheus' own tool. Skips the test where it is not installed."""
-    here = ROOT / ".uv/bin/promtool"
-    found = os.environ.get("PROMTOOL") or shutil.which("promtool")
-    if not found and here.exists():
-        found = str(here)
-    if not found:
+    installed = ROOT / ".uv/bin/promtool"
+    command = os.environ.get("PROMTOOL") or shutil.which("promtool")
+    if not command and installed.exists():
+        command = str(installed)
+    if not command:
         pytest.skip(
             "no promtool: go install github.com/prometheus/prometheus/cmd/promtool@v0.316.0, "
             "as .ci/run does where go is installed"
         )
-    return found
+    return command
 
 
 def run(command: str, folder: Path, *arguments: str) -> str:
@@ -305,9 +304,9 @@ def run(command: str, folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def written(folder: Path, found: Sequence[Any]) -> Path:
+def written(folder: Path, alerts: Sequence[Any]) -> Path:
     path = folder / "rules.yaml"
-    path.write_text(yaml.safe_dump({"groups": [{"name": "shlink", "rules": list(found)}]}))
+    path.write_text(yaml.safe_dump({"groups": [{"name": "shlink", "rules": list(alerts)}]}))
     return path
 
 

@@ -42,15 +42,16 @@ def pods(configuration: str) -> dict[str, End]:
     }
 
 
-def policies_of(configuration: str) -> Sequence[Mapping[str, Any]]:
-    recording = configurations.recording(configuration)
+def policies_of(recording: Recording) -> Sequence[Mapping[str, Any]]:
     return [plain(resource.inputs) for resource in recording.of_kind("NetworkPolicy")]
 
 
 @pytest.mark.parametrize("configuration", SWITCHES)
 def test_exactly_the_flows_of_the_table_are_possible(configuration: str) -> None:
+    """Each row of the table is possible, and no connection beside them."""
     ends = all_ends(pods(configuration))
-    connections = possible(policies_of(configuration), NAMESPACE_LABELS, ends)
+    policies = policies_of(configurations.recording(configuration))
+    connections = possible(policies, NAMESPACE_LABELS, ends)
     table = expected(configuration, ends)
     assert sorted(connections - table) == [], "possible, and in no row"
     assert sorted(table - connections) == [], "in the table, and not possible"
@@ -65,38 +66,36 @@ def test_services_elsewhere_are_reached_even_where_the_api_server_is_known(
         **configurations.SWITCHES["vault-standalone-sealed"],
         "network": narrow,
     }
-    policies = [plain(one.inputs) for one in program(**settings).of_kind("NetworkPolicy")]
+    policies = policies_of(program(**settings))
     ends = {**pods("defaults"), **STRANGERS}
-    assert {
+    reaching = {
         name
         for name, end in ends.items()
         if allowed(policies, NAMESPACE_LABELS, end, INTERNET, 443)
-    } == {VAULT, DB, REPO}
+    }
+    assert reaching == {VAULT, DB, REPO}
     assert not any(allowed(policies, NAMESPACE_LABELS, end, INTERNET, 80) for end in ends.values())
 
 
 @pytest.mark.parametrize("protocol", ["TCP", "UDP"])
 def test_every_pod_finds_dns_there_and_nowhere_else(protocol: str) -> None:
-    policies = [
-        plain(one.inputs) for one in configurations.recording("defaults").of_kind("NetworkPolicy")
-    ]
+    policies = policies_of(configurations.recording("defaults"))
+
+    def reaches(end: End, server: End) -> bool:
+        return allowed(policies, NAMESPACE_LABELS, end, server, 53, protocol=protocol)
+
     for name, end in {**pods("defaults"), **STRANGERS}.items():
-        assert allowed(policies, NAMESPACE_LABELS, end, OUTSIDE["dns"], 53, protocol=protocol), name
-        assert not allowed(
-            policies, NAMESPACE_LABELS, end, OUTSIDE["impostor"], 53, protocol=protocol
-        ), name
-        assert not allowed(policies, NAMESPACE_LABELS, end, INTERNET, 53, protocol=protocol), name
+        assert reaches(end, OUTSIDE["dns"]), name
+        assert not reaches(end, OUTSIDE["impostor"]), name
+        assert not reaches(end, INTERNET), name
 
 
 @pytest.mark.parametrize(
     "address", ["10.20.30.40", "100.100.100.200", "169.254.169.254", "172.20.0.1", "192.168.1.1"]
 )
 def test_titles_are_fetched_from_nowhere_private(address: str) -> None:
-    # Shlink opens addresses that strangers give it: a cloud's metadata service must not be one of
-    # them.
-    policies = [
-        plain(one.inputs) for one in configurations.recording("app").of_kind("NetworkPolicy")
-    ]
+    """Shlink opens addresses of strangers: a cloud's metadata service must not be among them."""
+    policies = policies_of(configurations.recording("app"))
     server = {**pods("app"), **STRANGERS}[SHLINK]
     assert allowed(policies, NAMESPACE_LABELS, server, INTERNET, 80)
     assert not any(allowed(policies, NAMESPACE_LABELS, server, address, port) for port in PORTS)
@@ -106,20 +105,18 @@ def test_titles_are_fetched_from_nowhere_private(address: str) -> None:
 def test_every_namespace_denies_by_default_and_enforces_restricted(configuration: str) -> None:
     recording = configurations.recording(configuration)
     spaces = {
-        object_name(one): one.inputs["metadata"]["labels"]
-        for one in recording.of_kind("Namespace")
-        if one.custom
+        object_name(namespace): namespace.inputs["metadata"]["labels"]
+        for namespace in recording.of_kind("Namespace")
+        if namespace.custom
     }
     assert set(spaces) == set(NAMESPACES)
-    assert {labels["pod-security.kubernetes.io/enforce"] for labels in spaces.values()} == {
-        "restricted"
-    }
-    denying = {
-        one.inputs["metadata"]["namespace"]
-        for one in recording.of_kind("NetworkPolicy")
-        if not one.inputs["spec"]["podSelector"]
-        and {"Ingress", "Egress"} <= set(one.inputs["spec"]["policyTypes"])
-    }
+    for labels in spaces.values():
+        assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+    denying: set[str] = set()
+    for policy in policies_of(recording):
+        spec = policy["spec"]
+        if not spec["podSelector"] and {"Ingress", "Egress"} <= set(spec["policyTypes"]):
+            denying.add(policy["metadata"]["namespace"])
     assert denying == set(NAMESPACES)
 
 
@@ -140,11 +137,12 @@ def test_the_rules_of_its_namespace_outlive_a_resource(
 ) -> None:
     inputs = plain(dev.one(kind, name).inputs)
     namespace = inputs.get("namespace") or inputs["metadata"]["namespace"]
-    rules = {
-        (one.kind, one.name)
-        for one in dev.of_kind("NetworkPolicy") + dev.of_kind("Namespace")
-        if one.custom and namespace in (object_name(one), one.inputs["metadata"].get("namespace"))
-    }
+    rules: set[tuple[str, str]] = set()
+    for rule in dev.of_kind("NetworkPolicy") + dev.of_kind("Namespace"):
+        if not rule.custom:
+            continue
+        if namespace in (object_name(rule), rule.inputs["metadata"].get("namespace")):
+            rules.add((rule.kind, rule.name))
     assert len(rules) >= 3
     assert rules <= before(dev, kind, name)
 

@@ -28,9 +28,9 @@ CHARTS = [
 def rules(recording: Recording) -> Iterator[tuple[str, str, Any]]:
     """Kind and name of a role with each of its rules."""
     for kind in ("Role", "ClusterRole"):
-        for one in recording.of_kind(kind):
-            for rule in plain(one.inputs)["rules"]:
-                yield kind, object_name(one), rule
+        for role in recording.of_kind(kind):
+            for rule in plain(role.inputs)["rules"]:
+                yield kind, object_name(role), rule
 
 
 @pytest.mark.parametrize("name", REPRESENTATIVE)
@@ -49,15 +49,12 @@ def test_no_role_of_the_program_reaches_further_than_one_named_secret(name: str)
 @pytest.mark.parametrize("name", REPRESENTATIVE)
 def test_every_binding_binds_an_account_that_exists_to_a_role_beside_it(name: str) -> None:
     recording = configurations.recording(name)
-    roles = {
-        (one.kind, object_name(one))
-        for kind in ("Role", "ClusterRole")
-        for one in recording.of_kind(kind)
-    }
+    declared = recording.of_kind("Role") + recording.of_kind("ClusterRole")
+    roles = {(role.kind, object_name(role)) for role in declared}
     roles.add(("ClusterRole", "system:auth-delegator"))  # the cluster's own
     accounts = {
-        (one.inputs["metadata"]["namespace"], object_name(one))
-        for one in recording.of_kind("ServiceAccount")
+        (account.inputs["metadata"]["namespace"], object_name(account))
+        for account in recording.of_kind("ServiceAccount")
     }
     # The charts create these. `platform` is where External Secrets is pre-installed in the tests.
     accounts |= {
@@ -65,12 +62,11 @@ def test_every_binding_binds_an_account_that_exists_to_a_role_beside_it(name: st
         ("external-secrets", "external-secrets"),
         ("platform", "external-secrets"),
     }
-    for one in recording.of_kind("RoleBinding") + recording.of_kind("ClusterRoleBinding"):
-        inputs = plain(one.inputs)
+    for binding in recording.of_kind("RoleBinding") + recording.of_kind("ClusterRoleBinding"):
+        inputs = plain(binding.inputs)
         assert (inputs["roleRef"]["kind"], inputs["roleRef"]["name"]) in roles
-        assert {
-            (subject["namespace"], subject["name"]) for subject in inputs["subjects"]
-        } <= accounts
+        for subject in inputs["subjects"]:
+            assert (subject["namespace"], subject["name"]) in accounts
 
 
 def test_redis_operator_reads_one_secret(dev: Recording) -> None:
@@ -83,12 +79,11 @@ def test_redis_operator_reads_one_secret(dev: Recording) -> None:
 
 
 def test_redis_operators_chart_makes_no_rights_of_its_own(dev: Recording) -> None:
+    """It uses the program's ServiceAccount, whose rights are narrower than the chart's."""
     account = manifest(dev, "Release", "redis-operator")["values"]["serviceAccount"]
+    declared = manifest(dev, "ServiceAccount", "redis-operator-account")["metadata"]["name"]
     assert account["create"] is False
-    assert (
-        account["name"]
-        == dev.one("ServiceAccount", "redis-operator-account").inputs["metadata"]["name"]
-    )
+    assert account["name"] == declared
 
 
 @pytest.fixture(scope="module")
@@ -137,19 +132,16 @@ def test_an_archived_operator_gets_no_label(dev: Recording) -> None:
 def test_external_secrets_looks_after_one_namespace_and_asks_for_no_ones_token(
     dev: Recording,
 ) -> None:
+    """Every SecretStore is in that namespace. Nothing that needs cluster-wide rights is watched."""
     values = manifest(dev, "Release", "external-secrets-operator")["values"]
-    assert (
-        values["scopedNamespace"]
-        == manifest(dev, "SecretStore", "vault-backend")["metadata"]["namespace"]
-    )
+    stores = dev.of_kind("SecretStore")
+    assert stores
+    for store in stores:
+        assert store.inputs["metadata"]["namespace"] == values["scopedNamespace"]
     assert values["scopedRBAC"] is True
     assert values["rbac"]["serviceAccountTokenCreate"] is False
-    # Nothing that would need cluster-wide rights is watched.
-    assert [
-        key
-        for key, value in values.items()
-        if key.startswith("processCluster") and value is not False
-    ] == []
+    for key, value in values.items():
+        assert value is False or not key.startswith("processCluster"), key
     assert values["installCRDs"] is True
     # Nothing waits for the webhook, and its cert controller would read every Secret of the cluster.
     assert values["webhook"]["create"] is values["certController"]["create"] is False
@@ -164,17 +156,18 @@ def test_pgo_looks_after_its_own_namespace(dev: Recording) -> None:
     )
 
 
-@pytest.mark.parametrize("chart", [one[1:3] for one in CHARTS], ids=lambda one: one[1])
-def test_charts_are_pinned_and_awaited(dev: Recording, chart: tuple[str, str]) -> None:
-    inputs = manifest(dev, *chart)
+@pytest.mark.parametrize(("kind", "name"), [chart[1:3] for chart in CHARTS])
+def test_charts_are_pinned_and_awaited(dev: Recording, kind: str, name: str) -> None:
+    inputs = manifest(dev, kind, name)
     assert inputs["version"][0].isdigit()
     assert not inputs.get("skipAwait")
-    if chart[0] == "Release":
+    if kind == "Release":
         assert inputs["atomic"] is True
 
 
 def test_the_redis_operator_that_cannot_be_installed_is_not_the_default() -> None:
-    assert Charts().redis_operator.version != "3.3.0"  # spotahome/redis-operator#679
+    """See spotahome/redis-operator#679."""
+    assert Charts().redis_operator.version != "3.3.0"
 
 
 @pytest.mark.parametrize("source", [_MIRROR, _REPOSITORY, _FOLDER], ids=["oci", "https", "path"])
@@ -301,7 +294,7 @@ def test_operators_that_are_there_are_not_installed_but_still_served() -> None:
     assert recording.of_kind("PostgresCluster")
     assert recording.of_kind("RedisFailover")
     subjects = manifest(recording, "RoleBinding", "vault-backend-token")["subjects"]
-    assert [(one["name"], one["namespace"]) for one in subjects] == [
+    assert [(subject["name"], subject["namespace"]) for subject in subjects] == [
         ("external-secrets", "platform")
     ]
 
@@ -393,8 +386,6 @@ def test_a_second_consumer_has_a_database_of_its_own(two_consumers: Recording) -
 @pytest.mark.parametrize("name", ["redis-none", "redis-external"])
 def test_without_a_redis_failover_nobody_installs_its_operator(name: str) -> None:
     recording = configurations.recording(name)
-    assert {one.name for one in recording.of_kind("Release")} == {
-        "pgo",
-        "external-secrets-operator",
-    }
+    releases = {release.name for release in recording.of_kind("Release")}
+    assert releases == {"pgo", "external-secrets-operator"}
     assert recording.of_kind("ClusterRole") == []

@@ -30,7 +30,7 @@ PROMISED = {
 
 
 @pytest.fixture
-def found(dev: Recording) -> dict[str, Any]:
+def outputs(dev: Recording) -> dict[str, Any]:
     return plain(dev.outputs)
 
 
@@ -39,11 +39,12 @@ def test_names_and_types_are_as_promised() -> None:
     assert get_type_hints(SecretKey) == {"namespace": str, "secret": str, "key": str}
 
 
-def test_what_is_exported_is_read_again(found: dict[str, Any]) -> None:
-    assert set(found) == set(PROMISED)
-    read = parse(found)
-    assert asdict(read) == found
-    assert parse({**found, "another": 1}) == read
+def test_what_is_exported_is_read_again(outputs: dict[str, Any]) -> None:
+    """An output that the reader does not know is ignored."""
+    assert set(outputs) == set(PROMISED)
+    read = parse(outputs)
+    assert asdict(read) == outputs
+    assert parse({**outputs, "another": 1}) == read
 
 
 @pytest.mark.parametrize("name", REPRESENTATIVE)
@@ -62,42 +63,42 @@ def test_every_environment_keeps_the_promise(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [one.name for one in fields(Outputs) if not one.name.startswith("redis")]
+    "name", [field.name for field in fields(Outputs) if not field.name.startswith("redis")]
 )
-def test_a_missing_output_is_named(found: dict[str, Any], name: str) -> None:
-    del found[name]
-    with pytest.raises(
-        OutputsError, match=rf"stack a/b/c does not have .*\n  {name}: is missing\n"
-    ):
-        parse(found, "stack a/b/c")
+def test_a_missing_output_is_named(outputs: dict[str, Any], name: str) -> None:
+    del outputs[name]
+    message = rf"stack a/b/c does not have .*\n  {name}: is missing\n"
+    with pytest.raises(OutputsError, match=message):
+        parse(outputs, "stack a/b/c")
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [("database_port", "many"), ("internal_url", 1), ("versions", []), ("api_key", "key")],
 )
-def test_an_output_of_another_type_is_named(found: dict[str, Any], name: str, value: Any) -> None:
+def test_an_output_of_another_type_is_named(outputs: dict[str, Any], name: str, value: Any) -> None:
     with pytest.raises(OutputsError, match=rf"\n  {name}\S*: is (of another type|missing)"):
-        parse({**found, name: value})
+        parse({**outputs, name: value})
 
 
-def test_a_mistyped_optional_output_is_not_taken_for_none(found: dict[str, Any]) -> None:
-    found["redis_hots"] = found.pop("redis_host")
+def test_a_mistyped_optional_output_is_not_taken_for_none(outputs: dict[str, Any]) -> None:
+    outputs["redis_hots"] = outputs.pop("redis_host")
     with pytest.raises(OutputsError, match="redis_host: is missing, and there is `redis_hots`"):
-        parse(found)
+        parse(outputs)
 
 
 def test_the_program_exports_the_contract_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With an output too many or too few it exports nothing."""
     exported: dict[str, Any] = {}
     monkeypatch.setattr(pulumi, "export", exported.__setitem__)
-    given = dict.fromkeys(PROMISED, "x")
+    outputs = dict.fromkeys(PROMISED, "x")
+    wrong = {**outputs, "surplus": "x"}
+    del wrong["redis_host"]
     with pytest.raises(ValueError, match="differ from the contract: redis_host, surplus"):
-        export(
-            {**{key: value for key, value in given.items() if key != "redis_host"}, "surplus": "x"}
-        )
+        export(wrong)
     assert exported == {}
-    export(given)
-    assert exported == given
+    export(outputs)
+    assert exported == outputs
 
 
 def test_no_output_is_secret(dev: Recording) -> None:
@@ -117,12 +118,12 @@ def test_where_shlink_answers(name: str, internal: str, external: str) -> None:
     assert (outputs["internal_url"], outputs["external_url"]) == (internal, external)
 
 
-def test_outputs_name_what_the_objects_are(found: dict[str, Any], dev: Recording) -> None:
+def test_outputs_name_what_the_objects_are(outputs: dict[str, Any], dev: Recording) -> None:
     target = dev.one("ExternalSecret", "shlink-api-key").inputs
-    assert found["api_key"] == {
+    assert outputs["api_key"] == {
         "namespace": target["metadata"]["namespace"],
         "secret": target["spec"]["target"]["name"],
         "key": target["spec"]["data"][0]["secretKey"],
     }
-    assert (found["redis_port"], found["redis_sentinel_service"]) == (26379, "mymaster")
-    assert found["vault_mount"] == dev.one("Mount", "vault-kv").inputs["path"]
+    assert (outputs["redis_port"], outputs["redis_sentinel_service"]) == (26379, "mymaster")
+    assert outputs["vault_mount"] == dev.one("Mount", "vault-kv").inputs["path"]

@@ -28,11 +28,11 @@ def template(name: str, kind: str = "Deployment", job: str = "shlink") -> Any:
 
 @pytest.mark.parametrize("name", REPRESENTATIVE)
 def test_the_workers_are_numbered(name: str) -> None:
-    # RoadRunner would size its pools by the node's processors and break the memory limit.
-    found = server(configurations.recording(name))
-    assert int(found["WEB_WORKER_NUM"]) >= 1
-    assert int(found["TASK_WORKER_NUM"]) >= 1
-    assert found["MEMORY_LIMIT"].endswith("M")
+    """RoadRunner would size its pools by the node's processors and break the memory limit."""
+    environment = server(configurations.recording(name))
+    assert int(environment["WEB_WORKER_NUM"]) >= 1
+    assert int(environment["TASK_WORKER_NUM"]) >= 1
+    assert environment["MEMORY_LIMIT"].endswith("M")
 
 
 @pytest.mark.parametrize("name", REPRESENTATIVE)
@@ -47,7 +47,7 @@ def test_only_the_migration_job_gets_the_api_key(name: str) -> None:
 
 
 def test_the_migration_job_knows_the_number_of_the_api_key_however_high(program: Program) -> None:
-    """It names the key after it; a list of all older keys would outgrow what a manifest may hold."""
+    """It names the key after it. A list of all older keys would outgrow a manifest's size."""
     assert migration(program(rotation={"apiKey": 954964}))["API_KEY_ROTATION"] == "954964"
 
 
@@ -74,7 +74,7 @@ def test_a_secret_variable_reaches_the_server_through_vault_and_stands_nowhere_e
 
 @pytest.mark.parametrize(("name", "expected"), [("defaults", False), ("app", True)])
 def test_visits_are_published_only_where_that_is_set(name: str, *, expected: bool) -> None:
-    # Each redirect would count all visits of its link four times, and by default nobody listens.
+    """Each redirect would count all visits of its link four times; by default nobody listens."""
     assert ("REDIS_PUB_SUB_ENABLED" in server(configurations.recording(name))) is expected
 
 
@@ -99,8 +99,10 @@ def test_a_hung_redis_master_is_asked_for_seconds_not_minutes(dev: Recording) ->
 def test_the_database_is_reached_over_tls_with_what_was_delivered(
     dev: Recording, container: Any
 ) -> None:
-    found = container(dev)
-    assert {name: found[name] for name in found if name.startswith(("DB_", "PG"))} == {
+    """The password by reference, the server's certificate verified."""
+    environment = container(dev)
+    names = [name for name in environment if name.startswith(("DB_", "PG"))]
+    assert {name: environment[name] for name in names} == {
         "DB_DRIVER": "postgres",
         "DB_HOST": "shlink-db-primary.postgres.svc",
         "DB_PORT": "5432",
@@ -116,20 +118,21 @@ def test_the_database_is_reached_over_tls_with_what_was_delivered(
 
 @pytest.mark.parametrize("name", ["defaults", "app", "redis-external", "redis-none"])
 def test_every_secret_that_a_pod_names_is_delivered_with_that_key(name: str) -> None:
+    """And nothing is delivered that no pod names."""
     recording = configurations.recording(name)
-    made = {
-        (one.inputs["spec"]["target"]["name"], item["secretKey"])
-        for one in recording.of_kind("ExternalSecret")
-        for item in one.inputs["spec"]["data"]
-    }
-    given = [*server(recording).values(), *migration(recording).values()]
-    assert {value for value in given if not isinstance(value, str)} == made
+    delivered: set[tuple[str, str]] = set()
+    for external in recording.of_kind("ExternalSecret"):
+        spec = external.inputs["spec"]
+        delivered |= {(spec["target"]["name"], entry["secretKey"]) for entry in spec["data"]}
+    values = [*server(recording).values(), *migration(recording).values()]
+    assert {value for value in values if not isinstance(value, str)} == delivered
 
 
 def test_migrating_starts_no_server_and_downloads_nothing(dev: Recording) -> None:
-    found = migration(dev)
-    assert found["SHLINK_RUNTIME"] != "rr"
-    assert found["SKIP_INITIAL_GEOLITE_DOWNLOAD"] == "true"
+    """It prepares the database, runs the image's entrypoint and then sets the API key."""
+    environment = migration(dev)
+    assert environment["SHLINK_RUNTIME"] != "rr"
+    assert environment["SKIP_INITIAL_GEOLITE_DOWNLOAD"] == "true"
     command = pod(dev, "Job", "shlink-migration")["spec"]["containers"][0]["command"]
     assert command[:2] == ["sh", "-ec"]
     # The shell script names the two programs by their position.
@@ -255,11 +258,13 @@ def test_a_rollout_never_takes_a_replica_away(dev: Recording) -> None:
 def test_what_selects_the_replicas_selects_nothing_else(
     dev: Recording, kind: str, path: tuple[str, ...]
 ) -> None:
-    found = manifest(dev, kind, "shlink")["spec"]
-    for part in path:
-        found = found[part]
-    assert found.items() <= pod(dev, "Deployment", "shlink")["metadata"]["labels"].items()
-    assert not found.items() <= pod(dev, "Job", "shlink-migration")["metadata"]["labels"].items()
+    selector = manifest(dev, kind, "shlink")["spec"]
+    for key in path:
+        selector = selector[key]
+    replicas = pod(dev, "Deployment", "shlink")["metadata"]["labels"]
+    assert selector.items() <= replicas.items()
+    job = pod(dev, "Job", "shlink-migration")["metadata"]["labels"]
+    assert not selector.items() <= job.items()
 
 
 @pytest.mark.parametrize(
@@ -288,14 +293,11 @@ def test_the_version_of_each_secret_is_in_the_pods_template(
 
 
 def test_no_other_rotation_changes_the_api_key() -> None:
-    names = ("defaults", "redis-rotated", "database-rotated")
-    keys = [
-        manifest(configurations.recording(name), "SecretV2", "vault-backend-shlink-api-key")[
-            "dataJson"
-        ]
-        for name in names
-    ]
-    assert len(set(keys)) == 1
+    keys: set[str] = set()
+    for name in ("defaults", "redis-rotated", "database-rotated"):
+        recording = configurations.recording(name)
+        keys.add(manifest(recording, "SecretV2", "vault-backend-shlink-api-key")["dataJson"])
+    assert len(keys) == 1
 
 
 # Autoscaling

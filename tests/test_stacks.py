@@ -24,14 +24,16 @@ def settings(stack: str) -> Settings:
 
 
 def test_prod_has_the_same_topology(prod: Recording) -> None:
-    def things(recording: Recording) -> set[tuple[str, str]]:
-        return {(one.kind, object_name(one) or one.name) for one in recording.resources.values()}
+    """Dev has no route, and prod's Vault does not read its own keys: a key service unseals it."""
+
+    def resources(recording: Recording) -> set[tuple[str, str]]:
+        recorded = recording.resources.values()
+        return {(resource.kind, object_name(resource) or resource.name) for resource in recorded}
 
     dev = record("dev", *stacks.configuration(ROOT, "dev"))
-    # With a key service Vault's server has no business with the keys.
     unseals = {("Role", "vault-unseal-keys"), ("RoleBinding", "vault-unseal-keys")}
-    assert things(dev) - things(prod) == unseals
-    assert things(prod) - things(dev) == {("HTTPRoute", "shlink")}
+    assert resources(dev) - resources(prod) == unseals
+    assert resources(prod) - resources(dev) == {("HTTPRoute", "shlink")}
 
 
 def test_prod_protects_what_holds_data(prod: Recording) -> None:
@@ -41,17 +43,17 @@ def test_prod_protects_what_holds_data(prod: Recording) -> None:
         ("Secret", "vault-unseal-keys"),
         ("Namespace", "vault"),
     ):
-        found = [one for one in prod.of_kind(kind) if object_name(one) == name]
-        assert [one.protect for one in found] == [True], name
+        (resource,) = [each for each in prod.of_kind(kind) if object_name(each) == name]
+        assert resource.protect is True, name
 
 
 def test_prod_survives_the_loss_of_a_pod() -> None:
-    wanted = settings("prod")
-    assert wanted.vault.mode == "ha"
-    assert wanted.vault.seal is not None
-    assert wanted.postgres.instances >= 3
-    assert wanted.shlink.replicas >= 3
-    assert wanted.shlink.https
+    prod = settings("prod")
+    assert prod.vault.mode == "ha"
+    assert prod.vault.seal is not None
+    assert prod.postgres.instances >= 3
+    assert prod.shlink.replicas >= 3
+    assert prod.shlink.https
 
 
 def test_prod_stops_before_it_touches_a_cluster_while_something_is_not_set() -> None:

@@ -41,9 +41,10 @@ class Access(ClusterAccess):
 
 
 def access(*answers: Answer) -> Access:
-    made = Access("prod eu")
-    object.__setattr__(made, "api", Api(answers))
-    return made
+    """Access to a cluster that gives these answers in turn."""
+    cluster = Access("prod eu")
+    object.__setattr__(cluster, "api", Api(answers))
+    return cluster
 
 
 def missing(item: Mapping[str, Any]) -> str | None:
@@ -51,13 +52,8 @@ def missing(item: Mapping[str, Any]) -> str | None:
 
 
 def wait(where: Access, timeout: float = 5) -> None:
-    asyncio.run(
-        until_ready(
-            where,
-            WaitTarget("things.example.org", "space", "it", missing, timeout),
-            interval=0.001,
-        )
-    )
+    target = WaitTarget("things.example.org", "space", "it", missing, timeout)
+    asyncio.run(until_ready(where, target, interval=0.001))
 
 
 def test_it_looks_until_the_object_is_as_wanted() -> None:
@@ -118,12 +114,12 @@ def test_a_hook_waits_for_all_and_fails_with_the_one_that_is_late() -> None:
 
 
 def workload(
-    wanted: int, ready: int | None, generation: int = 2, observed: int | None = 2
+    replicas: int, ready: int | None, generation: int = 2, observed: int | None = 2
 ) -> dict[str, Any]:
     status = {"readyReplicas": ready, "observedGeneration": observed}
     return {
         "metadata": {"generation": generation},
-        "spec": {"replicas": wanted},
+        "spec": {"replicas": replicas},
         "status": {key: value for key, value in status.items() if value is not None},
     }
 
