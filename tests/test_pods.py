@@ -255,7 +255,7 @@ def misplaced(spec: Any) -> Iterator[str]:
 
 
 def test_every_kind_that_makes_pods_is_known() -> None:
-    """A new kind belongs to one of the two: it has a pod in tests/real/pods.py, or it makes none."""
+    """A new kind has a pod in tests/real/pods.py, or it creates no pods."""
     kinds = {
         resource.kind
         for name in configurations.NAMES

@@ -19,7 +19,6 @@ WORKFLOWS = {
 }
 
 
-
 def _jobs() -> dict[str, dict[str, Any]]:
     """Every job, by workflow and key."""
     jobs: dict[str, dict[str, Any]] = {}

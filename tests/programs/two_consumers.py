@@ -1,7 +1,8 @@
 """An environment and a second consumer in a namespace of its own.
 
 `reports` has a database and a user of its own in the same PostgreSQL, and gets its login through a
-SecretStore of its own. Its Job proves the login: it writes to its database, and Shlink's refuses it.
+SecretStore of its own. Its Job proves the login: it writes to its database and is refused by
+Shlink's.
 """
 
 import pulumi

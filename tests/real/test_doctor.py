@@ -307,15 +307,18 @@ def test_smoke_may_read_one_secret_and_forward(cluster: Cluster) -> None:
 
 @pytest.mark.usefixtures("roles")
 def test_a_drill_may_delete_pods_of_the_servers_and_nothing_else(cluster: Cluster) -> None:
+    """And Vault's volumes, for `make vault-renew`."""
     who = ("somebody", ["shlink:drill"])
     differs = vars(rights)["_differs"]
     places = ("vault", "postgres", "redis")
     allowed = [rights.Ask("list delete", "core/pods", place) for place in places]
+    allowed.append(rights.Ask("list delete", "core/persistentvolumeclaims", "vault"))
     assert not differs(cluster, who, allowed, expected=True)
     refused = [*vars(rights)["_NOBODY"]]
     for place in rights.NAMESPACES:
         refused.append(rights.Ask("create update patch", "core/pods", place))
-        refused.append(rights.Ask("delete", "core/persistentvolumeclaims", place))
+        if place != "vault":
+            refused.append(rights.Ask("delete", "core/persistentvolumeclaims", place))
         refused.append(rights.Ask("delete", "apps/statefulsets", place))
     refused.append(rights.Ask("delete", "core/pods", "shlink"))
     assert not differs(cluster, who, refused, expected=False)

@@ -893,7 +893,10 @@ PLACEMENT: Sequence[Case] = (
         "images.pullCredentials.0.password: is missing",
     ),
     (
-        'shlink:images: {pullCredentials: [{registry: "https://docker.io", username: u, password: hunter2}]}',
+        (
+            "shlink:images: {pullCredentials: "
+            '[{registry: "https://docker.io", username: u, password: hunter2}]}'
+        ),
         "images.pullCredentials.0.registry",
     ),
     (

@@ -110,12 +110,30 @@ CASES: Sequence[str] = (
     "shlink:operators: {pgo: {install: true}}",
     'shlink:network: {apiServer: [10.96.0.1/32, "fd00::/8"], apiServerPorts: [443, "8443"]}',
     'shlink:network: {monitoringNamespace: "123"}',
-    'shlink:placement: {nodeSelector: {kubernetes.io/arch: amd64, node-role.kubernetes.io/worker: ""}}',
-    'shlink:placement: {nodeSelector: {pool: "7"}, spreadZones: "true", priorityClassName: high.first}',
-    "shlink:placement: {tolerations: [{operator: Exists}, {key: pool, value: shlink, effect: NoSchedule}]}",
-    'shlink:placement: {tolerations: [{key: a.b/c, operator: Exists, effect: NoExecute, tolerationSeconds: "60"}]}',
-    "shlink:images: {pullCredentials: [{registry: docker.io, username: u, password: {secure: abc}}]}",
-    'shlink:images: {pullCredentials: [{registry: "localhost:5000/a", username: 7, password: "with space"}]}',
+    (
+        "shlink:placement: {nodeSelector: "
+        '{kubernetes.io/arch: amd64, node-role.kubernetes.io/worker: ""}}'
+    ),
+    (
+        'shlink:placement: {nodeSelector: {pool: "7"}, '
+        'spreadZones: "true", priorityClassName: high.first}'
+    ),
+    (
+        "shlink:placement: {tolerations: "
+        "[{operator: Exists}, {key: pool, value: shlink, effect: NoSchedule}]}"
+    ),
+    (
+        "shlink:placement: {tolerations: "
+        '[{key: a.b/c, operator: Exists, effect: NoExecute, tolerationSeconds: "60"}]}'
+    ),
+    (
+        "shlink:images: {pullCredentials: "
+        "[{registry: docker.io, username: u, password: {secure: abc}}]}"
+    ),
+    (
+        "shlink:images: {pullCredentials: "
+        '[{registry: "localhost:5000/a", username: 7, password: "with space"}]}'
+    ),
     "kubernetes:kubeconfig: {secure: abc}",
     'kubernetes:kubeconfig: \'{"apiVersion": "v1", "kind": "Config"}\'',
     "kubernetes:kubeconfig: |\n    apiVersion: v1\n    kind: Config",
