@@ -1,4 +1,4 @@
-"""The far ends of websockets that the API server opens to a pod: a command, or a server on a port."""
+"""The far ends of websockets that the API server opens to a pod: a command, or a server's port."""
 
 import contextlib
 import json

@@ -73,7 +73,7 @@ class World:
     forbidden_inside: set[str] = field(default_factory=set[str])
     """Subresources of pods, `exec` and `portforward`, that this login may not use."""
     shown: dict[str, str] = field(default_factory=dict[str, str])
-    """The certificate that a pod shows, by tests.certificates' names; `good` where it is not here."""
+    """The certificate that a pod shows, by tests.certificates' names. `good` if not listed."""
     psql: str | None = "true|false|0|true"
     """What the database's psql prints; None: it fails."""
     sentinels: dict[str, str] = field(default_factory=dict[str, str])
@@ -288,7 +288,7 @@ def _nodes(world: World) -> None:
 
 
 def _peers(world: World) -> None:
-    """The namespaces of the cluster itself, of gateways and of monitoring, and the cluster's DNS."""
+    """The cluster's DNS, and the namespaces of the cluster itself, of gateways and monitoring."""
     for name in ("kube-system", "envoy-gateway-system", "monitoring"):
         world.objects.append(
             {

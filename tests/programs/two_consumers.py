@@ -12,6 +12,7 @@ from components import cluster, ports, reach
 from components.external_secrets import SecretDelivery, SecretDeliveryArgs
 from components.network import DATABASE, POSTGRES, SHLINK, VAULT, Flow, Pods, namespaces
 from components.operators import operators
+from components.placement import Placement
 from components.pods import CONTAINER_SECURITY, JobArgs, job, secret_variable, variables
 from components.postgres import PASSWORD_KEY, USER_KEY, DatabaseUser, Postgres, PostgresArgs
 from components.settings import load
@@ -112,6 +113,7 @@ job(
         labels=PODS.labels,
         user=26,
         containers=[container],
+        placement=Placement.from_settings(settings),
         volumes=[
             core.v1.VolumeArgs(
                 name="ca", config_map=core.v1.ConfigMapVolumeSourceArgs(name=ca.metadata.name)
