@@ -20,9 +20,10 @@ VAULT, INIT, ESO, PGO, RO = (
     "operator-pgo",
     "operator-redis-operator",
 )
-DB, REPO, REDIS, SENTINEL, ROTATION = (
+DB, REPO, BACKUP, REDIS, SENTINEL, ROTATION = (
     "shlink-db-instance1",
     "shlink-db-repo-host",
+    "shlink-db-backup",
     "rfr-shlink-redis",
     "rfs-shlink-redis",
     "rotation",
@@ -69,7 +70,9 @@ Row = tuple[Iterable[str], Iterable[str], Sequence[int]]
 Connection = tuple[str, str, int]
 
 _NOT_API = [address for address in ADDRESSES if address != API]
-_API_CLIENTS = (VAULT, INIT, ESO, PGO, RO, DB, REPO)
+# The repository's host and the backups' Jobs bear the cluster's label too.
+_DATABASE = (DB, REPO, BACKUP)
+_API_CLIENTS = (VAULT, INIT, ESO, PGO, RO, *_DATABASE)
 _REDIS_CLIENTS = (RO, SENTINEL, REDIS, SHLINK)
 DEFAULTS: Sequence[Row] = [
     ((*_API_CLIENTS, SHLINK, MIGRATION, REDIS, SENTINEL, *STRANGERS), ["dns"], [53]),
@@ -77,9 +80,8 @@ DEFAULTS: Sequence[Row] = [
     (_API_CLIENTS, ADDRESSES, [443, 6443]),
     ((INIT, ESO), [VAULT], [8200]),
     ([VAULT], [VAULT], [8200, 8201]),
-    ((DB, REPO), (DB, REPO), [5432, 8008, 8432]),
-    # The repository host bears the cluster's label too.
-    ((SHLINK, MIGRATION), (DB, REPO), [5432]),
+    (_DATABASE, _DATABASE, [5432, 8008, 8432]),
+    ((SHLINK, MIGRATION), _DATABASE, [5432]),
     (_REDIS_CLIENTS, [REDIS], [6379]),
     (_REDIS_CLIENTS, [SENTINEL], [26379]),
 ]
@@ -100,7 +102,7 @@ SWITCHES: Mapping[str, tuple[Sequence[Row], Sequence[Row]]] = {
     "monitoring": (
         [
             (["prometheus"], [VAULT], [8200]),
-            (["prometheus"], (DB, REPO), [9187]),
+            (["prometheus"], _DATABASE, [9187]),
             (["prometheus"], [REDIS], [9121]),
         ],
         [],

@@ -15,6 +15,7 @@ from tests import configurations
 from tests.conftest import REPRESENTATIVE, Program, before
 from tests.flow_table import (
     API,
+    BACKUP,
     DB,
     INTERNET,
     NAMESPACE_LABELS,
@@ -73,7 +74,7 @@ def test_services_elsewhere_are_reached_even_where_the_api_server_is_known(
         for name, end in ends.items()
         if allowed(policies, NAMESPACE_LABELS, end, INTERNET, 443)
     }
-    assert reaching == {VAULT, DB, REPO}
+    assert reaching == {VAULT, DB, REPO, BACKUP}
     assert not any(allowed(policies, NAMESPACE_LABELS, end, INTERNET, 80) for end in ends.values())
 
 
