@@ -15,8 +15,9 @@ stack = $(call quoted,STACK)
 unexport STACK DRILL
 
 .DEFAULT_GOAL := help
-.PHONY: help setup preview test verify scratch-cluster lint hooks format check clean bench mutants schema \
-	live-preview drift up destroy refresh recover vault-renew forward doctor smoke drill
+.PHONY: help setup preview test verify scratch-cluster lint hooks format check clean bench \
+	mutants schema live-preview drift up destroy refresh recover vault-renew forward doctor \
+	smoke drill
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -31,7 +32,7 @@ $(UV):
 
 setup: .venv/.locked ## install what uv.lock names into .venv
 
-preview: setup ## what STACK would hold, offline: tree, order, outputs; manifests in build/preview/STACK
+preview: setup ## show what STACK would hold, offline; manifests in build/preview/STACK
 	@$(PY) -m offline $(stack)
 
 test: setup ## the program under Pulumi's test monitor, every switch, with coverage
@@ -53,10 +54,10 @@ clean: ## delete build/ and all caches; .venv and .uv stay
 	rm -rf build .pytest_cache .ruff_cache .coverage .coverage.*
 	find . -name __pycache__ -not -path './.venv/*' -not -path './.uv/*' -prune -exec rm -rf {} +
 
-verify: setup ## try every object and every claim on real parts; SHLINK_TEST_KUBECONFIG names a scratch cluster
+verify: setup ## try every object on real parts; SHLINK_TEST_KUBECONFIG names a scratch cluster
 	@$(PY) -m pytest tests/real -q
 
-scratch-cluster: setup ## start a Kubernetes API that nobody uses, for `make verify`; prints its kubeconfig
+scratch-cluster: setup ## start a Kubernetes API for `make verify`; prints its kubeconfig
 	@scripts/scratch_cluster up
 
 bench: setup ## how long a preview takes against bare resources; counts; the longest chain
@@ -71,15 +72,19 @@ schema: setup ## write Pulumi.schema.json and docs/configuration.md from the set
 # The targets below talk to a cluster.
 PULUMI = $(shell command -v pulumi)
 define need_pulumi
-@test -n "$(PULUMI)" || { echo "error: the pulumi command is not installed; https://www.pulumi.com/docs/install/ says how (make preview works without it)" >&2; exit 1; }
-@$(PULUMI) stack select $(stack) 2>/dev/null || { echo "error: this back end has no stack" $(stack)"; pulumi login, then: pulumi stack init" $(stack) >&2; exit 1; }
+@test -n "$(PULUMI)" || { \
+	echo "error: the pulumi command is not installed; https://www.pulumi.com/docs/install/ says how" \
+		"(make preview works without it)" >&2; exit 1; }
+@$(PULUMI) stack select $(stack) 2>/dev/null || { \
+	echo "error: this back end has no stack" $(stack)"; pulumi login, then: pulumi stack init" \
+		$(stack) >&2; exit 1; }
 endef
 
 live-preview: setup ## the difference between STACK's program and what is running
 	$(need_pulumi)
 	$(PULUMI) preview --stack $(stack)
 
-drift: setup ## compare what really runs with STACK's program; fails if anything differs, changes nothing
+drift: setup ## compare what really runs with STACK's program; fails if it differs, changes nothing
 	$(need_pulumi)
 	$(PULUMI) preview --refresh --run-program --expect-no-changes --stack $(stack)
 
@@ -100,18 +105,18 @@ recover: setup ## after a killed run: undo what it left half done, adopt what ex
 	$(need_pulumi)
 	@$(PY) -m operate.recover $(stack)
 
-vault-renew: setup ## Vault's volume or unseal keys are lost: make Vault from nothing, write its values again
+vault-renew: setup ## make Vault from nothing, if its volume or unseal keys are lost
 	$(need_pulumi)
 	@$(PY) -m operate.vault_renew $(stack)
 
-forward: setup ## hold the forwards to Vault and PostgreSQL open, for a plain `pulumi refresh` or psql
+forward: setup ## keep the forwards to Vault and PostgreSQL open, for `pulumi refresh` or psql
 	@$(PY) -m offline.forward $(stack)
 
-doctor: setup ## find what is wrong with STACK, its cause and its remedy; PRE=1 before a first up; JSON=1 for scripts
+doctor: setup ## find what is wrong with STACK and its remedy; PRE=1 before a first up; JSON=1
 	@$(PY) -m operate doctor $(stack) $(if $(PRE),--pre) $(if $(JSON),--json)
 
-smoke: setup ## use STACK: create a short URL, follow it, see its visit, delete it; OUTSIDE=1 by the external URL
+smoke: setup ## use STACK: create, follow, delete a short URL; OUTSIDE=1: by the external URL; JSON=1
 	@$(PY) -m operate smoke $(stack) $(if $(OUTSIDE),--outside) $(if $(JSON),--json)
 
-drill: setup ## rehearse a failure of STACK and measure the recovery: DRILL=redis-failover; it asks first
+drill: setup ## rehearse a failure of STACK and time the recovery: DRILL=redis-failover; asks first
 	@$(PY) -m operate drill $(stack) $(call quoted,DRILL)

@@ -301,7 +301,7 @@ class NamespaceArgs:
 
 
 class Namespace(pulumi.ComponentResource):
-    """One namespace with everything that its pods need first: Pod Security, policies, registries."""
+    """One namespace with what its pods need first: Pod Security, policies, registries."""
 
     name: pulumi.Output[str]
     """The namespace's name, as a value that depends on its policies and logins too: whatever uses

@@ -1,7 +1,7 @@
-"""Where pods run, and with which login their images are pulled, in the words of each who makes pods.
+"""Where pods run, and the login that pulls their images, in the words of whoever makes the pods.
 
-The program's own pods, each operator's custom resource and each chart name these things differently;
-nothing else in this program knows how. What is not set is not in the manifests.
+The program's own pods, each operator's custom resource and each chart name these things
+differently; nothing else in this program knows how. What is not set is not in the manifests.
 """
 
 import base64
@@ -93,7 +93,7 @@ class Placement:
         return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}}
 
     def spread(self, labels: Mapping[str, str]) -> list[SpreadConstraint]:
-        """Prefer one pod per node, and zones if asked for, but schedule all on one node if need be."""
+        """Prefer one pod per node (and zone, if set), but schedule all on one node if need be."""
         keys = [_NODE, _ZONE] if self.spread_zones else [_NODE]
         return [
             {

@@ -1,4 +1,4 @@
-"""What an environment may set about the nodes that its pods run on, and the registries they need."""
+"""What an environment may set about the nodes of its pods, and the registries they pull from."""
 
 from typing import Annotated, Any, Literal, Self
 

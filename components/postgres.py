@@ -370,8 +370,8 @@ class Postgres(pulumi.ComponentResource):
             depends_on=after,
             # They go with the cluster, so a destroy needs no connection.
             deleted_with=cluster,
-            # A restored database may be older than they are, so each restore makes them again. The
-            # new and the old are the same thing in PostgreSQL: to delete the old would take it away.
+            # A restored database may be older than they are, so each restore makes them again. New
+            # and old are the same thing in PostgreSQL: to delete the old would take it away.
             replacement_trigger=restore,
             retain_on_delete=True,
             hooks=pulumi.ResourceHookBinding(on_error=[retry]),

@@ -166,7 +166,8 @@ class Images(Model):
         for registry in registries:
             if registries.count(registry) > 1:
                 raise ValueError(
-                    f"pullCredentials: {registry} is there twice; allowed: one login for each registry"
+                    f"pullCredentials: {registry} is there twice; "
+                    "allowed: one login for each registry"
                 )
         return self
 
@@ -882,8 +883,8 @@ class Settings(Model):
         if needed > self.postgres.max_connections:
             raise ValueError(
                 f"postgres.maxConnections: {self.postgres.max_connections} is less than what "
-                f"{app.most_replicas} replicas with {app.web_workers} web and {app.task_workers} task "
-                f"workers can hold during a rollout; allowed: {needed} or more "
+                f"{app.most_replicas} replicas with {app.web_workers} web and {app.task_workers} "
+                f"task workers can hold during a rollout; allowed: {needed} or more "
                 "(or fewer app.replicas, app.maxReplicas, app.webWorkers, app.taskWorkers)"
             )
 

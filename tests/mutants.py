@@ -545,7 +545,7 @@ MUTANTS = [
         [
             Change(
                 "components/shlink.py",
-                "                        termination_grace_period_seconds=_STOP_SECONDS,\n",
+                "        termination_grace_period_seconds=_STOP_SECONDS,\n",
                 "",
             )
         ],
