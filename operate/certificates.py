@@ -1,4 +1,4 @@
-"""Whether the servers of an environment show certificates that their clients accept, and until when."""
+"""Whether an environment's servers show certificates that their clients accept, and until when."""
 
 import asyncio
 import ssl

@@ -198,8 +198,22 @@ _ROTATIONS = {
     "redis": "Servers restart one by one; requests may wait for a failover.",
     "api_key": "The key before stays valid until the next rotation.",
     "vault": "Only this program uses it.",
-    "certificates": "Vault and PostgreSQL roll; with one instance of PostgreSQL requests fail meanwhile.",
+    "certificates": "Vault and PostgreSQL roll; with one instance of PostgreSQL, requests fail "
+    "meanwhile.",
 }
+
+
+def _rotation(credential: str) -> Drill:
+    name = credential.replace("_", "-")
+    setting = "apiKey" if credential == "api_key" else credential
+    return Drill(
+        f"rotate-{name}",
+        f"Raises shlink:rotation.{setting} by one in the stack's file and runs `pulumi up`. "
+        f"{_ROTATIONS[credential]}",
+        _rotate(credential),
+    )
+
+
 DRILLS: tuple[Drill, ...] = (
     Drill(
         "vault-restart",
@@ -208,8 +222,8 @@ DRILLS: tuple[Drill, ...] = (
     ),
     Drill(
         "vault-unseal",
-        "Deletes every Vault pod. All servers start sealed and must be unsealed by the sidecar or the "
-        "key service. Running pods notice nothing; no Secret changes meanwhile.",
+        "Deletes every Vault pod. All servers start sealed and must be unsealed by the sidecar or "
+        "the key service. Running pods notice nothing; no Secret changes meanwhile.",
         _delete(_vault_servers, every=True),
     ),
     Drill(
@@ -228,15 +242,7 @@ DRILLS: tuple[Drill, ...] = (
         _node_loss,
         by_a_person=True,
     ),
-    *(
-        Drill(
-            f"rotate-{credential.replace('_', '-')}",
-            f"Raises shlink:rotation.{'apiKey' if credential == 'api_key' else credential} by one in "
-            f"the stack's file and runs `pulumi up`. {effect}",
-            _rotate(credential),
-        )
-        for credential, effect in _ROTATIONS.items()
-    ),
+    *map(_rotation, _ROTATIONS),
 )
 
 

@@ -87,7 +87,7 @@ async def output(
 
 
 async def _require(view: View, namespace: str, subresource: str) -> None:
-    """Raises SkippedError without the right. A websocket is a GET, since Kubernetes 1.35 a POST too."""
+    """Raises SkippedError without the right: GET of a websocket; since Kubernetes 1.35, POST too."""
     for verb in ("get", "create"):
         if not await view.may(verb, "pods", subresource, namespace):
             raise SkippedError(
@@ -119,7 +119,10 @@ def trusting(authority_pem: str) -> ssl.SSLContext:
 
 
 async def certificate(connection: Tunnel, context: ssl.SSLContext, name: str) -> Object:
-    """The certificate that a server shows. Raises ssl.SSLCertVerificationError: a client refuses it."""
+    """The certificate that a server shows.
+
+    Raises ssl.SSLCertVerificationError: a client refuses it.
+    """
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     session = context.wrap_bio(incoming, outgoing, server_hostname=name)
     while True:

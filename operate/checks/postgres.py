@@ -261,7 +261,10 @@ async def _certificate(environment: Environment) -> list[Problem]:
 
 
 async def _ask_for_tls(connection: inside.Tunnel) -> None:
-    """https://www.postgresql.org/docs/16/protocol-flow.html#PROTOCOL-FLOW-SSL. Raises NoAnswerError."""
+    """Raises NoAnswerError.
+
+    https://www.postgresql.org/docs/16/protocol-flow.html#PROTOCOL-FLOW-SSL
+    """
     await connection.send(struct.pack("!II", 8, 80877103))
     if await connection.receive() != b"S":
         raise NoAnswerError("it offers no TLS")
@@ -413,7 +416,7 @@ CHECKS = (
     ),
     Check(
         name="postgres.certificate",
-        description="PostgreSQL's certificate is one that its clients accept, and does not end soon",
+        description="PostgreSQL's clients accept its certificate, which does not end soon",
         depends_on=("postgres.primary",),
         look=_certificate,
     ),

@@ -152,7 +152,7 @@ async def _told_by_log(
 
 
 async def _step(environment: Environment, namespace: str, labels: Mapping[str, str]) -> str:
-    """The step that the newest pod's start has reached, in our words; empty if its log tells none."""
+    """The step that the newest pod's start has reached, in our words; empty if its log has none."""
     for log in await _logs(environment, namespace, labels):
         reached = [step for text, step in _STEPS if text in log]
         if reached:
