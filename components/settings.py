@@ -750,7 +750,8 @@ def _route_hosts(route: Ingress | GatewayRoute, hosts: list[str]) -> None:
         unknown = sorted(route.tls_secrets.keys() - set(hosts))
         if unknown:
             raise ValueError(
-                f"route.tlsSecrets: {unknown[0]} is no host of this route; allowed: {', '.join(hosts)}"
+                f"route.tlsSecrets: {unknown[0]} is no host of this route; "
+                f"allowed: {', '.join(hosts)}"
             )
 
 

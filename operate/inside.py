@@ -87,7 +87,7 @@ async def output(
 
 
 async def _require(view: View, namespace: str, subresource: str) -> None:
-    """Raises SkippedError without the right: GET of a websocket; since Kubernetes 1.35, POST too."""
+    """Raises SkippedError without the right to GET a websocket; since Kubernetes 1.35, POST too."""
     for verb in ("get", "create"):
         if not await view.may(verb, "pods", subresource, namespace):
             raise SkippedError(
