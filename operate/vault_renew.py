@@ -36,7 +36,10 @@ _SERVERS: Mapping[str, str] = {
     "app.kubernetes.io/instance": RELEASE,
 }
 """On the pods, and on their claims."""
-_INSIDE_COMPONENT = "shlink:vault:Vault$"
+_COMPONENT = "::shlink:vault:Vault$"
+# Patterns, so that what an update adds to Vault belongs to them: the Secret of another key service.
+_ALL = f"**{_COMPONENT}**"
+_IN_CLUSTER = f"**{_COMPONENT}kubernetes:**"
 _JOB = "kubernetes:batch/v1:Job"
 _PATIENCE = 180.0
 """Seconds in which pods and volumes must be gone."""
@@ -51,17 +54,14 @@ _QUESTION = (
 class VaultRecords:
     """What the state knows of Vault, by URN."""
 
-    cluster: Sequence[str]
-    """Vault's own objects in Kubernetes."""
     jobs: Sequence[str]
-    """Those of them that initialise it."""
+    """What initialises it."""
     inside: Sequence[str]
-    """What lives in Vault, whoever's it is."""
+    """What lives in it, whichever component made it."""
 
 
 def vault_records(deployment: Mapping[str, Any]) -> VaultRecords:
     """Read an exported state."""
-    cluster: list[str] = []
     jobs: list[str] = []
     inside: list[str] = []
     resources: list[Mapping[str, str]] = deployment.get("resources") or []
@@ -69,11 +69,9 @@ def vault_records(deployment: Mapping[str, Any]) -> VaultRecords:
         urn, kind = resource["urn"], resource["type"]
         if kind.startswith("vault:"):
             inside.append(urn)
-        elif kind.startswith("kubernetes:") and _INSIDE_COMPONENT in urn:
-            cluster.append(urn)
-            if kind == _JOB:
-                jobs.append(urn)
-    return VaultRecords(cluster=cluster, jobs=jobs, inside=inside)
+        elif kind == _JOB and _COMPONENT in urn:
+            jobs.append(urn)
+    return VaultRecords(jobs=jobs, inside=inside)
 
 
 def renew(command: Pulumi) -> None:
@@ -91,19 +89,15 @@ def renew(command: Pulumi) -> None:
         raise PulumiError("nothing was changed")
     asyncio.run(_empty(access(target)))
     say("making Vault's own objects again, and initialising it")
-    command.run("refresh", "--skip-preview", *_targets(records.cluster))
+    command.run("refresh", "--skip-preview", "--target", _IN_CLUSTER)
     replaced = _options("--replace", records.jobs)
-    command.run("up", "--skip-preview", *_targets(records.cluster), *replaced)
+    command.run("up", "--skip-preview", "--target", _ALL, *replaced)
     say("looking what is in the new Vault")
     # The program holds the forward to Vault.
-    command.run("refresh", "--skip-preview", "--run-program", *_targets(records.inside))
+    command.run("refresh", "--skip-preview", "--run-program", *_options("--target", records.inside))
     say("writing everything into it")
     command.run("up", "--skip-preview")
     say(f"done. Save the new keys away from the cluster: Secret {VAULT}/{KEYS}")
-
-
-def _targets(urns: Sequence[str]) -> list[str]:
-    return _options("--target", urns)
 
 
 def _options(option: str, urns: Sequence[str]) -> list[str]:

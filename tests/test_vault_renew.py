@@ -119,9 +119,8 @@ def whole() -> Cluster:
     )
 
 
-def test_the_state_tells_vaults_own_objects_from_what_is_in_it() -> None:
+def test_the_state_tells_what_is_in_vault_and_which_job_makes_it() -> None:
     records = vault_records(deployment())
-    assert records.cluster == [JOB, KEYS, SERVER]
     assert records.jobs == [JOB]
     assert records.inside == [STORE, VALUE]
 
@@ -150,9 +149,9 @@ def test_the_job_runs_again_before_anything_in_vault_is_read(renew: Renew) -> No
     command = Command()
     renew(command, whole())
     look, initialise, forget, write = command.calls
-    targets = ["--target", JOB, "--target", KEYS, "--target", SERVER]
-    assert look == ["refresh", "--skip-preview", *targets]
-    assert initialise == ["up", "--skip-preview", *targets, "--replace", JOB]
+    own = "**::shlink:vault:Vault$"
+    assert look == ["refresh", "--skip-preview", "--target", f"{own}kubernetes:**"]
+    assert initialise == ["up", "--skip-preview", "--target", f"{own}**", "--replace", JOB]
     inside = ["--target", STORE, "--target", VALUE]
     assert forget == ["refresh", "--skip-preview", "--run-program", *inside]
     assert write == ["up", "--skip-preview"]
