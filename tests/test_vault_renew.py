@@ -101,10 +101,13 @@ def renew(monkeypatch: pytest.MonkeyPatch) -> Renew:
     async def create(api: Cluster, secret: Mapping[str, Any]) -> None:
         api.did.append(("create", secret["metadata"]["name"], secret["data"]))
 
+    forward = mock.Mock()
+
     def run(command: Command, cluster: Cluster) -> Cluster:
         monkeypatch.setattr(vault_renew, "access", mock.Mock(return_value=cluster))
         monkeypatch.setattr(vault_renew, "disconnect", mock.AsyncMock())
         monkeypatch.setattr(vault_renew, "_create", create)
+        monkeypatch.setattr(vault_renew, "Forward", forward)
         vault_renew.renew(command)  # pyright: ignore[reportArgumentType] -- a stand-in
         return cluster
 
@@ -153,7 +156,7 @@ def test_the_job_runs_again_before_anything_in_vault_is_read(renew: Renew) -> No
     assert look == ["refresh", "--skip-preview", "--target", f"{own}kubernetes:**"]
     assert initialise == ["up", "--skip-preview", "--target", f"{own}**", "--replace", JOB]
     inside = ["--target", STORE, "--target", VALUE]
-    assert forget == ["refresh", "--skip-preview", "--run-program", *inside]
+    assert forget == ["refresh", "--skip-preview", *inside]
     assert write == ["up", "--skip-preview"]
 
 
