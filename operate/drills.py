@@ -72,13 +72,26 @@ async def _delete_pods(
         if not names:
             raise DrillError(f"no pod in namespace {namespace} has the labels {dict(labels)}")
         chosen = names if every else names[:1]
+        old = {pod["metadata"]["uid"] for pod in pods if pod["metadata"]["name"] in chosen}
         await asyncio.gather(*(_delete_pod(api, namespace, name) for name in chosen))
+        await _gone(api, namespace, old)
     except LookError as error:
         raise DrillError(str(error)) from None
     finally:
         await disconnect(api)
     deleted = [f"{namespace}/{name}" for name in chosen]
     return f"pod{'s' if len(deleted) > 1 else ''} {', '.join(deleted)} deleted"
+
+
+async def _gone(api: Any, namespace: str, uids: set[Any]) -> None:
+    """Returns when no pod has one of these identities: a pod that stops still answers."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        pods = await View(api).objects("v1/pods", namespace)
+        if not uids & {pod["metadata"]["uid"] for pod in pods}:
+            return
+        await asyncio.sleep(_INTERVAL / 4)
+    raise DrillError(f"a deleted pod in namespace {namespace} does not stop")
 
 
 async def _delete_pod(api: Any, namespace: str, name: str) -> None:
@@ -277,7 +290,7 @@ def run(
     """
     before = _look(declared, access)
     if not _recovered(before):
-        message = before.findings[0].message
+        message = _why_not(before)
         raise DrillError(f"the environment is not healthy to begin with: {message}")
     started = time.monotonic()
     did = drill.act(declared, access, tell)
@@ -285,17 +298,22 @@ def run(
     if drill.by_a_person:
         started = time.monotonic()
     declared = again() if again else declared
-    # The first look must not come before Kubernetes has noticed.
-    time.sleep(_INTERVAL)
+    healthy_since: float | None = None
     while True:
+        # The first look must not come before Kubernetes has noticed.
+        time.sleep(_INTERVAL)
         report = _look(declared, access)
-        if _recovered(report):
+        if not _recovered(report):
+            healthy_since = None
+        elif healthy_since is None:
+            healthy_since = time.monotonic()
+        else:
+            # Twice in a row: a look between two steps of a controller finds nothing.
             break
         if time.monotonic() - started > patience:
-            message = report.findings[0].message
+            message = _why_not(report)
             raise DrillError(f"not recovered after {patience:g} s: {message}")
-        time.sleep(_INTERVAL)
-    seconds = time.monotonic() - started
+    seconds = healthy_since - started
     tell(f"recovered after {seconds:.0f} s")
     try:
         steps = smoke(declared, access)
@@ -306,6 +324,11 @@ def run(
 
 def _look(declared: Declared, access: ClusterAccess) -> Report:
     return asyncio.run(examine(declared, access, confirm=0))
+
+
+def _why_not(report: Report) -> str:
+    """The first finding, where there is one."""
+    return report.findings[0].message if report.findings else "it changes"
 
 
 def _recovered(report: Report) -> bool:

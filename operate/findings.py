@@ -125,22 +125,28 @@ def _has_error(problems: Sequence[Problem]) -> bool:
 
 
 def _attached(roots: Sequence[Finding], beneath: Mapping[str, list[Finding]]) -> list[Finding]:
-    """One finding for each check, page and severity; the others of its kind hang beneath it.
+    """One finding for each kind; the others of its kind hang beneath it.
 
     Consequences hang on the first error of their root's check.
     """
     attached: list[Finding] = []
     explaining: set[str] = set()
     for first in roots:
-        kind = (first.check, first.runbook, first.severity)
-        if kind in [(item.check, item.runbook, item.severity) for item in attached]:
+        kind = _kind(first)
+        if kind in [_kind(item) for item in attached]:
             continue
-        alike = [item for item in roots if (item.check, item.runbook, item.severity) == kind][1:]
+        alike = [item for item in roots if _kind(item) == kind][1:]
         if first.severity is Severity.ERROR and first.check not in explaining:
             explaining.add(first.check)
             alike += beneath.get(first.check, [])
         attached.append(dataclasses.replace(first, consequences=tuple(alike)))
     return sorted(attached, key=lambda finding: list(Severity).index(finding.severity))
+
+
+def _kind(finding: Finding) -> tuple[str, str, Severity]:
+    """What is told once. An API server that is too slow, or a missing right, is one for all checks."""
+    check = "" if finding.severity is Severity.UNKNOWN else finding.check
+    return check, finding.runbook, finding.severity
 
 
 def _root(

@@ -64,8 +64,21 @@ async def pod_problems(environment: Environment, workload: Workload) -> list[Pro
         problems += _of_pod(environment, workload, pod, events)
     missing = workload.replicas - len([pod for pod in pods if not _stopping(pod)])
     if missing > 0:
-        problems += _refused(environment, workload, missing, events)
+        refused = list(_refused(environment, workload, missing, events))
+        problems += refused
+        if pods and not refused:
+            problems.append(_awaited(environment, workload, missing))
     return _distinct(problems)
+
+
+def _awaited(environment: Environment, workload: Workload, missing: int) -> Problem:
+    """Pods that nobody refuses and that are not there: a controller makes them within seconds."""
+    return Problem(
+        f"{workload.title}: {missing} of {workload.replicas} pods do not exist yet",
+        "pod-not-ready",
+        environment.kubectl_in(workload.namespace, "get pods"),
+        severity=Severity.PROGRESS,
+    )
 
 
 def rollout_refused(

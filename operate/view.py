@@ -109,7 +109,8 @@ class View:
     async def once(self, key: tuple[str, ...], ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """The answer to a question that several checks ask, and that is asked once in this look."""
         if key not in self._reads:
-            self._reads[key] = asyncio.ensure_future(ask())
+            self._reads[key] = task = asyncio.ensure_future(ask())
+            task.add_done_callback(_retrieved)
         # Shielded: a check that gives up must not take the answer away from the others.
         return await asyncio.shield(self._reads[key])
 
@@ -199,6 +200,12 @@ def _place(resource: str) -> tuple[str, str, str]:
     if parts[0] == "v1":
         return "/api", "v1", "/".join(parts[1:])
     return "/apis", "/".join(parts[:2]), "/".join(parts[2:])
+
+
+def _retrieved(task: "asyncio.Task[Any]") -> None:
+    """Looks at a failure that came after every check had given up; asyncio would print it."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _cause(error: Exception) -> Exception:

@@ -282,6 +282,23 @@ def test_a_pod_that_does_not_answer_is_skipped_and_quotes_nothing() -> None:
     assert "hunter2" not in printed(result)
 
 
+def test_a_right_that_many_checks_lack_is_one_finding() -> None:
+    world = healthy(stack("dev"))
+    world.forbidden = {"pods", "events"}
+    result = report(world)
+    assert [item.severity for item in result.findings] == [Severity.UNKNOWN]
+    assert len(result.findings[0].consequences) > 5
+
+
+def test_pods_that_do_not_exist_yet_are_awaited() -> None:
+    """Between a pod's end and the next one's creation nothing else tells."""
+    world = healthy(stack("dev"))
+    world.remove("Pod", "rfr-shlink-redis-2")
+    findings = report(world).findings
+    assert [item.severity for item in findings] == [Severity.PROGRESS]
+    assert findings[0].message == "Redis: 1 of 3 pods do not exist yet"
+
+
 def test_without_the_proxy_a_ready_vault_counts_as_unsealed() -> None:
     world = healthy(stack("dev"))
     world.health["vault-0"] = None

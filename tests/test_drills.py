@@ -25,7 +25,9 @@ class DrillApi(Api):
             return super().answer(method, path, body)
         if "delete" in self.world.forbidden:
             return httpx.Response(403, json={"kind": "Status"})
-        self.world.not_ready(path.rpartition("/")[2], seconds=5)
+        name = path.rpartition("/")[2]
+        self.world.not_ready(name, seconds=5)
+        self.world.find("Pod", name)["metadata"]["uid"] = "new"
         return httpx.Response(200, json={})
 
 

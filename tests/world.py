@@ -312,6 +312,7 @@ def pod(
         "metadata": {
             "name": name,
             "namespace": namespace,
+            "uid": f"{namespace}-{name}",
             "labels": dict(labels),
             "annotations": {},
             "creationTimestamp": ago(86400),
