@@ -144,7 +144,7 @@ def _attached(roots: Sequence[Finding], beneath: Mapping[str, list[Finding]]) ->
 
 
 def _kind(finding: Finding) -> tuple[str, str, Severity]:
-    """What is told once. An API server that is too slow, or a missing right, is one for all checks."""
+    """What is told once: a slow API server or a missing right is one finding for all checks."""
     check = "" if finding.severity is Severity.UNKNOWN else finding.check
     return check, finding.runbook, finding.severity
 
