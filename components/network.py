@@ -164,6 +164,10 @@ def _vault(settings: Settings) -> list[Flow]:
     ]
     if settings.vault.seal is not None:
         rows += _key_service(settings.vault.seal)
+    people = settings.vault.people
+    if people is not None and people.port is not None:
+        # Vault asks the identity provider for its keys, and for a person's claims.
+        rows.append(Flow(VAULT_SERVER, ANYWHERE, [people.port]))
     return rows
 
 

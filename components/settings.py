@@ -16,6 +16,7 @@ from . import configuration, pins, ports
 from .backup_settings import Certificates, RepositoryName, Restore, Store
 from .configuration import SettingsError
 from .images import ImageReference
+from .people_settings import People
 from .placement_settings import PlacementSettings, PullCredentials
 from .setting_types import (
     EXPECTED,
@@ -374,6 +375,11 @@ class VaultSettings(Model):
     )
     auth_login: AuthLogin | None = Field(
         default=None, description="A login that the program uses in place of its own."
+    )
+    people: People | None = Field(
+        default=None,
+        description="How people log in to Vault, as somebody who looks or who operates; without it "
+        "nobody does.",
     )
 
     @model_validator(mode="after")

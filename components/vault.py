@@ -19,12 +19,13 @@ from .credentials import password
 from .forward import ForwardTarget
 from .network import VAULT, VAULT_SERVER
 from .rights import account_subject, bound_role, rule
-from .vault_args import KeyService, Login, VaultArgs
+from .vault_args import KeyService, Login, People, VaultArgs
 from .vault_init import InitJobArgs, init_job
+from .vault_people import people_auth
 from .vault_policies import operator_policy, viewer_policy
 from .vault_server import chart_values, seal_files, server_transform
 
-__all__ = ["KeyService", "Login", "Vault", "VaultArgs", "forward_target"]
+__all__ = ["KeyService", "Login", "People", "Vault", "VaultArgs", "forward_target"]
 
 
 def forward_target(
@@ -302,8 +303,14 @@ class Vault(pulumi.ComponentResource):
             args.viewer_policy: viewer_policy(args),
             args.operator_policy: operator_policy(args),
         }
+        written: list[pulumi.Resource] = []
         for name, text in policies.items():
-            vault.Policy(f"{self._name}-{name}", name=name, policy=text, opts=self.inside(self))
+            resource_name, opts = f"{self._name}-{name}", self.inside(self)
+            written.append(vault.Policy(resource_name, name=name, policy=text, opts=opts))
+        if args.people is not None:
+            after = pulumi.ResourceOptions(depends_on=written)
+            opts = pulumi.ResourceOptions.merge(self.inside(self), after)
+            people_auth(self._name, args, args.people, opts)
 
     def _kubernetes_auth(self) -> pulumi.Output[str]:
         auth = vault.AuthBackend(

@@ -1,6 +1,6 @@
 """The arguments of `Vault`, and how an environment's settings become them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -49,6 +49,40 @@ class Login:
     """What the login needs, for instance role and jwt. Treated as secret."""
     method: str | None = None
     """Only for methods that pulumi-vault treats specially: aws."""
+
+
+@dataclass(frozen=True)
+class People:
+    """Where people log in, and which of their groups may do what."""
+
+    type: Literal["oidc", "jwt"]
+    """A browser at an OpenID Connect provider, or a signed token that they already have."""
+    viewers: Sequence[str] = ()
+    """Groups that may log in with the viewer's policy. No name has a comma."""
+    operators: Sequence[str] = ()
+    """Groups that may log in with the operator's policy. No name has a comma."""
+    discovery_url: str | None = None
+    """The OpenID Connect provider or issuer."""
+    ca_pem: str | None = None
+    """The authority of its certificate as PEM text; those that the image trusts when None."""
+    client_id: str | None = None
+    """For oidc: the client that the provider knows Vault as."""
+    client_secret: pulumi.Input[str] | None = None
+    """For oidc: that client's secret."""
+    scopes: Sequence[str] = ()
+    """For oidc: what to ask for beside `openid`."""
+    redirect_uris: Sequence[str] = ()
+    """For oidc: where a browser may return to."""
+    audiences: Sequence[str] = ()
+    """For jwt: a token must have one of them."""
+    issuer: str | None = None
+    """For jwt: a token must have it; any when None."""
+    public_keys: Sequence[str] = ()
+    """For jwt, in place of `discovery_url`: PEM texts."""
+    user_claim: str = "sub"
+    """Names the person in the audit log; one that nobody else can get."""
+    groups_claim: str = "groups"
+    """Holds the groups."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +140,10 @@ class VaultArgs:
     """Name of the policy for people who look: what exists, and never a value."""
     operator_policy: str = "operator"
     """Name of the policy for people who operate: health, raft, leases, seal; no value either."""
+    people: People | None = None
+    """How people log in; nobody does when None."""
+    people_path: str = "people"
+    """Path of the auth method for people."""
     ca_file: str | None = None
     """File that the authority's certificates are written to for the provider, which takes a path
     only. Relative to the program's folder, so that it does not differ between machines.
@@ -149,6 +187,7 @@ class VaultArgs:
             rotation=settings.rotation.vault,
             token=token,
             auth_login=_auth_login(settings),
+            people=_people(settings),
             placement=Placement.from_settings(settings),
             metrics=settings.monitoring.enabled,
             protect=settings.protect,
@@ -173,3 +212,13 @@ def _auth_login(settings: "Settings") -> Login | None:
         return None
     parameters = {key: value.get_secret_value() for key, value in login.parameters.items()}
     return Login(path=login.path, method=login.method, parameters=parameters)
+
+
+def _people(settings: "Settings") -> People | None:
+    people = settings.vault.people
+    if people is None:
+        return None
+    values = people.model_dump(exclude={"ca", "client_secret"})
+    if people.type == "oidc":
+        values["client_secret"] = pulumi.Output.secret(people.client_secret.get_secret_value())
+    return People(**values, ca_pem=people.ca)

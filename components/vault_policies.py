@@ -40,8 +40,28 @@ def program_policy(args: VaultArgs) -> str:
             f"{mount}/config": ["read", "update"],
             f"{mount}/data/*": [*_CHANGE, "patch"],
             f"{mount}/metadata/*": [*_CHANGE, "list"],
+            **_people_auth_paths(args),
         }
     )
+
+
+def _people_auth_paths(args: VaultArgs) -> dict[str, Sequence[str]]:
+    """The auth method for people: to set it up, and without people to take it away again."""
+    people = args.people_path
+    paths: dict[str, Sequence[str]] = {
+        f"sys/auth/{people}": ["read", "delete", "sudo"],
+        f"sys/auth/{people}/tune": ["read"],
+        f"sys/mounts/auth/{people}": ["read"],
+        f"sys/mounts/auth/{people}/tune": ["read"],
+        f"auth/{people}/config": ["read"],
+        f"auth/{people}/role/*": ["read", "delete"],
+    }
+    if args.people is not None:
+        paths[f"sys/auth/{people}"] = [*_CHANGE, "sudo"]
+        paths[f"auth/{people}/config"] = ["create", "read", "update"]
+        for role in (args.viewer_policy, args.operator_policy):
+            paths[f"auth/{people}/role/{role}"] = _CHANGE
+    return paths
 
 
 def viewer_policy(args: VaultArgs) -> str:
@@ -52,7 +72,8 @@ def viewer_policy(args: VaultArgs) -> str:
 def operator_policy(args: VaultArgs) -> str:
     """For a person who operates: raft, leases, step-down, seal, key rotation; no value.
 
-    A raft snapshot holds every value, encrypted with a key that only the unseal keys open.
+    A raft snapshot holds every value, encrypted with a key that only the unseal keys open. Nobody
+    restores one with this policy: the snapshot of another Vault would bring its owner's rights.
     """
     return _policy(
         {
@@ -61,7 +82,9 @@ def operator_policy(args: VaultArgs) -> str:
             "sys/seal": ["update", "sudo"],
             "sys/rotate": ["update", "sudo"],
             "sys/leases/*": ["read", "list", "update", "sudo"],
-            "sys/storage/raft/*": ["read", "list", "create", "update"],
+            "sys/storage/raft/snapshot": ["read"],
+            "sys/storage/raft/remove-peer": ["update"],
+            "sys/storage/raft/autopilot/configuration": ["read", "update"],
             "sys/audit": ["read", "sudo"],
             f"{args.mount}/delete/*": ["update"],
             f"{args.mount}/undelete/*": ["update"],
@@ -79,8 +102,12 @@ def _viewer_paths(args: VaultArgs) -> dict[str, Sequence[str]]:
         "sys/metrics": ["read"],
         "sys/internal/counters/*": ["read"],
         "sys/storage/raft/configuration": ["read"],
+        "sys/storage/raft/autopilot/state": ["read"],
         f"auth/{args.auth_path}/config": ["read"],
         f"auth/{args.auth_path}/role": ["list"],
         f"auth/{args.auth_path}/role/*": ["read", "list"],
+        f"auth/{args.people_path}/config": ["read"],
+        f"auth/{args.people_path}/role": ["list"],
+        f"auth/{args.people_path}/role/*": ["read"],
         f"{args.mount}/metadata/*": ["read", "list"],
     }

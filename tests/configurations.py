@@ -201,6 +201,32 @@ SWITCHES: Mapping[str, Mapping[str, Any]] = {
             }
         }
     },
+    "vault-people-oidc": {
+        "vault": {
+            "people": {
+                "type": "oidc",
+                "discoveryUrl": "https://id.example.org:8443/realms/staff",
+                "clientId": "vault",
+                "clientSecret": "oidcsecret",
+                "scopes": ["groups"],
+                "ca": "-----BEGIN CERTIFICATE-----\n",
+                "viewers": ["developers", "support"],
+                "operators": ["platform"],
+            }
+        }
+    },
+    "vault-people-jwt": {
+        "vault": {
+            "people": {
+                "type": "jwt",
+                "audiences": ["vault"],
+                "issuer": "https://id.example.org",
+                "publicKeys": ["-----BEGIN PUBLIC KEY-----\n"],
+                "viewers": ["developers", "support"],
+                "operators": ["platform"],
+            }
+        }
+    },
     "direct": {
         "vault": {"address": "https://10.0.0.7:8200"},
         "postgres": {"address": "10.0.0.8:5432"},

@@ -457,6 +457,61 @@ def test_a_login_takes_the_place_of_the_programs_login() -> None:
     }
 
 
+@pytest.mark.parametrize("kind", ["oidc", "jwt"])
+def test_people_get_a_policy_by_their_group(kind: str) -> None:
+    recording = configurations.recording(f"vault-people-{kind}")
+    backend = manifest(recording, "AuthBackend", "vault-people")
+    assert (backend["type"], backend["path"]) == (kind, "people")
+    for role, groups in (("viewer", "developers,support"), ("operator", "platform")):
+        inputs = manifest(recording, "AuthBackendRole", f"vault-people-{role}")
+        assert inputs["boundClaims"] == {"groups": groups}
+        assert (inputs["roleName"], inputs["tokenPolicies"]) == (role, [role])
+        assert inputs["roleType"] == kind
+        assert inputs["tokenMaxTtl"] <= 8 * 3600
+
+
+def test_the_secret_of_the_identity_providers_client_stays_secret() -> None:
+    recording = configurations.recording("vault-people-oidc")
+    seen = False
+    for item in recording.resources.values():
+        for text, secret in strings(item.inputs):
+            if "oidcsecret" in text:
+                seen = True
+                assert secret, item.name
+    assert seen
+
+
+def test_people_cannot_log_in_unless_it_is_set(dev: Recording) -> None:
+    """The program may take the auth method away, so that the setting can go again; not make it."""
+    assert not [item for item in inside(dev) if "people" in item.name]
+    paths = program_policy(dev)
+    assert set(paths["sys/auth/people"]) == {"read", "delete", "sudo"}
+    assert not {"create", "update"} & {*paths["auth/people/config"], *paths["auth/people/role/*"]}
+
+
+def test_the_program_makes_roles_for_people_of_two_names_only() -> None:
+    paths = program_policy(configurations.recording("vault-people-jwt"))
+    writable = {path for path, rights in paths.items() if "create" in rights}
+    assert {path for path in writable if path.startswith("auth/people/role/")} == {
+        "auth/people/role/viewer",
+        "auth/people/role/operator",
+    }
+
+
+@pytest.mark.parametrize(("kind", "open_ports"), [("oidc", {8443}), ("jwt", set[int]())])
+def test_vault_reaches_the_identity_provider(kind: str, open_ports: set[int]) -> None:
+    recording = configurations.recording(f"vault-people-{kind}")
+    policies = [
+        item
+        for item in recording.of_kind("NetworkPolicy")
+        if item.inputs["metadata"]["name"] == "vault"
+    ]
+    ports: set[int] = set()
+    for rule in plain(policies[0].inputs)["spec"]["egress"]:
+        ports |= {port["port"] for port in rule["ports"]}
+    assert ports & {8443} == open_ports
+
+
 def test_a_direct_address_needs_no_forward() -> None:
     addresses, forwards = reached({"vault": {"address": "https://10.0.0.7:8200"}})
     assert addresses.vault == "https://10.0.0.7:8200"

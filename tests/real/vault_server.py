@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from components import scripts
-from components.vault import VaultArgs
+from components.vault_args import People, VaultArgs
 from components.vault_policies import program_policy
 from components.vault_server import server_configuration
 
@@ -31,10 +31,15 @@ def binary(name: str) -> str | None:
     return shutil.which(name, path=folders)
 
 
-def vault_args() -> VaultArgs:
+def vault_args(people: People | None = None) -> VaultArgs:
     """Defaults; scripts and configuration need neither a certificate nor an engine."""
     nothing = cast("Any", None)
-    return VaultArgs(namespace="vault", authority=nothing, provider_address="https://localhost")
+    return VaultArgs(
+        namespace="vault",
+        authority=nothing,
+        provider_address="https://localhost",
+        people=people,
+    )
 
 
 class VaultServer:
@@ -112,6 +117,12 @@ class VaultServer:
             check=False,
             timeout=60,
         )
+
+    def must(self, *arguments: str, token: str, text: str | None = None) -> str:
+        """What the command prints. Raises AssertionError when Vault refuses."""
+        answer = self.vault(*arguments, token=token, text=text)
+        assert answer.returncode == 0, f"{arguments}: {answer.stderr}"
+        return answer.stdout
 
     def initialise(self, chosen: str | None) -> str:
         """Initialise as bank-vaults does: keys into the Secret; `chosen` becomes a root token.

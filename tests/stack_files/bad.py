@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 Case = tuple[str, str]
 
+_OIDC = "type: oidc, discoveryUrl: https://id, clientId: c, clientSecret: s"
 _SEAL = "seal: {type: awskms, region: eu-central-1, kmsKeyId: alias/v}"
 _S3 = {
     "type": "s3",
@@ -688,6 +689,35 @@ COMBINATIONS: Sequence[Case] = (
     (
         "shlink:vault: {seal: {type: gcpckms, project: p, region: r, keyRing: k}}",
         "vault.seal.cryptoKey: is missing",
+    ),
+    ("shlink:vault: {people: {type: ldap}}", "vault.people: `type: ldap` is not possible"),
+    (
+        f"shlink:vault: {{people: {{{_OIDC}}}}}",
+        "vault.people.viewers: is empty and so is `operators`",
+    ),
+    (
+        f'shlink:vault: {{people: {{{_OIDC}, viewers: ["cn=a,dc=b"]}}}}',
+        'vault.people.viewers.0: "cn=a,dc=b" is not allowed',
+    ),
+    (
+        f"shlink:vault: {{people: {{{_OIDC}, viewers: [a], issuer: i}}}}",
+        "vault.people.issuer: is not a setting",
+    ),
+    (
+        "shlink:vault: {people: {type: jwt, audiences: [v], discoveryUrl: http://id, viewers: [a]}}",
+        "vault.people.discoveryUrl: 'http://id' is not encrypted",
+    ),
+    (
+        "shlink:vault: {people: {type: jwt, audiences: [v], viewers: [a]}}",
+        "vault.people.discoveryUrl: belongs in the place of `publicKeys`",
+    ),
+    (
+        "shlink:vault: {people: {type: jwt, audiences: [], discoveryUrl: https://id, viewers: [a]}}",
+        "vault.people.audiences",
+    ),
+    (
+        "shlink:vault: {people: {type: jwt, audiences: [v], publicKeys: [k], viewers: [a]}}",
+        'vault.people.publicKeys.0: "k" is no public key',
     ),
     ('shlink:vault: {token: ""}', "vault.token: [secret] is empty"),
     (

@@ -51,6 +51,15 @@ CASES: Sequence[str] = (
         "shlink:vault: {authLogin: {path: auth/jwt/login, method: jwt, "
         "parameters: {role: r, jwt: {secure: abc}}}}"
     ),
+    (
+        "shlink:vault: {people: {type: oidc, discoveryUrl: https://id.example.org/realms/a, "
+        "clientId: vault, clientSecret: {secure: abc}, viewers: [a b, /staff/ops], "
+        "redirectUris: [https://127.0.0.1:8200/ui/vault/auth/people/oidc/callback]}}"
+    ),
+    (
+        "shlink:vault: {people: {type: jwt, audiences: [vault], operators: [platform], "
+        'publicKeys: ["-----BEGIN PUBLIC KEY-----\\nMFkw\\n-----END PUBLIC KEY-----"]}}'
+    ),
     "shlink:redis: {}",
     "shlink:redis: {replicas: 5}",
     "shlink:redis: {mode: none}",
