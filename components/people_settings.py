@@ -121,7 +121,7 @@ class JwtPeople(_People):
     def _one_source_of_keys(self) -> Self:
         if (self.discovery_url is None) == (not self.public_keys):
             raise ValueError(
-                "discoveryUrl: belongs in the place of `publicKeys`; allowed: exactly one of the two"
+                "discoveryUrl: belongs in the place of `publicKeys`; allowed: one of the two"
             )
         if self.discovery_url is not None:
             _must_be_https(self.discovery_url)

@@ -1,4 +1,4 @@
-"""How people log in to Vault: an OpenID Connect provider or signed tokens, and a role per policy."""
+"""How people log in to Vault: an OpenID Connect provider or signed tokens; a role per policy."""
 
 from collections.abc import Mapping, Sequence
 

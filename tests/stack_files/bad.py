@@ -704,15 +704,15 @@ COMBINATIONS: Sequence[Case] = (
         "vault.people.issuer: is not a setting",
     ),
     (
-        "shlink:vault: {people: {type: jwt, audiences: [v], discoveryUrl: http://id, viewers: [a]}}",
-        "vault.people.discoveryUrl: 'http://id' is not encrypted",
+        "shlink:vault: {people: {type: jwt, audiences: [v], discoveryUrl: http://i, viewers: [a]}}",
+        "vault.people.discoveryUrl: 'http://i' is not encrypted",
     ),
     (
         "shlink:vault: {people: {type: jwt, audiences: [v], viewers: [a]}}",
         "vault.people.discoveryUrl: belongs in the place of `publicKeys`",
     ),
     (
-        "shlink:vault: {people: {type: jwt, audiences: [], discoveryUrl: https://id, viewers: [a]}}",
+        "shlink:vault: {people: {type: jwt, audiences: [], discoveryUrl: https://i, viewers: [a]}}",
         "vault.people.audiences",
     ),
     (
