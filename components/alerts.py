@@ -37,11 +37,15 @@ class Watched:
     """What the alerts of one environment are about."""
 
     vault: str
-    """Namespace of Vault, and so on."""
+    """Namespace of Vault."""
     postgres: str
+    """Namespace of PostgreSQL."""
     redis: str
+    """Namespace of Redis."""
     shlink: str
+    """Namespace of Shlink."""
     external_secrets: str
+    """Namespace of External Secrets."""
     exporter: bool
     """Whether PostgreSQL's exporter runs (`postgres.monitoring`)."""
     failover: bool
@@ -180,7 +184,7 @@ def _redis(watched: Watched) -> list[Alert]:
 
 def _shlink(watched: Watched) -> list[Alert]:
     place = f'namespace="{watched.shlink}"'
-    found = [
+    rules = [
         Alert(
             name="ShlinkNotReady",
             expression=(
@@ -215,7 +219,7 @@ def _shlink(watched: Watched) -> list[Alert]:
         ),
     ]
     if watched.autoscaled:
-        found.append(
+        rules.append(
             Alert(
                 name="ShlinkNotScaling",
                 # The autoscaler gets no measurements, or may not change the Deployment.
@@ -230,7 +234,7 @@ def _shlink(watched: Watched) -> list[Alert]:
                 page="shlink-not-scaling",
             )
         )
-    return found
+    return rules
 
 
 def _cluster(watched: Watched) -> list[Alert]:

@@ -22,8 +22,11 @@ class Container:
     """A container, in the first running pod that has these labels."""
 
     namespace: str
+    """Of the pod."""
     pod_labels: Mapping[str, str]
+    """The pod must have all of them."""
     name: str
+    """Of the container in the pod."""
 
     @property
     def selector(self) -> str:

@@ -59,7 +59,9 @@ class ForwardTarget:
     service: str
     """Name for messages: `vault/vault`."""
     namespace: str
+    """Of the pods."""
     pod_labels: Mapping[str, str]
+    """A pod must have all of them."""
     port: int
     """The pod's port."""
 

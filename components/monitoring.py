@@ -39,9 +39,11 @@ class Target:
     name: str
     """Of the PodMonitor."""
     pods: Pods
+    """Whose metrics are scraped."""
     port: str
     """The container port's name."""
     path: str = "/metrics"
+    """Of the metrics, where the exporter has another path than Prometheus' own default."""
     parameters: Mapping[str, Sequence[str]] | None = None
     """Of the query."""
     authority: pulumi.Input[str] | None = None

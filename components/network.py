@@ -63,8 +63,11 @@ class Flow:
     """One row: TCP from `source` to `target` on `ports`."""
 
     source: Peer
+    """Opens the connection."""
     target: Peer
+    """Accepts it. One of the two is pods of this environment."""
     ports: Sequence[int]
+    """Ports of the target."""
 
 
 ANYWHERE = Addresses(["0.0.0.0/0", "::/0"])

@@ -367,7 +367,9 @@ class Operators:
     external_secrets: Mapping[str, SecretsController]
     """By the consumer's namespace."""
     pgo: OperatorResources
+    """A PostgresCluster depends on these."""
     redis_operator: OperatorResources
+    """A RedisFailover depends on these."""
     redis_failover_labels: Mapping[str, str]
     """On each RedisFailover, so that its operator looks after it."""
 

@@ -77,15 +77,19 @@ class JobArgs:
     name: str
     """Name of the Job in Kubernetes."""
     namespace: pulumi.Input[str]
+    """Where it runs."""
     labels: Mapping[str, str]
     """Labels of the Job and its pod; the network policies select the pod by them."""
     user: int
     """User and group id that everything runs as."""
     containers: Sequence[core.v1.ContainerArgs]
+    """What its pod runs; the Job is complete when all have ended well."""
     placement: Placement
     """On which nodes its pod may run."""
     init_containers: Sequence[core.v1.ContainerArgs] = ()
+    """Run before the containers, one after the other, such as a wait for a server."""
     volumes: Sequence[core.v1.VolumeArgs] = ()
+    """Volumes of the pod, for its containers' `volume_mounts`."""
     service_account: pulumi.Input[str] | None = None
     """Only a Job with an account gets a token for the API server."""
     annotations: Mapping[str, pulumi.Input[str]] = field(default_factory=dict[str, str])

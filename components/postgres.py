@@ -283,11 +283,14 @@ class Postgres(pulumi.ComponentResource):
         restore = args.settings.restore
         if isinstance(restore, InPlaceRestore):
             annotations[RESTORE_ANNOTATION] = str(restore.number)
+        workloads: list[Workload] = []
+        for user in args.users:
+            workloads += user.workloads
         guarded = GuardArgs(
             restores=RestoreArgs(
                 access=args.access,
                 cluster=CLUSTER,
-                workloads=[workload for user in args.users for workload in user.workloads],
+                workloads=workloads,
                 pgbackrest_image=args.images.pgbackrest,
                 operator_namespace=args.operator_namespace,
                 placement=args.placement,

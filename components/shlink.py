@@ -193,6 +193,9 @@ class Shlink(pulumi.ComponentResource):
         if args.redis:
             after_redis += args.redis.resources
             redis_ready += [args.redis.ready] if args.redis.ready else []
+        # The provider then leaves the number to whoever changed it. To leave it out of the spec
+        # would not do: if nobody has changed it, Kubernetes sets 1.
+        unmanaged = ["spec.replicas"] if settings.autoscaled else None
         deployment = apps.v1.Deployment(
             name,
             metadata=meta.v1.ObjectMetaArgs(
@@ -219,11 +222,7 @@ class Shlink(pulumi.ComponentResource):
             ),
             opts=pulumi.ResourceOptions.merge(
                 _after(child, secrets, [migration, *after_redis], redis_ready),
-                # The provider then leaves the number to whoever changed it. To leave it out here
-                # would not do: where nobody has, Kubernetes sets 1.
-                pulumi.ResourceOptions(
-                    ignore_changes=["spec.replicas"] if settings.autoscaled else None
-                ),
+                pulumi.ResourceOptions(ignore_changes=unmanaged),
             ),
         )
         if settings.autoscaled:

@@ -28,6 +28,7 @@ class InitJobArgs:
     """What the Job works on."""
 
     vault: VaultArgs
+    """The Vault that it initialises: mode, key service, images and authority."""
     release: str
     """Beginning of the names in Kubernetes."""
     servers: Sequence[pulumi.Output[str]]
@@ -36,8 +37,9 @@ class InitJobArgs:
     keys: core.v1.Secret
     """Keeps the unseal keys, or with a key service the recovery keys."""
     role_id: pulumi.Output[str]
-    """Of the program's AppRole, chosen by this program; like the next secret."""
+    """Of the program's AppRole, chosen by this program; secret."""
     secret_id: pulumi.Output[str]
+    """Of the same AppRole; secret."""
 
 
 def init_job(

@@ -28,11 +28,13 @@ class WaitTarget:
     resource: str
     """Plural name with its API group: `statefulsets.apps`."""
     namespace: pulumi.Input[str]
+    """Where the object is."""
     name: pulumi.Input[str]
+    """The object's name."""
     not_ready: pulumi.Input[ReadinessCheck]
-    """An Output where the check needs a value that is only known while the program runs."""
+    """The check; an Output if it needs a value that is only known while the program runs."""
     timeout: float = 300
-    """Seconds."""
+    """Seconds until the wait fails. A first backup or a slow volume needs more."""
 
 
 def wait_hook(

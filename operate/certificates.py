@@ -44,12 +44,12 @@ async def problems(
     except ssl.SSLError:
         text = f"the authority that {title}'s clients trust can't be read"
         return [Problem(text, "certificate-refused", environment.make("refresh"))]
-    found = _authority_problems(environment, context)
+    problems = _authority_problems(environment, context)
     client = _Client(context=context, port=port, name=name, opening=opening)
     shown = await asyncio.gather(*(_shown(environment, pod, client) for pod in pods))
     for pod, result in zip(pods, shown, strict=True):
-        found += _judge(environment, f"{title} (pod {pod['metadata']['name']})", result)
-    return found
+        problems += _judge(environment, f"{title} (pod {pod['metadata']['name']})", result)
+    return problems
 
 
 @dataclass(frozen=True)

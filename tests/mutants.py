@@ -52,7 +52,7 @@ class Mutant:
 MUTANTS = [
     Mutant(
         "the program and the autoscaler fight over the number of pods",
-        [Change("components/shlink.py", 'ignore_changes=["spec.replicas"]', "ignore_changes=[]")],
+        [Change("components/shlink.py", 'unmanaged = ["spec.replicas"]', "unmanaged = []")],
         ["tests/test_shlink.py", "-k", "belongs_to_the_autoscaler"],
     ),
     Mutant(

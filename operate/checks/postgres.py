@@ -342,8 +342,9 @@ async def _ask(environment: Environment) -> _Told | Problem | None:
     except NoAnswerError as error:
         return skip(str(error))
     may_create, failing, waiting, archiving = text.strip().split("|")
+    granted = None if not may_create else may_create == "true"
     return _Told(
-        may_create=may_create == "true" if may_create else None,
+        may_create=granted,
         failing=failing == "true",
         waiting=int(waiting),
         archiving=archiving == "true",

@@ -145,15 +145,15 @@ async def _names(environment: Environment) -> list[Problem]:
     if missing:
         text = f"Redis: missing Services: {', '.join(missing)}"
         return [Problem(text, "redis-no-names", remedy)]
-    found: list[Problem] = []
+    problems: list[Problem] = []
     for component, service in (("redis", f"rfr-{name}"), ("sentinel", f"rfs-{name}")):
         pods = await _settled(environment, _workload(manifest, component))
         unknown = await unnamed(environment.view, namespace, service, pods)
         if unknown:
             text = f"Redis: Service {service} does not lead to {', '.join(unknown)}"
             described = environment.kubectl_in(namespace, f"describe service {service}")
-            found.append(Problem(text, "redis-no-names", described))
-    return found
+            problems.append(Problem(text, "redis-no-names", described))
+    return problems
 
 
 async def _settled(environment: Environment, workload: Workload) -> list[Object]:
@@ -231,11 +231,11 @@ async def _memory(environment: Environment) -> list[Problem]:
     limit = _bytes(str(at(manifest, "spec", "redis", "resources", "limits", "memory") or ""))
     pods = await _settled(environment, _workload(manifest, "redis"))
     told = await asyncio.gather(*(_metrics(environment, pod) for pod in pods))
-    found: list[Problem] = []
+    problems: list[Problem] = []
     for pod, metrics in zip(pods, told, strict=True):
         name = pod["metadata"]["name"]
         if isinstance(metrics, Problem):
-            found.append(metrics)
+            problems.append(metrics)
             continue
         used = metrics.get("redis_memory_used_rss_bytes", 0)
         if limit and used > _MEMORY_SHARE * limit:
@@ -244,17 +244,17 @@ async def _memory(environment: Environment) -> list[Problem]:
             remedy = (
                 f"pulumi config set --stack {stack} --path shlink:redis.resources.memoryLimit 1Gi"
             )
-            found.append(Problem(text, "redis-memory", remedy, severity=Severity.WARNING))
+            problems.append(Problem(text, "redis-memory", remedy, severity=Severity.WARNING))
         if metrics.get("redis_up") == 0:
             text = f"Redis: {name} refuses its own exporter's password"
-            found.append(Problem(text, "redis-password-refused", environment.make("up")))
+            problems.append(Problem(text, "redis-password-refused", environment.make("up")))
         elif metrics.get("redis_master_link_up") == 0:
             text = f"Redis: replica {name} does not reach its master"
             command = environment.kubectl_in(
                 pod["metadata"]["namespace"], f"logs {name} -c redis --tail=20"
             )
-            found.append(Problem(text, "redis-replica-alone", command))
-    return found
+            problems.append(Problem(text, "redis-replica-alone", command))
+    return problems
 
 
 async def _metrics(environment: Environment, pod: Object) -> dict[str, float] | Problem:

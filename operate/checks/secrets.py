@@ -29,11 +29,11 @@ async def _stores(environment: Environment) -> list[Problem]:
         young = age(environment.view, store["metadata"]["creationTimestamp"]) < GRACE / 3
         reason = _reason(ready)
         # As Go says it: https://pkg.go.dev/crypto/x509#CertificateInvalidError
-        refused = "x509:" in reason
+        page = "certificate-refused" if "x509:" in reason else "secret-store-not-ready"
         problems.append(
             Problem(
                 f"SecretStore {namespace}/{name} can't log in to Vault: {reason}",
-                "certificate-refused" if refused else "secret-store-not-ready",
+                page,
                 environment.make("refresh"),
                 severity=error_unless(changing=young and ready is None),
             )
