@@ -91,6 +91,7 @@ drift: setup ## compare what really runs with STACK's program; fails if it diffe
 up: setup ## create or update STACK
 	$(need_pulumi)
 	$(PULUMI) up --stack $(stack)
+	@echo "To see that it works: make smoke doctor STACK="$(stack)
 
 destroy: setup ## delete STACK; Vault and PostgreSQL need not answer for it
 	$(need_pulumi)

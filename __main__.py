@@ -4,7 +4,7 @@ import gc
 
 import pulumi
 
-from components import changes, cluster, outputs, reach
+from components import changes, cluster, interrupts, outputs, reach
 from components.external_secrets import SecretDelivery, SecretDeliveryArgs
 from components.monitoring import Monitoring, MonitoringArgs, targets, watched
 from components.network import POSTGRES, REDIS, SHLINK, VAULT, namespaces
@@ -21,6 +21,7 @@ from components.web_client import WebClient, WebClientArgs
 
 # The SDKs stay until the end: without this line every collection looks at all of them again.
 gc.freeze()
+interrupts.quiet()
 
 target, settings = load()
 placement = Placement.from_settings(settings)

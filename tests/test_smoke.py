@@ -5,6 +5,8 @@ import base64
 import contextlib
 import dataclasses
 import json
+import shlex
+import subprocess
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator
 from datetime import UTC, datetime, timedelta
@@ -15,6 +17,7 @@ import httpx
 import pytest
 
 from components.cluster import ClusterAccess
+from offline.record import ROOT
 from operate import __main__ as command
 from operate import smoke as module
 from operate.declared import Declared, declared
@@ -335,3 +338,11 @@ def test_an_environment_that_can_not_be_reached_is_2(
     monkeypatch.setattr(command, "smoke", answer)
     assert command.main(["smoke", "dev"]) == 2
     assert capsys.readouterr().err == "error: the cluster of context lab can't be reached\n"
+
+
+def test_up_ends_with_the_command_of_the_smoke_test() -> None:
+    """Make only prints what it would do; the stack's name is one word for the shell."""
+    words = ["make", "-n", "up", "STACK=a b"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S603
+    last = done.stdout.splitlines()[-1]
+    assert shlex.split(last) == ["echo", "To see that it works: make smoke doctor STACK=a b"]
