@@ -14,7 +14,7 @@ _PUBLIC_KEY = "-----BEGIN PUBLIC KEY-----"
 
 def _public_key(value: Any) -> Any:
     if isinstance(value, str) and value.strip().startswith(_PUBLIC_KEY):
-        return value.strip() + "\n"
+        return value.strip()
     raise ValueError(f"is no public key as PEM text, which begins with {_PUBLIC_KEY}")
 
 

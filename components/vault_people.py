@@ -35,7 +35,8 @@ def people_auth(
         oidc_client_id=people.client_id,
         oidc_client_secret=people.client_secret,
         bound_issuer=people.issuer,
-        jwt_validation_pubkeys=list(people.public_keys) or None,
+        # As Vault gives them back, or each update would change them.
+        jwt_validation_pubkeys=[key.strip() for key in people.public_keys] or None,
         # The same path cannot hold two at a time.
         opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(delete_before_replace=True)),
     )

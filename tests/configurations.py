@@ -221,7 +221,7 @@ SWITCHES: Mapping[str, Mapping[str, Any]] = {
                 "type": "jwt",
                 "audiences": ["vault"],
                 "issuer": "https://id.example.org",
-                "publicKeys": ["-----BEGIN PUBLIC KEY-----\n"],
+                "publicKeys": ["-----BEGIN PUBLIC KEY-----\nMFkw\n"],
                 "viewers": ["developers", "support"],
                 "operators": ["platform"],
             }

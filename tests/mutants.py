@@ -92,6 +92,39 @@ MUTANTS = [
         ["tests/test_vault.py", "-k", "own_rights"],
     ),
     Mutant(
+        "a person who operates may restore a snapshot",
+        [
+            Change(
+                "components/vault_policies.py",
+                '"sys/storage/raft/snapshot": ["read"]',
+                '"sys/storage/raft/snapshot": ["read", "update"]',
+            )
+        ],
+        ["tests/real/test_vault_people.py", "-k", "may_not"],
+    ),
+    Mutant(
+        "the auth method for people cannot be taken away again",
+        [
+            Change(
+                "components/vault_policies.py",
+                'f"sys/auth/{people}": ["read", "delete", "sudo"]',
+                'f"sys/auth/{people}": ["read"]',
+            )
+        ],
+        ["tests/real/test_vault_people.py", "-k", "takes_the_auth"],
+    ),
+    Mutant(
+        "any group may log in to Vault as an operator",
+        [
+            Change(
+                "components/vault_people.py",
+                "args.operator_policy: people.operators",
+                "args.operator_policy: (*people.operators, *people.viewers)",
+            )
+        ],
+        ["tests/test_vault.py", "-k", "by_their_group"],
+    ),
+    Mutant(
         "a transit seal is verified against this environment's own authority",
         [
             Change(
