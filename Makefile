@@ -17,7 +17,7 @@ unexport STACK DRILL
 .DEFAULT_GOAL := help
 .PHONY: help setup preview test verify scratch-cluster lint hooks format check clean bench \
 	mutants schema live-preview drift up destroy refresh recover vault-renew forward doctor \
-	smoke drill
+	rights smoke drill
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -115,6 +115,9 @@ forward: setup ## keep the forwards to Vault and PostgreSQL open, for `pulumi re
 
 doctor: setup ## find what is wrong with STACK and its remedy; PRE=1 before a first up; JSON=1
 	@$(PY) -m operate doctor $(stack) $(if $(PRE),--pre) $(if $(JSON),--json)
+
+rights: setup ## what each ServiceAccount of STACK may do, as the cluster answers
+	@$(PY) -m operate.rights $(stack)
 
 smoke: setup ## use STACK: create, follow, delete a short URL; OUTSIDE=1: by the external URL; JSON=1
 	@$(PY) -m operate smoke $(stack) $(if $(OUTSIDE),--outside) $(if $(JSON),--json)
