@@ -54,10 +54,11 @@ def roles(cluster: Cluster, environment: Mapping[str, Any]) -> Iterator[Sequence
     """The roles of deploy/rbac, bound to an account as well, so that doctor can log in as it."""
     assert environment
     objects: list[Any] = [ACCOUNT]
-    for name in ("doctor", "smoke", "drill"):
+    for name in ("doctor", "doctor-inside", "smoke", "drill"):
         objects += yaml.safe_load_all((ROOT / f"deploy/rbac/{name}.yaml").read_text())
     for item in objects:
-        if item["kind"].endswith("Binding") and "doctor" in item["metadata"]["name"]:
+        role = item["metadata"]["name"]
+        if item["kind"].endswith("Binding") and "doctor" in role and "inside" not in role:
             subject = {"kind": "ServiceAccount", "name": "doctor", "namespace": "default"}
             item["subjects"].append(subject)
     cluster.must(objects)
@@ -287,6 +288,24 @@ def test_doctor_may_not(cluster: Cluster, record_property: Callable[[str, object
 
 
 @pytest.mark.usefixtures("roles")
+def test_the_role_beyond_reading_may_look_inside_and_change_nothing(cluster: Cluster) -> None:
+    who = ("somebody", ["shlink:doctor-inside"])
+    differs = vars(rights)["_differs"]
+    servers = ("vault", "postgres", "redis")
+    allowed = [rights.Ask("get create", "core/pods/portforward", place) for place in servers]
+    allowed.append(rights.Ask("get create", "core/pods/exec", "postgres"))
+    assert not differs(cluster, who, allowed, expected=True)
+    # A command in a database pod is what this role is for.
+    refused = [ask for ask in vars(rights)["_NOBODY"] if ask.resource != "core/pods/exec"]
+    for place in rights.NAMESPACES:
+        refused.append(rights.Ask("get", "core/secrets", place, "any"))
+        refused.append(rights.Ask("update patch delete", "core/pods", place))
+    elsewhere = ("vault", "redis", "shlink", "external-secrets")
+    refused += [rights.Ask("get create", "core/pods/exec", place) for place in elsewhere]
+    assert not differs(cluster, who, refused, expected=False)
+
+
+@pytest.mark.usefixtures("roles")
 def test_smoke_may_read_one_secret_and_forward(cluster: Cluster) -> None:
     who = ("somebody", ["shlink:smoke"])
     differs = vars(rights)["_differs"]
@@ -355,6 +374,16 @@ DATABASE = _object(
 )
 SCHEDULE = _object("CronJob", "batch/v1", "postgres", "shlink-db-repo1-full")
 POLICY = _object("NetworkPolicy", "networking.k8s.io/v1", "shlink", "shlink")
+ACCOUNT_OF_STORE = _object("ServiceAccount", "v1", "shlink", "external-secrets-sa")
+BUDGET = _object("PodDisruptionBudget", "policy/v1", "shlink", "shlink")
+LEADER = _object("Service", "v1", "postgres", "shlink-db-ha")
+SENTINELS = _object("Service", "v1", "redis", "rfs-shlink-redis")
+FRONT = _object("Service", "v1", "shlink", "shlink")
+DNS = {
+    **_object("Service", "v1", "kube-system", "kube-dns"),
+    "spec": {"selector": {"k8s-app": "nothing-here"}, "ports": [{"port": 53, "protocol": "UDP"}]},
+}
+"""Of a DNS whose pods are gone; this cluster has none."""
 HEADLESS = _object("Service", "v1", "redis", "rfr-shlink-redis")
 QUOTA = {**_object("ResourceQuota", "v1", "redis", "none"), "spec": {"hard": {"pods": "0"}}}
 CLAIM = {
@@ -461,8 +490,106 @@ def _restricted(cluster: Cluster) -> None:
     _redeclared("Deployment", "pgo")(cluster)
 
 
+def _resynced(cluster: Cluster) -> None:
+    """Declared again, and delivered by the controller."""
+    _redeclared("ExternalSecret", "redis-credentials")(cluster)
+    synced = {"syncedResourceVersion": "1-29fa", "refreshTime": world.ago(1)}
+    _patch(cluster, REDIS, {"status": synced}, "/status")
+    _condition(REDIS, "True", "")(cluster)
+
+
+def _servers(urls: str) -> Callable[[Cluster], None]:
+    """What Shlink is told of Redis."""
+
+    def make(cluster: Cluster) -> None:
+        deployment = cluster.call("GET", cluster.path(SHLINK)).body
+        containers = deployment["spec"]["template"]["spec"]["containers"]
+        variables = [
+            variable
+            for variable in containers[0].get("env", [])
+            if not variable["name"].startswith("REDIS_SERVERS")
+        ]
+        variables.append({"name": "REDIS_SERVERS", "value": urls})
+        containers[0]["env"] = variables
+        _patch(cluster, SHLINK, {"spec": {"template": {"spec": {"containers": containers}}}})
+
+    return make
+
+
 _SECRET = 'secret "shlink-api-key" not found'
+_ELSEWHERE = {"selector": {"app.kubernetes.io/component": "nothing"}}
 FAULTS = [
+    RealFault("no DNS", "cluster.dns", "name-does-not-resolve", _made(DNS), _deleted(DNS)),
+    RealFault(
+        "service account deleted",
+        "cluster.objects",
+        "object-missing",
+        _deleted(ACCOUNT_OF_STORE),
+        _redeclared("ServiceAccount", "external-secrets-sa"),
+    ),
+    RealFault(
+        "disruption budget deleted",
+        "cluster.objects",
+        "object-missing",
+        _deleted(BUDGET),
+        _redeclared("PodDisruptionBudget", "shlink"),
+    ),
+    RealFault(
+        "certificate of vault refused",
+        "secrets.store",
+        "certificate-refused",
+        _condition(STORE, "False", "tls: x509: certificate has expired"),
+        _condition(STORE, "True", ""),
+    ),
+    RealFault(
+        "external secret deleted",
+        "secrets.synced",
+        "object-missing",
+        _deleted(REDIS),
+        _resynced,
+    ),
+    RealFault(
+        "primary without its service",
+        "postgres.names",
+        "postgres-no-names",
+        _spec(LEADER, {"selector": {"postgres-operator.crunchydata.com/role": "nothing"}}),
+        _spec(LEADER, {"selector": _SELECTORS["shlink-db-ha"]}),
+    ),
+    RealFault(
+        "redis pods without names",
+        "redis.names",
+        "redis-no-names",
+        _spec(HEADLESS, _ELSEWHERE),
+        _spec(HEADLESS, {"selector": _SELECTORS["rfr-shlink-redis"]}),
+    ),
+    RealFault(
+        "sentinels without a service",
+        "redis.names",
+        "redis-no-names",
+        _deleted(SENTINELS),
+        _redeclared("Service", "rfs-shlink-redis"),
+    ),
+    RealFault(
+        "shlink without its service",
+        "shlink.reached",
+        "object-missing",
+        _deleted(FRONT),
+        _redeclared("Service", "shlink"),
+    ),
+    RealFault(
+        "service of shlink leads nowhere",
+        "shlink.reached",
+        "shlink-no-endpoints",
+        _spec(FRONT, _ELSEWHERE),
+        _spec(FRONT, {"selector": {"app.kubernetes.io/component": None}}),
+    ),
+    RealFault(
+        "one sentinel",
+        "shlink.redis-mode",
+        "shlink-redis-mode",
+        _servers("tcp://rfs-shlink-redis.redis.svc:26379"),
+        _servers(",".join(["tcp://rfs-shlink-redis.redis.svc:26379"] * 2)),
+    ),
     RealFault(
         "network policy deleted",
         "cluster.policies",
