@@ -132,6 +132,12 @@ def _seal(service: KeyService) -> dict[str, str]:
     return parameters
 
 
+def _is_vault_2(image: str) -> bool:
+    """Whether the image's tag says so; a digest without a tag says nothing."""
+    major = (ImageReference.parse(image).tag or "").partition(".")[0]
+    return major.isdigit() and int(major) > 1
+
+
 def _pod_labels(args: VaultArgs) -> dict[str, str]:
     labels = dict(args.pod_labels)
     if args.key_service is not None and args.key_service.type == "azurekeyvault":
@@ -173,6 +179,9 @@ def server_configuration(release: str, args: VaultArgs) -> dict[str, Any]:
         },
         "storage": {"file": {"path": "/vault/data"}},
     }
+    if _is_vault_2(args.image):
+        # Otherwise Vault 2 asks for a token, and the init Job makes a root token where it has none.
+        configuration["enable_unauthenticated_access"] = ["generate-root"]
     if args.metrics:
         # Otherwise sys/metrics asks for a token. The network policies let only Prometheus come.
         listener = configuration["listener"]["tcp"]

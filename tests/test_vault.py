@@ -7,8 +7,8 @@ from typing import Any, Literal
 import pytest
 
 from components import scripts
-from components.vault import forward_target
-from components.vault_server import server_transform
+from components.vault import VaultArgs, forward_target
+from components.vault_server import server_configuration, server_transform
 from offline.record import Recorded, Recording, Secret, plain
 from tests import configurations
 from tests.conftest import REPRESENTATIVE, before, manifest, pod, reached, strings, variables
@@ -330,6 +330,24 @@ def test_one_server_on_a_file_volume(name: str) -> None:
     assert config["storage"] == {"file": {"path": "/vault/data"}}
     assert config["disable_mlock"] is True
     assert ("seal" in config) is (name in SEALED)
+
+
+@pytest.mark.parametrize(
+    ("image", "open_paths"),
+    [
+        ("docker.io/hashicorp/vault:1.21.2", None),
+        ("docker.io/hashicorp/vault@sha256:" + 64 * "0", None),
+        ("docker.io/hashicorp/vault:2.0.4", ["generate-root"]),
+    ],
+)
+def test_vault_2_lets_the_job_make_a_root_token_from_the_keys(
+    image: str, open_paths: list[str] | None
+) -> None:
+    """It asks for a token otherwise; an older Vault would warn of a field that it does not know."""
+    nothing: Any = None
+    args = VaultArgs(namespace="v", authority=nothing, provider_address="https://v", image=image)
+    configuration = server_configuration("vault", args)
+    assert configuration.get("enable_unauthenticated_access") == open_paths
 
 
 @pytest.mark.parametrize("name", RAFT)
