@@ -44,6 +44,8 @@ _COMPONENT = "::shlink:vault:Vault$"
 # Patterns, so that what an update adds to Vault belongs to them: the Secret of another key service.
 _ALL = f"**{_COMPONENT}**"
 _IN_CLUSTER = f"**{_COMPONENT}kubernetes:**"
+# Another key service is another way out of Vault's namespace.
+_NETWORK = "**::shlink:network:Namespace$**"
 _JOB = "kubernetes:batch/v1:Job"
 _PATIENCE = 180.0
 """Seconds in which pods and volumes must be gone."""
@@ -93,9 +95,9 @@ def renew(command: Pulumi) -> None:
         raise PulumiError("nothing was changed")
     asyncio.run(_empty(access(target)))
     say("making Vault's own objects again, and initialising it")
-    command.run("refresh", "--skip-preview", "--target", _IN_CLUSTER)
+    command.run("refresh", "--skip-preview", *_options("--target", [_IN_CLUSTER, _NETWORK]))
     replaced = _options("--replace", records.jobs)
-    command.run("up", "--skip-preview", "--target", _ALL, *replaced)
+    command.run("up", "--skip-preview", *_options("--target", [_ALL, _NETWORK]), *replaced)
     say("looking what is in the new Vault")
     with _reachable(target, declared, records.jobs[0]):
         command.run("refresh", "--skip-preview", *_options("--target", records.inside))
@@ -140,8 +142,9 @@ async def _empty(cluster: ClusterAccess) -> None:
     try:
         await _forget_keys(api)
         statefulset = await _first(api, "statefulsets.apps", name=RELEASE)
-        replicas = 0 if statefulset is None else int(statefulset.raw["spec"]["replicas"])
         if statefulset is not None:
+            # Only the following `up` starts it again: with what the settings say by now, such as
+            # another key service, for which an initialised server would be of no use.
             say("stopping Vault")
             await statefulset.patch({"spec": {"replicas": 0}})
         await _gone(api, "pods")
@@ -149,9 +152,6 @@ async def _empty(cluster: ClusterAccess) -> None:
             say(f"deleting the volume of claim {VAULT}/{claim.name}")
             await claim.delete()
         await _gone(api, "persistentvolumeclaims")
-        if statefulset is not None:
-            # A run that was cut off in between left 0; the following `up` sets the number again.
-            await statefulset.patch({"spec": {"replicas": replicas or 1}})
     finally:
         await disconnect(api)
 

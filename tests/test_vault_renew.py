@@ -130,14 +130,13 @@ def test_the_state_tells_what_is_in_vault_and_which_job_makes_it() -> None:
 
 def test_volumes_go_only_while_no_server_runs_and_the_keys_are_kept_aside(renew: Renew) -> None:
     did = renew(Command(), whole()).did
-    kept, emptied, stopped, first, second, started = did
+    kept, emptied, stopped, first, second = did
     assert kept[0] == "create"
     assert kept[1].startswith("vault-unseal-keys-until-")
     assert kept[2] == {"vault-unseal-0": "a2V5"}
     assert emptied == ("patch", "vault-unseal-keys", {"data": None})
     assert stopped == ("patch", "vault", {"spec": {"replicas": 0}})
     assert [first[:2], second[:2]] == [("delete", "data-vault-0"), ("delete", "data-vault-1")]
-    assert started == ("patch", "vault", {"spec": {"replicas": 3}})
 
 
 def test_what_is_lost_already_is_passed_over(renew: Renew) -> None:
@@ -152,9 +151,15 @@ def test_the_job_runs_again_before_anything_in_vault_is_read(renew: Renew) -> No
     command = Command()
     renew(command, whole())
     look, initialise, forget, write = command.calls
-    own = "**::shlink:vault:Vault$"
-    assert look == ["refresh", "--skip-preview", "--target", f"{own}kubernetes:**"]
-    assert initialise == ["up", "--skip-preview", "--target", f"{own}**", "--replace", JOB]
+    own, network = "**::shlink:vault:Vault$", "**::shlink:network:Namespace$**"
+    assert look == [
+        *("refresh", "--skip-preview"),
+        *("--target", f"{own}kubernetes:**", "--target", network),
+    ]
+    assert initialise == [
+        *("up", "--skip-preview"),
+        *("--target", f"{own}**", "--target", network, "--replace", JOB),
+    ]
     inside = ["--target", STORE, "--target", VALUE]
     assert forget == ["refresh", "--skip-preview", *inside]
     assert write == ["up", "--skip-preview"]
