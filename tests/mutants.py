@@ -51,6 +51,33 @@ class Mutant:
 
 MUTANTS = [
     Mutant(
+        "a drill counts the pod that still stops as recovered",
+        [Change("operate/drills.py", "        await _gone(api, namespace, old)\n", "")],
+        ["tests/test_drills.py", "-k", "has_stopped"],
+    ),
+    Mutant(
+        "doctor looks inside a pod without asking whether it may",
+        [
+            Change(
+                "operate/inside.py",
+                'if not await view.may(verb, "pods", subresource, namespace):',
+                "if False:",
+            )
+        ],
+        ["tests/test_doctor.py", "-k", "own_role_skips"],
+    ),
+    Mutant(
+        "doctor accepts a server's certificate whoever signed it",
+        [
+            Change(
+                "operate/inside.py",
+                "    context.verify_flags &= ~ssl.VERIFY_X509_STRICT\n",
+                "    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE\n",
+            )
+        ],
+        ["tests/test_doctor.py", "-k", "certificate"],
+    ),
+    Mutant(
         "the program and the autoscaler fight over the number of pods",
         [Change("components/shlink.py", 'unmanaged = ["spec.replicas"]', "unmanaged = []")],
         ["tests/test_shlink.py", "-k", "belongs_to_the_autoscaler"],

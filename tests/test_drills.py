@@ -80,6 +80,34 @@ def test_the_right_pod_is_deleted_and_the_recovery_awaited(name: str, pod: str) 
     assert f"DELETE /api/v1/namespaces/{namespace}/pods/{name}" in world.asked
 
 
+def test_the_recovery_begins_when_the_deleted_pod_has_stopped() -> None:
+    """Until then it may answer as before, and nothing would seem to have happened."""
+    world = healthy(declared("dev"))
+    lists: list[str] = []
+
+    class Stopping(DrillApi):
+        """The pod has the same identity for two more lists."""
+
+        def answer(self, method: str, path: str, body: Any = None) -> httpx.Response:
+            uid = world.find("Pod", "vault-0")["metadata"]["uid"]
+            answer = super().answer(method, path, body)
+            if method == "DELETE":
+                world.find("Pod", "vault-0")["metadata"]["uid"] = uid
+                lists.append("deleted")
+            elif lists and path.endswith("/vault/pods"):
+                lists.append(path)
+                if len(lists) > 2:
+                    world.find("Pod", "vault-0")["metadata"]["uid"] = "new"
+            return answer
+
+    class Access(ClusterAccess):
+        async def client(self) -> Any:
+            return Stopping(world)
+
+    drill("vault-restart").act(world.declared, Access("lab"), print)
+    assert len(lists) > 3
+
+
 def test_a_sick_environment_is_left_alone() -> None:
     world = healthy(declared("dev"))
     world.remove("Service", "rfs-")

@@ -115,7 +115,7 @@ async def _master(environment: Environment) -> list[Problem]:
     names = ", ".join(masters) or "none"
     return [
         Problem(
-            f"Redis: one pod must be the master, but: {names}",
+            f"Redis: one pod must have the operator's label of the master, but: {names}",
             "redis-no-master",
             environment.kubectl_in(workload.namespace, f"get pods -L {_ROLE}"),
             severity=error_unless(changing=moving),
