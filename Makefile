@@ -17,7 +17,7 @@ unexport STACK DRILL
 .DEFAULT_GOAL := help
 .PHONY: help setup preview test verify scratch-cluster lint hooks format check clean bench \
 	mutants schema live-preview drift up destroy refresh recover vault-renew forward doctor \
-	rights smoke drill
+	rights smoke drill restore-drill
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -124,3 +124,6 @@ smoke: setup ## use STACK: create, follow, delete a short URL; OUTSIDE=1: by the
 
 drill: setup ## rehearse a failure of STACK and time the recovery: DRILL=redis-failover; asks first
 	@$(PY) -m operate drill $(stack) $(call quoted,DRILL)
+
+restore-drill: setup ## restore STACK's latest backup beside the live one, compare, remove; asks first
+	@$(PY) -m operate.restore_drill $(stack) $(if $(JSON),--json)

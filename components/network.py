@@ -95,6 +95,12 @@ CONTROLLER = Pods(
 PGO = Pods("pgo", POSTGRES, {"postgres-operator.crunchydata.com/control-plane": "pgo"})
 # Instances, the pgBackRest repository host and its jobs all carry the cluster's label.
 DATABASE = Pods("shlink-db", POSTGRES, {"postgres-operator.crunchydata.com/cluster": "shlink-db"})
+# A copy that `make restore-drill` restores from the live database's repository, and removes.
+RESTORE_DRILL = Pods(
+    "shlink-db-drill",
+    POSTGRES,
+    {"postgres-operator.crunchydata.com/cluster": "shlink-db-drill"},
+)
 REDIS_OPERATOR = Pods("redis-operator", REDIS, {"app.kubernetes.io/name": "redis-operator"})
 REDIS_SERVERS = Pods(
     "shlink-redis",
@@ -147,6 +153,7 @@ def _api_server(settings: Settings) -> list[Flow]:
         VAULT_SERVER,  # asks whose a token is; its sidecar reads the unseal keys from a Secret
         VAULT_INIT,
         DATABASE,  # Patroni keeps its leader lock there
+        RESTORE_DRILL,
     ]
     if operators.external_secrets.install:
         clients.append(CONTROLLER)
@@ -192,13 +199,17 @@ def _postgres(settings: Settings) -> list[Flow]:
     rows = [
         # Replication, Patroni's view of the others, backups.
         Flow(DATABASE, DATABASE, [ports.POSTGRES, ports.PATRONI, ports.PGBACKREST]),
+        Flow(RESTORE_DRILL, RESTORE_DRILL, [ports.POSTGRES, ports.PATRONI, ports.PGBACKREST]),
+        Flow(RESTORE_DRILL, DATABASE, [ports.PGBACKREST]),
         Flow(SERVER, DATABASE, [ports.POSTGRES]),
         Flow(MIGRATION, DATABASE, [ports.POSTGRES]),
     ]
     for store in _stores(settings):
-        rows.append(Flow(DATABASE, Addresses(store.cidrs), [store.port]))
-        if store.type == "gcs" and store.key is None:
-            rows += _identity(DATABASE, "gcpckms")
+        # A drill restores from the same stores.
+        for pods in (DATABASE, RESTORE_DRILL):
+            rows.append(Flow(pods, Addresses(store.cidrs), [store.port]))
+            if store.type == "gcs" and store.key is None:
+                rows += _identity(pods, "gcpckms")
     return rows
 
 

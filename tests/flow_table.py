@@ -29,6 +29,8 @@ DB, REPO, BACKUP, REDIS, SENTINEL, ROTATION = (
     "rotation",
 )
 SHLINK, MIGRATION = "shlink", "shlink-migration"
+DRILL = "shlink-db-drill"
+"""Every pod of the copy that `make restore-drill` makes."""
 API, INTERNET, METADATA, NODE, MANAGED = (
     "10.96.0.1",
     "203.0.113.7",
@@ -72,7 +74,7 @@ Connection = tuple[str, str, int]
 _NOT_API = [address for address in ADDRESSES if address != API]
 # The repository's host and the backups' Jobs bear the cluster's label too.
 _DATABASE = (DB, REPO, BACKUP)
-_API_CLIENTS = (VAULT, INIT, ESO, PGO, RO, *_DATABASE)
+_API_CLIENTS = (VAULT, INIT, ESO, PGO, RO, DRILL, *_DATABASE)
 _REDIS_CLIENTS = (RO, SENTINEL, REDIS, SHLINK)
 DEFAULTS: Sequence[Row] = [
     ((*_API_CLIENTS, SHLINK, MIGRATION, REDIS, SENTINEL, *STRANGERS), ["dns"], [53]),
@@ -81,6 +83,9 @@ DEFAULTS: Sequence[Row] = [
     ((INIT, ESO), [VAULT], [8200]),
     ([VAULT], [VAULT], [8200, 8201]),
     (_DATABASE, _DATABASE, [5432, 8008, 8432]),
+    ([DRILL], [DRILL], [5432, 8008, 8432]),
+    # It reads the live repository, and nothing else of the database.
+    ([DRILL], _DATABASE, [8432]),
     ((SHLINK, MIGRATION), _DATABASE, [5432]),
     (_REDIS_CLIENTS, [REDIS], [6379]),
     (_REDIS_CLIENTS, [SENTINEL], [26379]),
@@ -140,7 +145,8 @@ NAMESPACE_LABELS: Mapping[str, Labels] = {
 def all_ends(pods: Mapping[str, End]) -> dict[str, End]:
     """Everything that a row may name, in a configuration with these pods."""
     addresses: dict[str, End] = {address: address for address in ADDRESSES}
-    return {**pods, **STRANGERS, **OUTSIDE, **addresses}
+    drill = {DRILL: ("postgres", {"postgres-operator.crunchydata.com/cluster": DRILL})}
+    return {**pods, **drill, **STRANGERS, **OUTSIDE, **addresses}
 
 
 def expected(configuration: str, ends: Mapping[str, End]) -> set[Connection]:

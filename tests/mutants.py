@@ -493,8 +493,8 @@ MUTANTS = [
         [
             Change(
                 "components/network.py",
-                "Flow(DATABASE, Addresses(store.cidrs), [store.port])",
-                "Flow(DATABASE, Addresses(store.cidrs), [ports.HTTP])",
+                "Flow(pods, Addresses(store.cidrs), [store.port])",
+                "Flow(pods, Addresses(store.cidrs), [ports.HTTP])",
             )
         ],
         ["tests/real/test_network.py"],

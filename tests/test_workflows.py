@@ -140,11 +140,14 @@ def test_the_reviewer_of_a_deployment_can_read_its_plan_in_the_same_run() -> Non
 
 def test_every_stack_is_planned_deployed_previewed_and_watched_for_drift() -> None:
     names = stacks.names(ROOT)
-    for job in ("deploy/plan", "deploy/up", "drift/drift"):
+    for job in ("deploy/plan", "deploy/up", "drift/drift", "restore-drill/restore-drill"):
         assert JOBS[job]["strategy"]["matrix"]["stack"] == names
     inputs = WORKFLOWS["preview-live"][ON]["workflow_dispatch"]["inputs"]
     assert inputs["stack"]["options"] == names
     assert WORKFLOWS["drift"][ON]["schedule"]
+    assert WORKFLOWS["restore-drill"][ON]["schedule"]
+    (command,) = commands(JOBS["restore-drill/restore-drill"])
+    assert command == 'scripts/with_kubeconfig make restore-drill STACK="$STACK"'
     assert commands(JOBS["drift/drift"]) == ['scripts/with_kubeconfig make drift STACK="$STACK"']
 
 

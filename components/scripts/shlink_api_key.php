@@ -4,6 +4,7 @@
 // `api-key:initial` would store the key itself as its name, in plain text (Shlink 4.6.0, ApiKeyMeta),
 // and only where no other key exists, so a rotated key would never become valid.
 // $API_KEY; $API_KEY_ROTATION: its number. The key before it stays valid, older ones are disabled.
+// In a database that was restored from another environment, that one's keys end here.
 
 use Shlinkio\Shlink\Core\Model\Renaming;
 use Shlinkio\Shlink\Rest\ApiKey\Model\ApiKeyMeta;
@@ -19,6 +20,14 @@ try {
 
     $known = $service->check($key)->apiKey;
     if ($known === null) {
+        foreach ($service->listKeys() as $apiKey) {
+            if ($apiKey->name === $name) {
+                // Names are unique in Shlink, the disabled ones' too.
+                $service->renameApiKey(Renaming::fromNames($name, $name . date('-Ymd-His')));
+                $service->disableByName($apiKey->name);
+                echo "disabled another environment's API key $name\n";
+            }
+        }
         $service->create(ApiKeyMeta::fromParams(key: $key, name: $name));
         echo "created API key $name\n";
     } elseif ($known->name === $key) {
@@ -27,7 +36,8 @@ try {
     }
     foreach ($service->listKeys(enabledOnly: true) as $apiKey) {
         $ours = preg_match('/^deployment-(\d+)$/', (string) $apiKey->name, $number) === 1;
-        if ($ours && (int) $number[1] < $rotation - 1) {
+        $rotations = [$rotation - 1, $rotation];
+        if ($ours && ! in_array((int) $number[1], $rotations, true)) {
             $service->disableByName($apiKey->name);
             echo "disabled API key {$apiKey->name}\n";
         }
