@@ -63,7 +63,8 @@ _LAST = re.compile(r"last completed transaction was at log time ([0-9:. -]+[+-][
 _TABLES = r"""
 psql --no-psqlrc --quiet --no-align --tuples-only --field-separator=, --dbname="$1" <<'SQL'
 BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
-SELECT format('SELECT %L, count(*) FROM %I.%I;', schemaname || '.' || tablename, schemaname, tablename)
+SELECT format(
+  'SELECT %L, count(*) FROM %I.%I;', schemaname || '.' || tablename, schemaname, tablename)
 FROM pg_catalog.pg_tables WHERE schemaname NOT IN ('pg_catalog', 'information_schema') \gexec
 SQL
 """
@@ -451,8 +452,8 @@ def _confirmed(environment: Declared, drill: Drill, outcome: Outcome) -> bool:
         )
     sys.stdout.write(
         f"Restores backup {outcome.backup} from {outcome.repository} as {COPY}, beside the live "
-        f"database: volumes of {size} and {backups}, up to {memory} of memory for PostgreSQL, until "
-        "it is removed again\n"
+        f"database: volumes of {size} and {backups}, up to {memory} of memory for PostgreSQL, "
+        "until it is removed again\n"
     )
     return input(f"Do it in {where}? Type the stack's name: ") == environment.stack
 
