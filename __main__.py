@@ -55,7 +55,7 @@ postgres = Postgres(
                 name="shlink",
                 databases=["shlink"],
                 rotation=settings.rotation.database,
-                workloads=[Workload(SHLINK, "shlink")],
+                workloads=[Workload(SHLINK, "shlink", settings.shlink.autoscaled_from)],
             )
         ],
         settings=settings.postgres,

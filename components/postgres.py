@@ -36,7 +36,7 @@ from .network import POSTGRES
 from .placement import Placement
 from .pods import requirements, volume_claim
 from .postgres_guard import GuardArgs, creation_hook, guard_hook
-from .restores import RestoreArgs, Workload
+from .restores import RestoreArgs, Workload, start_hook
 from .setting_types import amount
 from .settings import Images, PostgresSettings, Resources
 from .tls import Authority, Certificate, ca_file
@@ -123,6 +123,8 @@ class DatabaseEndpoint:
     """The login, for the consumer's namespace: USER_KEY and PASSWORD_KEY."""
     ready: Sequence[pulumi.Resource]
     """What a client depends on: the database is complete, and the user may create its tables."""
+    started: Sequence[pulumi.ResourceHook]
+    """Run before an update of a client's Deployment: starts it where an autoscaler would not."""
     restore: int
     """The number of the restore in place that its data comes from; 0 for none. A client that
     prepares the database does so again when it changes."""
@@ -210,10 +212,18 @@ class Postgres(pulumi.ComponentResource):
                 ca_pem=args.authority.ca_pem,
                 delivery=_delivery(user, passwords[user.login]),
                 ready=[complete, *rights[user.name]],
+                started=self._starts(user),
                 restore=_restore_number(args.settings),
             )
         self.endpoints = endpoints
         self.register_outputs({"hosts": {key: item.host for key, item in endpoints.items()}})
+
+    def _starts(self, user: DatabaseUser) -> list[pulumi.ResourceHook]:
+        return [
+            start_hook(f"{self._name}-start-{workload.name}", self._args.access, workload)
+            for workload in user.workloads
+            if workload.autoscaled_from is not None
+        ]
 
     def _server_certificate(self) -> core.v1.Secret:
         """For the Services that lead to the instances, and for where this program connects."""

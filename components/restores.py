@@ -49,6 +49,8 @@ class Workload:
 
     namespace: str
     name: str
+    autoscaled_from: int | None = None
+    """The least number of pods, where an autoscaler owns `replicas`; it starts nothing from 0."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,25 @@ async def _stop(access: ClusterAccess, workload: Workload) -> None:
         ) from None
     finally:
         await disconnect(api)
+
+
+def start_hook(name: str, access: ClusterAccess, workload: Workload) -> pulumi.ResourceHook:
+    """A `before_update` hook that starts an autoscaled Deployment which a restore has stopped.
+
+    The update that follows leaves the number of pods to the autoscaler, and that leaves 0 alone.
+    """
+
+    async def start(_: pulumi.ResourceHookArgs) -> None:
+        api: Any = await access.client()
+        try:
+            objects = api.async_get("deployments.apps", workload.name, namespace=workload.namespace)
+            async for item in objects:
+                if item.raw["spec"].get("replicas") == 0:
+                    await item.patch({"spec": {"replicas": workload.autoscaled_from}})
+        finally:
+            await disconnect(api)
+
+    return pulumi.ResourceHook(name, start)
 
 
 async def _pods(api: Any, namespace: str, selector: str) -> list[str]:

@@ -724,6 +724,11 @@ class ShlinkSettings(Model):
         return self.max_replicas is not None and self.replicas > 0
 
     @property
+    def autoscaled_from(self) -> int | None:
+        """The least number of pods with a HorizontalPodAutoscaler; None without one."""
+        return self.replicas if self.autoscaled else None
+
+    @property
     def most_replicas(self) -> int:
         """How many pods may run, but for a rollout's additional one."""
         return self.max_replicas if self.max_replicas and self.autoscaled else self.replicas

@@ -193,6 +193,7 @@ class Shlink(pulumi.ComponentResource):
         if args.redis:
             after_redis += args.redis.resources
             redis_ready += [args.redis.ready] if args.redis.ready else []
+        hooks = [*redis_ready, *args.database.started]
         # The provider then leaves the number to whoever changed it. To leave it out of the spec
         # would not do: if nobody has changed it, Kubernetes sets 1.
         unmanaged = ["spec.replicas"] if settings.autoscaled else None
@@ -221,7 +222,7 @@ class Shlink(pulumi.ComponentResource):
                 ),
             ),
             opts=pulumi.ResourceOptions.merge(
-                _after(child, secrets, [migration, *after_redis], redis_ready),
+                _after(child, secrets, [migration, *after_redis], hooks),
                 pulumi.ResourceOptions(ignore_changes=unmanaged),
             ),
         )

@@ -20,9 +20,9 @@ from components.cluster import ClusterAccess
 from components.execute import ExecuteError
 from components.placement import Placement
 from components.postgres_guard import GuardArgs, creation_hook, guard_hook
-from components.restores import RestoreArgs, Workload, look_into_store, prepare_in_place
+from components.restores import RestoreArgs, Workload, look_into_store, prepare_in_place, start_hook
 from tests import configurations
-from tests.conftest import manifest
+from tests.conftest import Program, manifest
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 FULL = "20261124-090000F"
@@ -129,6 +129,7 @@ class Pods:
         self._session = None
         self._left, self._log = looks, log
         self.job: Any = None
+        self.replicas = 3
 
     async def async_get(
         self, kind: str, *_: str, label_selector: str = "", **__: str
@@ -137,9 +138,8 @@ class Pods:
             variable = {"name": "RELATED_IMAGE_PGBACKREST", "value": "pgbackrest:1"}
             pod = {"containers": [{"env": [variable]}]}
             selector = {"matchLabels": {"app": "shlink"}}
-            deployment = SimpleNamespace(
-                raw={"spec": {"selector": selector, "template": {"spec": pod}}}
-            )
+            spec = {"replicas": self.replicas, "selector": selector, "template": {"spec": pod}}
+            deployment = SimpleNamespace(raw={"spec": spec})
             deployment.patch = self.patch
             yield deployment
         elif label_selector.startswith("job-name="):
@@ -198,6 +198,27 @@ def test_it_looks_then_stops_the_clients_then_archives() -> None:
         'patch {"spec": {"replicas": 0}}',
         "execute bash in database",
     ]
+
+
+@pytest.mark.parametrize(
+    ("replicas", "did"), [(0, ['patch {"spec": {"replicas": 2}}']), (3, list[str]())]
+)
+def test_what_an_autoscaler_leaves_at_0_is_started(replicas: int, did: list[str]) -> None:
+    api = Pods()
+    api.replicas = replicas
+    workload = Workload("shlink", "shlink", autoscaled_from=2)
+    with mock.patch("pulumi.resource_hooks.register_resource_hook"):
+        hook = start_hook("start", reached(api), workload)
+    asyncio.run(cast("Any", hook.callback(cast("Any", None))))
+    assert api.did == did
+
+
+@pytest.mark.parametrize("scaled", ["autoscaler", ""])
+def test_only_an_autoscaled_deployment_needs_to_be_started(program: Program, scaled: str) -> None:
+    """Otherwise its own update brings the declared number of pods back."""
+    app = {"maxReplicas": 6} if scaled else {}
+    hooks = program(app=app).one("Deployment", "shlink").hooks["before_update"]
+    assert ("shlink-db-start-shlink" in hooks) == bool(scaled)
 
 
 def test_without_a_valid_backup_nothing_is_changed() -> None:
