@@ -322,6 +322,7 @@ AnnotationName = Annotated[
         "an annotation's name, such as cert-manager.io/cluster-issuer",
         "example.org/name",
     ),
+    BeforeValidator(text),
 ]
 LabelText = Annotated[
     str,

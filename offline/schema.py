@@ -173,11 +173,14 @@ def _text_or_number(node: dict[str, Any], key: str) -> dict[str, Any]:
         return {**node, "type": ["string", "number", "boolean"]}
     if key.endswith(".cpu"):
         return {**node, "type": ["string", "number"], "minimum": 0.001, "maximum": 999}
-    lowest = [number for number in (1, 10, 100, 1000) if re.search(node["pattern"], str(number))]
-    if lowest and re.search(node["pattern"], "1234567"):
-        extra = ["boolean"] if ".environment" in key else []
-        return {**node, "type": ["string", "integer", *extra], "minimum": lowest[0]}
-    return node
+    numbers = (-1, 0, 1, 10, 100, 1000)
+    lowest = [number for number in numbers if re.search(node["pattern"], str(number))]
+    if not lowest or not re.search(node["pattern"], "1234567"):
+        return node
+    extra = ["boolean"] if ".environment" in key else []
+    node = {**node, "type": ["string", "integer", *extra]}
+    # Where a minus is allowed, any number is.
+    return node if lowest[0] < 0 else {**node, "minimum": lowest[0]}
 
 
 def _about(node: dict[str, Any]) -> dict[str, Any]:
