@@ -28,7 +28,12 @@ Record = Mapping[str, Any]
 """A resource or an operation, as the engine exports it."""
 _RELEASE = "kubernetes:helm.sh/v3:Release"
 _PATHS = frozenset(
-    {"vault:index/mount:Mount", "vault:index/authBackend:AuthBackend", "vault:index/audit:Audit"}
+    {
+        "vault:index/mount:Mount",
+        "vault:index/authBackend:AuthBackend",
+        "vault:index/audit:Audit",
+        "vault:jwt/authBackend:AuthBackend",
+    }
 )
 """Types whose path in Vault can be taken only once; the path is their id for the provider."""
 _HELM_UNFINISHED = frozenset({"pending-install", "pending-upgrade", "pending-rollback"})

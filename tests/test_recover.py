@@ -20,6 +20,7 @@ from tests.conftest import configuration
 STACK = "urn:pulumi:dev::shlink::pulumi:pulumi:Stack::shlink-dev"
 RELEASE = "urn:pulumi:dev::shlink::kubernetes:helm.sh/v3:Release::pgo"
 MOUNT = "urn:pulumi:dev::shlink::vault:index/mount:Mount::vault-kv"
+PEOPLE = "urn:pulumi:dev::shlink::vault:jwt/authBackend:AuthBackend::vault-people"
 AUDIT = "urn:pulumi:dev::shlink::vault:index/audit:Audit::vault-audit"
 SECRET = "urn:pulumi:dev::shlink::kubernetes:core/v1:Secret::x"
 
@@ -46,11 +47,12 @@ def test_creations_in_vault_are_read_by_their_path() -> None:
         deployment(
             creating(MOUNT, path="secret", type="kv"),
             creating(AUDIT, type="file"),
+            creating(PEOPLE, path="people", type="jwt"),
             creating(SECRET, metadata={"name": "x"}),
         )
     )
-    assert left.vault_paths == {MOUNT: "secret", AUDIT: "file"}
-    assert left.creations == [MOUNT, AUDIT, SECRET]
+    assert left.vault_paths == {MOUNT: "secret", AUDIT: "file", PEOPLE: "people"}
+    assert left.creations == [MOUNT, AUDIT, PEOPLE, SECRET]
 
 
 def test_releases_are_told_apart_by_what_the_state_knows() -> None:
