@@ -8,7 +8,7 @@ import pulumi
 from rich.console import Console
 
 from components.settings import parse
-from offline import render, stacks
+from offline import policy, render, stacks
 from offline.files import ForeignFilesError
 from offline.record import ROOT, record
 
@@ -31,6 +31,11 @@ def main(arguments: list[str]) -> int:
             f" make live-preview STACK={options.stack}[/]"
         )
         render.show(recording, console, options.out / options.stack)
+        broken = policy.faults(recording)
+        if broken:
+            lines = "\n".join(f"  {fault}" for fault in broken)
+            sys.stderr.write(f"error: what this stack would hold breaks a rule:\n{lines}\n")
+            return 1
     except (ForeignFilesError, stacks.StackError, pulumi.RunError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1

@@ -13,52 +13,11 @@ from components.placement import PULL_SECRET
 from components.pods import volume_claim
 from components.settings import Volume
 from offline.record import Secret, plain
+from policy.rules import containers, violations
 from tests import configurations
 from tests.real.pods import BY_KIND, POD_SECTIONS, Template, distinct, templates
 
 _DECLARED = ("shlink", "shlink-migration", "vault-init", "shlink-redis-rotation-2")
-_VOLUMES = {
-    "configMap",
-    "csi",
-    "downwardAPI",
-    "emptyDir",
-    "ephemeral",
-    "persistentVolumeClaim",
-    "projected",
-    "secret",
-}
-
-
-def violations(spec: Any) -> Iterator[str]:
-    """What `restricted` refuses in a pod's spec.
-
-    Source: https://kubernetes.io/docs/concepts/security/pod-security-standards/
-    """
-    yield from (field for field in ("hostNetwork", "hostPID", "hostIPC") if spec.get(field))
-    for volume in spec.get("volumes", []):
-        if not set(volume) - {"name"} <= _VOLUMES:
-            yield f"volume {volume['name']}"
-    for container in containers(spec):
-        own = container.get("securityContext", {})
-        both = {**spec.get("securityContext", {}), **own}
-        capabilities = own.get("capabilities", {})
-        violated = {
-            "allowPrivilegeEscalation": own.get("allowPrivilegeEscalation") is not False,
-            "capabilities.drop": "ALL" not in capabilities.get("drop", []),
-            "capabilities.add": not set(capabilities.get("add", [])) <= {"NET_BIND_SERVICE"},
-            "privileged": bool(own.get("privileged")),
-            "procMount": own.get("procMount", "Default") != "Default",
-            "runAsNonRoot": both.get("runAsNonRoot") is not True,
-            "runAsUser": both.get("runAsUser") == 0,
-            "seccompProfile": both.get("seccompProfile", {}).get("type")
-            not in ("RuntimeDefault", "Localhost"),
-            "hostPort": any(port.get("hostPort") for port in container.get("ports", [])),
-        }
-        yield from (f"{container['name']}: {field}" for field in violated if violated[field])
-
-
-def containers(spec: Any) -> list[Any]:
-    return [*spec.get("initContainers", []), *spec["containers"]]
 
 
 @pytest.mark.parametrize("name", configurations.NAMES)
