@@ -5,6 +5,7 @@ is, it stays down. So the look comes before anything is changed, in hooks of the
 """
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -73,16 +74,18 @@ class RestoreArgs:
 
 
 async def repository_contents(
-    access: ClusterAccess, namespace: str, cluster: str
+    access: ClusterAccess, namespace: str, cluster: str, repository: str | None = None
 ) -> Mapping[str, RepositoryContent]:
-    """What each repository of a running PostgresCluster holds. Raises ExecuteError.
+    """What each repository of a running PostgresCluster holds, or this one. Raises ExecuteError.
 
-    It asks the repository host, which runs also while the database is down.
+    It asks the repository host, which runs also while the database is down. A store that does not
+    answer keeps pgBackRest busy for minutes, so ask for one repository where one is enough.
     """
+    option = [f"--repo={repository.removeprefix('repo')}"] if repository else []
     labels = {f"{_LABEL}/cluster": cluster, f"{_LABEL}/pgbackrest-dedicated": ""}
     host = Container(namespace, labels, "pgbackrest")
     try:
-        return contents(await execute(access, host, _LOOK.split()))
+        return contents(await execute(access, host, [*_LOOK.split(), *option]))
     except BackupInfoError as error:
         raise ExecuteError(f"pgbackrest info: {error}") from None
 
@@ -106,9 +109,12 @@ async def prepare_in_place(
         # PGO does nothing for a number that it knows: the update that recorded it was killed.
         pulumi.log.warn(f"{_SETTING}: restore {number} was done before; for another raise `number`")
         return
-    known = await repository_contents(args.access, namespace, args.cluster)
-    reason = impossible(restore, known.get(restore.repository), datetime.now(tz=UTC))
+    name = restore.repository
+    known = await repository_contents(args.access, namespace, args.cluster, name)
+    reason = impossible(restore, known.get(name), datetime.now(tz=UTC))
     if reason is not None:
+        with contextlib.suppress(ExecuteError):
+            known = await repository_contents(args.access, namespace, args.cluster)
         raise pulumi.RunError(_refusal(restore, known, reason))
     for workload in args.workloads:
         await _stop(args.access, workload)

@@ -225,7 +225,7 @@ def test_without_a_valid_backup_nothing_is_changed() -> None:
     api = Pods()
     with pytest.raises(pulumi.RunError) as error:
         prepare(api, info(backup(FULL, 2, 9)))
-    assert api.did == ["execute pgbackrest in pgbackrest"]
+    assert api.did == ["execute pgbackrest in pgbackrest"] * 2, "the others for the message only"
     message = str(error.value)
     assert "nothing was changed" in message
     assert f"repo2: 1 backups, the oldest {FULL}" in message, "the way out is shown"
