@@ -342,7 +342,7 @@ def test_an_environment_that_can_not_be_reached_is_2(
 
 def test_up_ends_with_the_command_of_the_smoke_test() -> None:
     """Make only prints what it would do; the stack's name is one word for the shell."""
-    words = ["make", "-n", "up", "STACK=a b"]
+    words = ["make", "--no-print-directory", "-n", "up", "STACK=a b"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S603
     last = done.stdout.splitlines()[-1]
     assert shlex.split(last) == ["echo", "To see that it works: make smoke doctor STACK=a b"]
