@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pulumi
 
-from .backup_info import summary
+from .backup_info import RepositoryContent, summary
 from .backup_settings import InPlaceRestore, StoreRestore
 from .backups import RESTORE_ANNOTATION
 from .cluster import ClusterAccess, disconnect
@@ -113,8 +113,11 @@ async def _left(
         pulumi.log.warn(f"{rule}; the update asks {others} for it")
         return []
     access, (namespace, cluster) = args.restores.access, _place(hook)
+    known: dict[str, RepositoryContent] = {}
     try:
-        known = await repository_contents(access, namespace, cluster)
+        # Not the one that goes: it may not answer, which takes minutes.
+        for name in sorted(kept):
+            known |= await repository_contents(access, namespace, cluster, name)
     except ExecuteError as error:
         return [f"{rule}, and nobody could be asked: {error}"]
     if any(known[name].has_full for name in kept & known.keys()):
