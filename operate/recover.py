@@ -23,6 +23,7 @@ from components import settings
 from components.cluster import ClusterAccess, access
 
 from .pulumi_cli import Pulumi, PulumiError
+from .vault_forward import vault_reachable
 
 Record = Mapping[str, Any]
 """A resource or an operation, as the engine exports it."""
@@ -174,9 +175,13 @@ def recover(command: Pulumi) -> None:
         )
         if not command.confirm(question):
             raise PulumiError("nothing was changed; to go on deleting: make destroy")
-    target, _ = settings.parse(*command.configuration())
+    target, declared = settings.parse(*command.configuration())
     _clear_helm(command, access(target), left)
-    _clear_state(command, left)
+    if left.vault_paths and left.stack:
+        with vault_reachable(target, declared, left.stack):
+            _clear_state(command, left)
+    else:
+        _clear_state(command, left)
     say("bringing the environment up, adopting what exists")
     command.run("up", environment=_ADOPT)
 
@@ -208,10 +213,7 @@ def _clear_state(command: Pulumi, left: Leftovers) -> None:
     for urn, path in left.vault_paths.items():
         arguments += ["--import-pending-creates", urn, "--import-pending-creates", path]
         arguments += ["--target", urn]
-    if left.vault_paths:
-        # The program holds the forward to Vault.
-        arguments.append("--run-program")
-    else:
+    if not left.vault_paths:
         # Without a target everything would be read. The stack itself is read from nowhere.
         arguments += ["--target", left.stack]
     command.run("refresh", *arguments)

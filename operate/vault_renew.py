@@ -12,11 +12,10 @@ what others put there. The steps, each of which may be repeated:
 
 import argparse
 import asyncio
-import contextlib
 import os
 import sys
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -25,12 +24,10 @@ import pulumi
 
 from components import settings
 from components.cluster import ClusterAccess, access, disconnect
-from components.forward import Forward, local_port
 from components.network import VAULT
-from components.settings import Cluster, Settings
-from components.vault import forward_target
 
 from .pulumi_cli import Pulumi, PulumiError
+from .vault_forward import vault_reachable
 
 RELEASE = "vault"
 """The StatefulSet, and the beginning of the other names (components/vault.py)."""
@@ -99,33 +96,11 @@ def renew(command: Pulumi) -> None:
     replaced = _options("--replace", records.jobs)
     command.run("up", "--skip-preview", *_options("--target", [_ALL, _NETWORK]), *replaced)
     say("looking what is in the new Vault")
-    with _reachable(target, declared, records.jobs[0]):
+    with vault_reachable(target, declared, records.jobs[0]):
         command.run("refresh", "--skip-preview", *_options("--target", records.inside))
     say("writing everything into it")
     command.run("up", "--skip-preview")
     say(f"done. Save the new keys away from the cluster: Secret {VAULT}/{KEYS}")
-
-
-@contextlib.contextmanager
-def _reachable(cluster: Cluster, declared: Settings, urn: str) -> Generator[None]:
-    """Hold the program's forward to Vault open, at the address that the state has.
-
-    Not by `--run-program`: with targets that do not include the whole program, the engine (3.259)
-    leaves a state that it cannot read any more.
-    """
-    if declared.vault.address is not None:
-        yield
-        return
-    prefix, project, *_ = urn.split("::")
-    stack = prefix.removeprefix("urn:pulumi:")
-    vault = forward_target(mode=declared.vault.mode)
-    port = declared.vault.local_port or local_port(project, stack, vault.service)
-    forward = Forward(access(cluster), vault, port, setting="shlink:vault")
-    forward.start()
-    try:
-        yield
-    finally:
-        forward.close()
 
 
 def _options(option: str, urns: Sequence[str]) -> list[str]:

@@ -147,17 +147,29 @@ esac
 
 
 def test_vaults_paths_are_read_and_everything_else_is_forgotten(
-    pulumi_command: Callable[..., Calls],
+    pulumi_command: Callable[..., Calls], tmp_path: Path
 ) -> None:
+    """The forward to Vault is open for the refresh, and closed for `up`, which opens its own."""
     calls = pulumi_command(deployment(creating(MOUNT, path="secret"), creating(SECRET)))
-    recover.recover(Pulumi("dev", yes=True))
-    refresh, up = calls()[-2:]
-    assert refresh == (
-        f"refresh --yes --clear-pending-creates --skip-preview "
-        f"--import-pending-creates {MOUNT} --import-pending-creates secret "
-        f"--target {MOUNT} --run-program --stack dev"
-    )
-    assert up == "up --yes --stack dev adopting"
+
+    def note(line: str) -> None:
+        with (tmp_path / "calls").open("a") as file:
+            file.write(f"{line}\n")
+
+    with mock.patch("operate.vault_forward.Forward") as forward:
+        forward.return_value.start.side_effect = lambda: note("forward opened")
+        forward.return_value.close.side_effect = lambda: note("forward closed")
+        recover.recover(Pulumi("dev", yes=True))
+    assert calls()[-4:] == [
+        "forward opened",
+        (
+            f"refresh --yes --clear-pending-creates --skip-preview "
+            f"--import-pending-creates {MOUNT} --import-pending-creates secret "
+            f"--target {MOUNT} --stack dev"
+        ),
+        "forward closed",
+        "up --yes --stack dev adopting",
+    ]
 
 
 def test_without_anything_in_vault_no_server_is_asked(

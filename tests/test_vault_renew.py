@@ -6,7 +6,7 @@ from unittest import mock
 
 import pytest
 
-from operate import vault_renew
+from operate import vault_forward, vault_renew
 from operate.pulumi_cli import PulumiError
 from operate.vault_renew import vault_records
 
@@ -107,7 +107,7 @@ def renew(monkeypatch: pytest.MonkeyPatch) -> Renew:
         monkeypatch.setattr(vault_renew, "access", mock.Mock(return_value=cluster))
         monkeypatch.setattr(vault_renew, "disconnect", mock.AsyncMock())
         monkeypatch.setattr(vault_renew, "_create", create)
-        monkeypatch.setattr(vault_renew, "Forward", forward)
+        monkeypatch.setattr(vault_forward, "Forward", forward)
         vault_renew.renew(command)  # pyright: ignore[reportArgumentType] -- a stand-in
         return cluster
 

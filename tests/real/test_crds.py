@@ -18,6 +18,7 @@ from pulumi_kubernetes.apiextensions import CustomResource
 from components import crds
 from tests import configurations
 from tests.real.cluster import Cluster
+from tests.real.pods import POD_SECTIONS
 
 _SCALARS: dict[Any, str] = {str: "string", int: "integer", bool: "boolean"}
 _CONTAINERS: dict[Any, str] = {Mapping: "a map", Sequence: "a list"}
@@ -164,6 +165,27 @@ class _Outer(TypedDict):
     size: int
     inner: _Inner
     gone: str
+
+
+def _placed(schema: Mapping[str, Any], path: str) -> Iterator[str]:
+    """Each section that takes tolerations, so each that places pods; lists as `[]`."""
+    properties: Mapping[str, Any] = schema.get("properties", {})
+    if "tolerations" in properties:
+        yield path
+    for key, inner in properties.items():
+        yield from _placed(inner, f"{path}.{key}")
+        if "items" in inner:
+            yield from _placed(inner["items"], f"{path}.{key}.[]")
+
+
+@pytest.mark.parametrize("kind", sorted(POD_SECTIONS))
+def test_every_section_that_places_pods_is_known(
+    cluster: Cluster, resources: dict[str, tuple[str, Any]], kind: str
+) -> None:
+    """A new version of an operator may start pods that no setting of `placement` reaches."""
+    schema = _schema(cluster, resources[kind][0], kind)
+    assert schema is not None, f"this cluster has no CRD of {kind}"
+    assert set(_placed(schema, "spec")) == POD_SECTIONS[kind]
 
 
 def test_each_kind_of_difference_is_reported() -> None:
