@@ -18,6 +18,10 @@ from .restores import RestoreArgs, look_into_store, prepare_in_place, repository
 from .setting_types import amount
 
 _RESOURCE = "postgresclusters.postgres-operator.crunchydata.com"
+_PUT_BACK = (
+    "Until then put the repository back and run `up` again: the network policies come first and "
+    "have closed its way already, and WAL that can't be archived stays on the database's volume"
+)
 _PAGE = "docs/upgrades.md"
 
 
@@ -119,7 +123,7 @@ async def _left(
         for name in sorted(kept):
             known |= await repository_contents(access, namespace, cluster, name)
     except ExecuteError as error:
-        return [f"{rule}, and nobody could be asked: {error}"]
+        return [f"{rule}, and nobody could be asked: {error}\n{_PUT_BACK}"]
     if any(known[name].has_full for name in kept & known.keys()):
         if kept == {"repo1"}:
             pulumi.log.warn(
@@ -130,7 +134,7 @@ async def _left(
     lines += [f"  {name}: {summary(content)}" for name, content in sorted(known.items())]
     lines.append(
         "Wait for the next scheduled full backup there, or make one by hand "
-        "(docs/operations.md#a-backup-by-hand)"
+        f"(docs/operations.md#a-backup-by-hand). {_PUT_BACK}"
     )
     return ["\n".join(lines)]
 

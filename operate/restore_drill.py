@@ -203,7 +203,8 @@ class Drill:
 
     async def choose(self, repository: str | None) -> Outcome:
         """The backup that would be restored. Changes nothing. Raises RestoreDrillError."""
-        known = await repository_contents(self._cluster, self._namespace, CLUSTER)
+        place = (self._namespace, CLUSTER, repository)
+        known = await repository_contents(self._cluster, *place)
         name, backup = latest(known, repository)
         return Outcome(backup=backup.label, repository=name)
 
