@@ -46,11 +46,11 @@ def metrics() -> dict[str, set[str]]:
 
 def queries() -> list[tuple[str, str]]:
     """Each query, and whose it is."""
-    found = [(str(rule["alert"]), str(rule["expr"])) for rule in rules()]
+    pairs = [(str(rule["alert"]), str(rule["expr"])) for rule in rules()]
     for board in dashboards():
         for panel in board["panels"]:
-            found += [(str(panel["title"]), str(target["expr"])) for target in panel["targets"]]
-    return [(owner, query) for owner, query in found if owner != "CertificateNearItsEnd"]
+            pairs += [(str(panel["title"]), str(target["expr"])) for target in panel["targets"]]
+    return [(owner, query) for owner, query in pairs if owner != "CertificateNearItsEnd"]
 
 
 def selectors(query: str) -> Iterator[tuple[list[str], set[str]]]:
@@ -74,9 +74,9 @@ QUERIES = queries()
 @pytest.mark.parametrize(("owner", "query"), QUERIES, ids=[owner for owner, _ in QUERIES])
 def test_a_query_names_what_an_exporter_has(owner: str, query: str) -> None:
     known = set(TARGET_LABELS)
-    found = list(selectors(query))
-    assert found, owner
-    for names, labels in found:
+    selected = list(selectors(query))
+    assert selected, owner
+    for names, labels in selected:
         for name in names:
             assert name in metrics(), f"{owner}: no exporter has {name}"
             assert labels <= metrics()[name] | TARGET_LABELS, f"{owner}: {name} lacks a label"

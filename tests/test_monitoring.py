@@ -41,8 +41,9 @@ def monitors() -> list[Any]:
 
 
 def dashboards() -> list[Any]:
+    """Every dashboard, in the order of their names: the program registers them in any order."""
     documents: list[Any] = []
-    for item in recording().of_kind("ConfigMap"):
+    for item in sorted(recording().of_kind("ConfigMap"), key=lambda item: item.name):
         data = plain(item.inputs)["data"]
         documents += [json.loads(text) for name, text in data.items() if name.endswith(".json")]
     return documents
