@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ _LOCK = re.compile(
 )
 """How the engine names a lock: files of a self-managed back end, or an update of Pulumi Cloud
 (pkg/backend/diy/lock.go and pkg/backend/httpstate, 3.259)."""
+
+_STATE_VERSION = 3
+"""Form of an exported state (apitype.DeploymentSchemaVersionCurrent, 3.259)."""
 
 
 class PulumiError(Exception):
@@ -102,13 +106,26 @@ class Pulumi:
         words = [command, *arguments]
         if self.yes:
             words.insert(1, "--yes")
+        self._past_locks(words, environment)
+
+    def import_state(self, deployment: Mapping[str, Any]) -> None:
+        """Replace the state by this one, of the form that `export` returns. Raises PulumiError."""
+        document = {"version": _STATE_VERSION, "deployment": deployment}
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+            json.dump(document, file)
+            file.flush()
+            self._past_locks(["stack", "import", "--file", file.name])
+
+    def _past_locks(
+        self, words: Sequence[str], environment: Mapping[str, str] | None = None
+    ) -> None:
         code, errors = self._stream(words, environment)
         held = locks(errors) if code else []
         if held:
             self.cancel(held)
             code, _ = self._stream(words, environment)
         if code:
-            raise PulumiError(f"pulumi {command} failed, see above")
+            raise PulumiError(f"pulumi {words[0]} failed, see above")
 
     def cancel(self, held: Sequence[Lock]) -> None:
         """Remove locks. Raises PulumiError when a holder may be alive and nobody confirms."""

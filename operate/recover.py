@@ -177,13 +177,43 @@ def recover(command: Pulumi) -> None:
             raise PulumiError("nothing was changed; to go on deleting: make destroy")
     target, declared = settings.parse(*command.configuration())
     _clear_helm(command, access(target), left)
-    if left.vault_paths and left.stack:
-        with vault_reachable(target, declared, left.stack):
-            _clear_state(command, left)
-    else:
-        _clear_state(command, left)
+    if left.creations and left.stack is not None:
+        say(f"{len(left.creations)} creations have no known end")
+        if left.vault_paths:
+            command.import_state(with_created(command.export(), left.vault_paths))
+            with vault_reachable(target, declared, left.stack):
+                command.run("refresh", "--skip-preview", *_targets(left.vault_paths))
+        else:
+            # The stack itself is read from nowhere. A full refresh would need Vault and PostgreSQL
+            # to answer, with passwords that a killed rotation may have left half changed.
+            arguments = ["--clear-pending-creates", "--skip-preview", *_targets([left.stack])]
+            command.run("refresh", *arguments)
     say("bringing the environment up, adopting what exists")
     command.run("up", environment=_ADOPT)
+
+
+def with_created(deployment: Mapping[str, Any], paths: Mapping[str, str]) -> dict[str, Any]:
+    """The state, with these pending creations as if they had ended; the ids are by URN.
+
+    A refresh then reads what is really there, or drops what is not. The engine's own way,
+    `refresh --import-pending-creates`, reads only what is targeted, and 3.259 finds no target that
+    is pending.
+    """
+    resources: list[Record] = list(deployment["resources"])
+    for operation in deployment["pending_operations"]:
+        resource: Record = operation["resource"]
+        urn = resource["urn"]
+        if operation["type"] == "creating" and urn in paths:
+            resources.append({**resource, "id": paths[urn], "outputs": resource["inputs"]})
+    return {**deployment, "resources": resources, "pending_operations": []}
+
+
+def _targets(urns: Iterable[str]) -> list[str]:
+    """The option once per resource."""
+    words: list[str] = []
+    for urn in urns:
+        words += ["--target", urn]
+    return words
 
 
 def _clear_helm(command: Pulumi, cluster: ClusterAccess, left: Leftovers) -> None:
@@ -198,25 +228,6 @@ def _clear_helm(command: Pulumi, cluster: ClusterAccess, left: Leftovers) -> Non
     if not command.yes and not command.confirm("Delete these Secrets?"):
         raise PulumiError("nothing was changed: Helm refuses to install while these Secrets exist")
     asyncio.run(remove_records(cluster, stuck))
-
-
-def _clear_state(command: Pulumi, left: Leftovers) -> None:
-    """Forget pending creations, after those in Vault were read into the state.
-
-    Only the resources in question are read: a full refresh would need Vault and PostgreSQL to
-    answer, with passwords that a killed rotation may have left half changed.
-    """
-    if not left.creations or left.stack is None:
-        return
-    say(f"{len(left.creations)} creations have no known end")
-    arguments = ["--clear-pending-creates", "--skip-preview"]
-    for urn, path in left.vault_paths.items():
-        arguments += ["--import-pending-creates", urn, "--import-pending-creates", path]
-        arguments += ["--target", urn]
-    if not left.vault_paths:
-        # Without a target everything would be read. The stack itself is read from nowhere.
-        arguments += ["--target", left.stack]
-    command.run("refresh", *arguments)
 
 
 def say(text: str) -> None:

@@ -132,7 +132,7 @@ def pulumi_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[
 cd {tmp_path}
 echo "$* ${{PULUMI_K8S_UPSERT_EXISTING_OBJECTS:+adopting}}" >> calls
 case $1 in
-  stack) cat export.json ;;
+  stack) if [ $2 = import ]; then cp $4 imported.json; else cat export.json; fi ;;
   config) cat config.json ;;
   cancel) rm -f lock ;;
   *) if [ -f lock ]; then cat lock >&2; exit 255; fi ;;
@@ -160,16 +160,16 @@ def test_vaults_paths_are_read_and_everything_else_is_forgotten(
         forward.return_value.start.side_effect = lambda: note("forward opened")
         forward.return_value.close.side_effect = lambda: note("forward closed")
         recover.recover(Pulumi("dev", yes=True))
-    assert calls()[-4:] == [
-        "forward opened",
-        (
-            f"refresh --yes --clear-pending-creates --skip-preview "
-            f"--import-pending-creates {MOUNT} --import-pending-creates secret "
-            f"--target {MOUNT} --stack dev"
-        ),
-        "forward closed",
-        "up --yes --stack dev adopting",
-    ]
+    *_, imported, opened, refresh, closed, up = calls()
+    assert imported.startswith("stack import --file ")
+    assert (opened, closed) == ("forward opened", "forward closed")
+    assert refresh == f"refresh --yes --skip-preview --target {MOUNT} --stack dev"
+    assert up == "up --yes --stack dev adopting"
+    state = json.loads((tmp_path / "imported.json").read_text())["deployment"]
+    assert state["pending_operations"] == []
+    mounts = [item for item in state["resources"] if item["urn"] == MOUNT]
+    assert [(item["id"], item["outputs"]["path"]) for item in mounts] == [("secret", "secret")]
+    assert not any(item["urn"] == SECRET for item in state["resources"])
 
 
 def test_without_anything_in_vault_no_server_is_asked(
