@@ -4,10 +4,8 @@ SHLINK_TEST_KUBECONFIG names the kubeconfig of the API server; the others run on
 """
 
 import os
-import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -99,47 +97,6 @@ _PRIORITY = {
 def _declared(kind: str) -> list[Any]:
     resources = configurations.recording("defaults").of_kind(kind)
     return [plain(resource.inputs) for resource in resources if resource.is_kubernetes_object]
-
-
-@pytest.fixture(scope="session", autouse=True)
-def living_nodes() -> Iterator[None]:
-    """Renews the leases of nodes without a kubelet.
-
-    Without a lease a node counts as lost after a minute, and port-forwards to its pods fail.
-    """
-    kubeconfig = os.environ.get(_VARIABLE)
-    if not kubeconfig:
-        yield
-        return
-    connected, stop = Cluster(Path(kubeconfig)), threading.Event()
-    names = [
-        node["metadata"]["name"]
-        for node in connected.call("GET", "/api/v1/nodes").body["items"]
-        if "kwok.x-k8s.io/node" in node["metadata"].get("annotations", {})
-    ]
-
-    def renew() -> None:
-        while True:
-            connected.apply(map(_lease, names))
-            if stop.wait(10):
-                return
-
-    thread = threading.Thread(target=renew, daemon=True)
-    thread.start()
-    yield
-    stop.set()
-    thread.join()
-    connected.close()
-
-
-def _lease(node: str) -> dict[str, Any]:
-    now = datetime.now(tz=UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    return {
-        "apiVersion": "coordination.k8s.io/v1",
-        "kind": "Lease",
-        "metadata": {"namespace": "kube-node-lease", "name": node},
-        "spec": {"holderIdentity": "tests", "leaseDurationSeconds": 40, "renewTime": now},
-    }
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
