@@ -358,8 +358,8 @@ def test_a_person_reads_cause_command_page_and_consequences() -> None:
 
 
 def test_json_keeps_its_promise() -> None:
-    found = report(broken(stack("dev"), [faults.vault_is_sealed])).as_json()
-    assert {*found} == {
+    document = report(broken(stack("dev"), [faults.vault_is_sealed])).as_json()
+    assert {*document} == {
         "stack",
         "context",
         "kubernetes",
@@ -369,7 +369,7 @@ def test_json_keeps_its_promise() -> None:
         "passed",
         "skipped",
     }
-    assert {*found["findings"][0]} == {
+    assert {*document["findings"][0]} == {
         "check",
         "layer",
         "severity",
@@ -378,7 +378,7 @@ def test_json_keeps_its_promise() -> None:
         "remedy",
         "consequences",
     }
-    assert json.loads(json.dumps(found))["findings"][0]["severity"] == "error"
+    assert json.loads(json.dumps(document))["findings"][0]["severity"] == "error"
 
 
 def test_doctor_reads_each_list_once() -> None:
@@ -430,8 +430,8 @@ def test_a_warning_explains_nothing() -> None:
     ]
     warning = Problem("w", "x", "true", severity=Severity.WARNING)
     error = Problem("e", "y", "true")
-    found = fold(checks, {"a.first": [warning], "b.second": [error]})
-    assert [finding.message for finding in found] == ["e", "w"]
+    folded = fold(checks, {"a.first": [warning], "b.second": [error]})
+    assert [finding.message for finding in folded] == ["e", "w"]
 
 
 # The runbook
@@ -445,15 +445,15 @@ def _headings() -> set[str]:
 
 def _anchors_in_the_code() -> set[str]:
     """The second value of every Problem, and the third of each known cause in a log."""
-    found: set[str] = set()
+    names: set[str] = set()
     for path in (ROOT / "operate").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Problem":
                 anchor = node.args[1]
                 if isinstance(anchor, ast.Constant):
-                    found.add(str(anchor.value))
+                    names.add(str(anchor.value))
     causes = vars(shlink)["_CAUSES"]
-    return found | {anchor for _, _, anchor in causes}
+    return names | {anchor for _, _, anchor in causes}
 
 
 def test_every_finding_has_its_page() -> None:

@@ -43,9 +43,9 @@ def test_a_verifier_accepts_the_proof_of_the_rfc() -> None:
     nonce = "rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0"
     salt = "W22ZaJ0SNY7soEsUEjb6gQ=="
     message = f"n=user,r=rOprNGfwEbeRWgbNEkqO,r={nonce},s={salt},i=4096,c=biws,r={nonce}".encode()
-    scheme, iterations, rest = scram_verifier("pencil", base64.b64decode(salt)).split("$", 2)
+    scheme, iterations, hashes = scram_verifier("pencil", base64.b64decode(salt)).split("$", 2)
     assert (scheme, iterations) == ("SCRAM-SHA-256", f"4096:{salt}")
-    stored, server = (base64.b64decode(part) for part in rest.split(":"))
+    stored, server = (base64.b64decode(part) for part in hashes.split(":"))
     proof = base64.b64decode("dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=")
     client = bytes(
         a ^ b for a, b in zip(proof, hmac.digest(stored, message, "sha256"), strict=True)
@@ -75,9 +75,9 @@ def test_pgo_adopts_the_users_secrets(dev: Recording, role: str) -> None:
 @pytest.mark.parametrize("role", USERS)
 def test_password_and_verifier_belong_together(name: str, role: str) -> None:
     # PGO never compares them: with another's verifier the password would not open the database.
-    found = user(configurations.recording(name), role)["stringData"]
-    salt = found["verifier"].split("$")[1].partition(":")[2]
-    assert found["verifier"] == scram_verifier(found["password"], base64.b64decode(salt))
+    secret = user(configurations.recording(name), role)["stringData"]
+    salt = secret["verifier"].split("$")[1].partition(":")[2]
+    assert secret["verifier"] == scram_verifier(secret["password"], base64.b64decode(salt))
     assert len(base64.b64decode(salt)) == 16
 
 
@@ -184,13 +184,13 @@ def test_both_users_are_listed_and_the_application_is_no_superuser() -> None:
 @pytest.mark.parametrize(("name", "instances"), [("defaults", 1), ("database-sized", 3)])
 def test_the_grant_waits_for_the_users_only(name: str, instances: int) -> None:
     """The first backup may take its time meanwhile: Shlink waits for it, the grant need not."""
-    found = cluster(name)
-    assert found["spec"]["instances"][0]["replicas"] == instances
-    assert json.loads(found["metadata"]["annotations"]["pulumi.com/waitFor"]) == [
+    database = cluster(name)
+    assert database["spec"]["instances"][0]["replicas"] == instances
+    assert json.loads(database["metadata"]["annotations"]["pulumi.com/waitFor"]) == [
         "jsonpath={.status.usersRevision}"
     ]
-    assert "pulumi.com/skipAwait" not in found["metadata"]["annotations"]
-    assert int(found["metadata"]["annotations"]["pulumi.com/timeoutSeconds"]) >= 600
+    assert "pulumi.com/skipAwait" not in database["metadata"]["annotations"]
+    assert int(database["metadata"]["annotations"]["pulumi.com/timeoutSeconds"]) >= 600
 
 
 def complete_cluster() -> dict[str, Any]:
@@ -269,14 +269,14 @@ def test_shlink_may_create_its_tables_before_it_starts_and_the_grant_goes_with_t
 ) -> None:
     recording = configurations.recording(name)
     grant = recording.one("Grant", "shlink-db-public-schema")
-    found = plain(grant.inputs)
-    assert (found["objectType"], found["schema"], found["database"], found["role"]) == (
+    inputs = plain(grant.inputs)
+    assert (inputs["objectType"], inputs["schema"], inputs["database"], inputs["role"]) == (
         "schema",
         "public",
         "shlink",
         "shlink",
     )
-    assert set(found["privileges"]) == {"CREATE", "USAGE"}
+    assert set(inputs["privileges"]) == {"CREATE", "USAGE"}
     assert recording.one("PostgresCluster", "shlink-db").urn in grant.depends_on
     assert grant.deleted_with == recording.one("PostgresCluster", "shlink-db").urn
     assert ("Grant", "shlink-db-public-schema") in before(recording, "Job", "shlink-migration")
@@ -284,19 +284,19 @@ def test_shlink_may_create_its_tables_before_it_starts_and_the_grant_goes_with_t
 
 def test_the_provider_is_the_superuser_over_tls_and_waits_for_the_cluster(dev: Recording) -> None:
     provider = dev.one("postgresql", "shlink-db")
-    found = plain(provider.inputs)
-    assert (found["username"], found["password"]) == (
+    inputs = plain(provider.inputs)
+    assert (inputs["username"], inputs["password"]) == (
         "postgres",
         user(dev, "postgres")["stringData"]["password"],
     )
-    assert found["sslmode"] == "verify-full"
+    assert inputs["sslmode"] == "verify-full"
     authority = plain(dev.one("SelfSignedCert", "authority-certificate-1").inputs)
     assert authority["isCaCertificate"] is True
-    assert Path(found["sslrootcert"]).read_text().startswith("-----BEGIN CERTIFICATE-----")
-    assert found["host"] == "127.0.0.1"
+    assert Path(inputs["sslrootcert"]).read_text().startswith("-----BEGIN CERTIFICATE-----")
+    assert inputs["host"] == "127.0.0.1"
     assert dev.one("PostgresCluster", "shlink-db").urn in provider.depends_on
     # Saves a connection, so that a preview makes none.
-    assert found["expectedVersion"].startswith(
+    assert inputs["expectedVersion"].startswith(
         f"{cluster('stack dev')['spec']['postgresVersion']}."
     )
 
@@ -306,8 +306,8 @@ def test_the_provider_is_the_superuser_over_tls_and_waits_for_the_cluster(dev: R
     [("10.0.0.8:5433", ("10.0.0.8", 5433)), ("db.example.org", ("db.example.org", 5432))],
 )
 def test_a_direct_address_needs_no_forward(address: str, expected: tuple[str, int]) -> None:
-    found, forwards = reached({"postgres": {"address": address}})
-    assert (found.postgres_host, found.postgres_port) == expected
+    servers, forwards = reached({"postgres": {"address": address}})
+    assert (servers.postgres_host, servers.postgres_port) == expected
     assert forwards == ["vault/vault"]
 
 

@@ -26,10 +26,10 @@ def test_nothing_leads_to_shlink_unless_it_is_said(dev: Recording) -> None:
 
 
 def test_an_ingress(program: Program) -> None:
-    found = manifest(configurations.recording("ingress"), "Ingress", "shlink")
-    assert found["metadata"]["annotations"] == {"cert-manager.io/cluster-issuer": "letsencrypt"}
+    ingress = manifest(configurations.recording("ingress"), "Ingress", "shlink")
+    assert ingress["metadata"]["annotations"] == {"cert-manager.io/cluster-issuer": "letsencrypt"}
     backend = {"service": {"name": "shlink", "port": {"name": "http"}}}
-    assert found["spec"] == {
+    assert ingress["spec"] == {
         "ingressClassName": "nginx",
         "tls": [{"hosts": ["s.example.org"], "secretName": "shlink-tls"}],
         "rules": [
@@ -51,13 +51,13 @@ def test_an_ingress(program: Program) -> None:
 
 
 def test_a_gateway(program: Program) -> None:
-    found = manifest(configurations.recording("gateway"), "HTTPRoute", "shlink")
-    assert found["apiVersion"] == "gateway.networking.k8s.io/v1"
-    assert found["spec"]["parentRefs"] == [
+    route = manifest(configurations.recording("gateway"), "HTTPRoute", "shlink")
+    assert route["apiVersion"] == "gateway.networking.k8s.io/v1"
+    assert route["spec"]["parentRefs"] == [
         {"name": "public", "namespace": "gateways", "sectionName": "https"}
     ]
-    assert found["spec"]["hostnames"] == ["s.example.org"]
-    assert found["spec"]["rules"] == [{"backendRefs": [{"name": "shlink", "port": 8080}]}]
+    assert route["spec"]["hostnames"] == ["s.example.org"]
+    assert route["spec"]["rules"] == [{"backendRefs": [{"name": "shlink", "port": 8080}]}]
     route = {
         "type": "gateway",
         "name": "public",
@@ -134,8 +134,8 @@ def test_a_gateway_has_a_route_for_the_hosts_without_rest(
         for rule in route["rules"]
     }
     assert rules == {"/rest": CLOSED, "/": "shlink"}
-    others = [item for item in recording.of_kind("HTTPRoute") if item.name == "shlink-rest"]
-    assert [list(item.inputs["spec"]["hostnames"]) for item in others] == [
+    rest_routes = [item for item in recording.of_kind("HTTPRoute") if item.name == "shlink-rest"]
+    assert [list(item.inputs["spec"]["hostnames"]) for item in rest_routes] == [
         [host] for host in open_hosts
     ]
 

@@ -192,11 +192,11 @@ class TestPreviews:
             cwd=repository,
         )
         assert done.returncode == 0, done.stderr
-        made = {
+        contents = {
             path.relative_to(repository / "build/previews").as_posix(): path.read_text()
             for path in repository.glob("build/previews/*/*/*")
         }
-        assert made == {"base/dev/x.yaml": "1", "head/dev/x.yaml": "2", "head/prod/x.yaml": "2"}
+        assert contents == {"base/dev/x.yaml": "1", "head/dev/x.yaml": "2", "head/prod/x.yaml": "2"}
         worktrees = subprocess.check_output(
             ["git", "-C", repository, "worktree", "list"], text=True
         )
@@ -341,7 +341,7 @@ class TestEndToEnd:
     ) -> None:
         done, log = self.run_it(tmp_path, commands)
         assert done.returncode == 0, done.stderr
-        wanted = [
+        commands = [
             "pulumi stack init dev",
             "make up STACK=dev",
             "make smoke STACK=dev",
@@ -349,7 +349,7 @@ class TestEndToEnd:
             "pulumi up --stack dev --expect-no-changes",
             "make destroy STACK=dev",
         ]
-        assert [line for line in log if line in wanted] == wanted
+        assert [line for line in log if line in commands] == commands
         assert all("--context kind-x" in line for line in log if line.startswith("kubectl"))
 
     def test_a_role_that_may_read_secrets_fails_it(

@@ -135,14 +135,14 @@ def forward(run_id: str) -> Iterator[Open]:
             "postgres/shlink-db-primary", NAMESPACE, {"forward-test": test or run_id}, 5432
         )
         access = access or ClusterAccess(context(), KUBECONFIG)
-        one = Forward(access, target, port, "shlink:postgres", timeout=TIMEOUT, report=reports)
-        one.start()
-        started.append(one)
+        opened = Forward(access, target, port, "shlink:postgres", timeout=TIMEOUT, report=reports)
+        opened.start()
+        started.append(opened)
         return port, reports
 
     yield start
-    for one in started:
-        one.close()
+    for opened in started:
+        opened.close()
 
 
 @pytest.fixture(scope="module")
@@ -276,10 +276,10 @@ def refused(port: int, reports: Reports, seconds: float) -> str:
     """The one message, after it came in time and the local connections were closed."""
     begun = time.monotonic()
     with (
-        socket.create_connection(("127.0.0.1", port)) as one,
-        socket.create_connection(("127.0.0.1", port)) as other,
+        socket.create_connection(("127.0.0.1", port)) as first,
+        socket.create_connection(("127.0.0.1", port)) as second,
     ):
-        for client in (one, other):
+        for client in (first, second):
             client.settimeout(seconds + MARGIN)
             assert client.recv(1) == b""
         assert reports.came.wait(MARGIN)
