@@ -188,6 +188,9 @@ class View:
                 f"no answer to {resource}: {str(error)[:200] or type(error).__name__}"
             ) from None
         if reply.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+            if "/proxy/" in resource and reply.fields.get("kind") != "Status":
+                # Not the API server says so, but a network between it and the pod, or the pod.
+                raise NoAnswerError(f"{resource} is refused behind the API server ({reply.status})")
             raise ForbiddenError(f"no right to read {resource} {where} ({reply.status})")
         return reply
 

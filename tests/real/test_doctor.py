@@ -241,6 +241,30 @@ def _settled(cluster: Cluster) -> None:
         return True
 
     cluster.until(ready, "the pods do not become Ready", 90)
+    cluster.until(lambda: _services_lead(cluster), "Services do not lead to their pods", 30)
+
+
+def _services_lead(cluster: Cluster) -> bool:
+    """The endpoints of every Service name all its Ready pods: they follow a little later."""
+    for namespace in ("vault", "postgres", "redis", "shlink", "external-secrets"):
+        slices = cluster.call(
+            "GET", f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
+        ).body["items"]
+        services = cluster.call("GET", f"/api/v1/namespaces/{namespace}/services").body["items"]
+        pods = _pods(cluster, namespace, "")
+        for service in services:
+            name, selector = service["metadata"]["name"], service["spec"].get("selector")
+            named: set[str] = set()
+            for piece in slices:
+                if piece["metadata"]["labels"].get("kubernetes.io/service-name") == name:
+                    endpoints: list[dict[str, Any]] = piece.get("endpoints") or []
+                    named |= {endpoint["targetRef"]["name"] for endpoint in endpoints}
+            for pod in pods:
+                labels = pod["metadata"].get("labels", {})
+                selected = selector and selector.items() <= labels.items()
+                if selected and world.is_ready(pod) and pod["metadata"]["name"] not in named:
+                    return False
+    return True
 
 
 def look(declared: Declared, access: ClusterAccess) -> Report:
