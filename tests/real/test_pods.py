@@ -54,8 +54,9 @@ def _place(cluster: Cluster, template: Template) -> tuple[list[str], Counter[str
         def scheduled() -> bool:
             nodes.clear()
             for pod in pods:
-                stored = cluster.call("GET", cluster.path(pod)).body
-                nodes[stored["spec"].get("nodeName", "")] += 1
+                stored = cluster.call("GET", cluster.path(pod))
+                # A busy API server may have no answer yet.
+                nodes[stored.body["spec"].get("nodeName", "") if stored.ok else ""] += 1
             return "" not in nodes
 
         cluster.until(scheduled, f"pods of {template.name} are not scheduled")
