@@ -341,7 +341,7 @@ class TestEndToEnd:
     ) -> None:
         done, log = self.run_it(tmp_path, commands)
         assert done.returncode == 0, done.stderr
-        commands = [
+        expected = [
             "pulumi stack init dev",
             "make up STACK=dev",
             "make smoke STACK=dev",
@@ -349,7 +349,7 @@ class TestEndToEnd:
             "pulumi up --stack dev --expect-no-changes",
             "make destroy STACK=dev",
         ]
-        assert [line for line in log if line in commands] == commands
+        assert [line for line in log if line in expected] == expected
         assert all("--context kind-x" in line for line in log if line.startswith("kubectl"))
 
     def test_a_role_that_may_read_secrets_fails_it(
