@@ -51,6 +51,28 @@ class Mutant:
 
 MUTANTS = [
     Mutant(
+        "the grants of two users share a name",
+        [
+            Change(
+                "components/postgres.py",
+                '    if name == f"{user.name}-db" and database == user.name:\n',
+                "    if database == user.name:\n",
+            )
+        ],
+        ["tests/test_operators.py", "-k", "second_consumer"],
+    ),
+    Mutant(
+        "a recovery forgets what a killed run began in Vault",
+        [
+            Change(
+                "operate/recover.py",
+                '        if operation["type"] == "creating" and urn in paths:\n',
+                '        if operation["type"] == "nothing" and urn in paths:\n',
+            )
+        ],
+        ["tests/test_recover.py", "-k", "paths_are_read"],
+    ),
+    Mutant(
         "a drill counts the pod that still stops as recovered",
         [Change("operate/drills.py", "        await _gone(api, namespace, old)\n", "")],
         ["tests/test_drills.py", "-k", "has_stopped"],
