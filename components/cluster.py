@@ -10,7 +10,7 @@ import shlex
 import tempfile
 import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -56,6 +56,11 @@ def provider(cluster: Cluster, after: pulumi.Resource | None = None) -> kubernet
         enable_config_map_mutable=True,
         opts=pulumi.ResourceOptions(depends_on=after),
     )
+
+
+def label_selector(labels: Mapping[str, str]) -> str:
+    """Labels as the API and kubectl take them: an object must have all of them."""
+    return ",".join(f"{key}={value}" for key, value in labels.items())
 
 
 def access(cluster: Cluster) -> "ClusterAccess":

@@ -7,7 +7,7 @@ from typing import Any
 
 import pulumi
 
-from .cluster import ClusterAccess, disconnect
+from .cluster import ClusterAccess, disconnect, label_selector
 
 
 class ExecuteError(pulumi.RunError):
@@ -30,7 +30,7 @@ class Container:
 
     @property
     def selector(self) -> str:
-        return ",".join(f"{key}={value}" for key, value in self.pod_labels.items())
+        return label_selector(self.pod_labels)
 
 
 async def execute(

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import pulumi
 
-from .cluster import ClusterAccess, ClusterError, disconnect
+from .cluster import ClusterAccess, ClusterError, disconnect, label_selector
 
 TIMEOUT = 15.0
 """Seconds that a new connection waits for a Ready pod and for the API server."""
@@ -67,7 +67,7 @@ class ForwardTarget:
 
     @property
     def selector(self) -> str:
-        return ",".join(f"{key}={value}" for key, value in self.pod_labels.items())
+        return label_selector(self.pod_labels)
 
 
 def local_port(project: str, stack: str, service: str) -> int:

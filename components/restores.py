@@ -17,7 +17,7 @@ import pulumi
 
 from .backup_info import BackupInfoError, RepositoryContent, contents, impossible, summary
 from .backup_settings import InPlaceRestore, StoreRestore
-from .cluster import ClusterAccess, disconnect
+from .cluster import ClusterAccess, disconnect, label_selector
 from .execute import Container, ExecuteError, execute
 from .placement import Placement
 from .pods import CONTAINER_SECURITY
@@ -145,8 +145,7 @@ async def _stop(access: ClusterAccess, workload: Workload) -> None:
         async for item in objects:
             # Its next server-side apply takes the field back, and with it starts the pods.
             await item.patch({"spec": {"replicas": 0}})
-            labels = item.raw["spec"]["selector"]["matchLabels"]
-            selector = ",".join(f"{key}={value}" for key, value in labels.items())
+            selector = label_selector(item.raw["spec"]["selector"]["matchLabels"])
         if not selector:
             return
         pulumi.log.info(f"Deployment {workload.namespace}/{workload.name} stops for the restore")

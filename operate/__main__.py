@@ -15,7 +15,7 @@ from offline import stacks
 
 from . import drills, preflight
 from .checks import CHECKS
-from .declared import Declared, declared
+from .declared import Declared, connectable
 from .doctor import BLIND, HEALTHY, ILL, Report, examine
 from .report import show
 from .smoke import SmokeError, Step, smoke
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run one command; returns its exit code."""
     options = _parser().parse_args(arguments)
     try:
-        environment = _declared(options.stack, options.kubeconfig)
+        environment = connectable(options.stack, options.kubeconfig)
     except (stacks.StackError, pulumi.RunError) as error:
         sys.stderr.write(f"error: {error}\n")
         return BLIND
@@ -70,20 +70,6 @@ def _parser() -> argparse.ArgumentParser:
     drill.add_argument("name", choices=[item.name for item in drills.DRILLS])
     drill.set_defaults(run=_drill)
     return parser
-
-
-def _declared(stack: str, kubeconfig: str | None) -> Declared:
-    """What the stack declares. Raises StackError and SettingsError."""
-    environment = declared(stack)
-    cluster = environment.cluster
-    if kubeconfig:
-        cluster = cluster.model_copy(update={"kubeconfig": kubeconfig})
-    elif cluster.kubeconfig == stacks.PLACEHOLDER:
-        raise stacks.StackError(
-            f"kubernetes:kubeconfig of stack {stack} is encrypted, and this command asks for no "
-            f"passphrase: name a file, as in --kubeconfig ~/.kube/config"
-        )
-    return dataclasses.replace(environment, cluster=cluster)
 
 
 def _doctor(environment: Declared, options: argparse.Namespace) -> int:
@@ -142,7 +128,7 @@ def _drill(environment: Declared, options: argparse.Namespace) -> int:
             environment,
             access(environment.cluster),
             tell=tell,
-            again=lambda: _declared(options.stack, options.kubeconfig),
+            again=lambda: connectable(options.stack, options.kubeconfig),
         )
     except (drills.DrillError, pulumi.RunError) as error:
         sys.stderr.write(f"error: {error}\n")

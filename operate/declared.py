@@ -3,6 +3,7 @@
 Doctor compares a cluster with this, so no name and no number of the program is repeated here.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,24 @@ def declared(stack: str, root: Path = ROOT) -> Declared:
     configuration, encrypted = stacks.configuration(root, stack)
     cluster, settings = parse_settings(configuration, encrypted)
     return of_recording(record(stack, configuration, encrypted), cluster, settings)
+
+
+def connectable(stack: str, kubeconfig: str | None) -> Declared:
+    """What a stack declares, with a cluster to connect to without the stack's passphrase.
+
+    `kubeconfig` is a file that takes the place of the stack's own. Raises StackError and
+    SettingsError.
+    """
+    environment = declared(stack)
+    cluster = environment.cluster
+    if kubeconfig:
+        cluster = cluster.model_copy(update={"kubeconfig": kubeconfig})
+    elif cluster.kubeconfig == stacks.PLACEHOLDER:
+        raise stacks.StackError(
+            f"kubernetes:kubeconfig of stack {stack} is encrypted, and this command asks for no "
+            "passphrase: name a file, as in --kubeconfig ~/.kube/config"
+        )
+    return dataclasses.replace(environment, cluster=cluster)
 
 
 def of_recording(recording: Recording, cluster: Cluster, settings: Settings) -> Declared:

@@ -1,5 +1,6 @@
 """Running the `pulumi` command, and getting past the lock that a killed run left behind."""
 
+import argparse
 import json
 import os
 import re
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -178,6 +179,26 @@ def _copy(source: IO[str], lines: list[str]) -> None:
         sys.stderr.write(line)
         sys.stderr.flush()
         lines.append(line)
+
+
+def per_resource(option: str, urns: Iterable[str]) -> list[str]:
+    """The option once per resource, as the engine takes it."""
+    words: list[str] = []
+    for urn in urns:
+        words += [option, urn]
+    return words
+
+
+def add_yes(parser: argparse.ArgumentParser) -> None:
+    """Add `--yes`, by which a script answers what a person would be asked."""
+    parser.add_argument(
+        "--yes", action="store_true", help="ask nothing (also: PULUMI_SKIP_CONFIRMATIONS=true)"
+    )
+
+
+def says_yes(options: argparse.Namespace) -> bool:
+    """Whether `--yes` was given, or the variable that means the same to Pulumi is set."""
+    return bool(options.yes) or os.environ.get("PULUMI_SKIP_CONFIRMATIONS") == "true"
 
 
 def executable() -> str:

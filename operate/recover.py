@@ -11,7 +11,6 @@ A killed run leaves three things behind. Each is undone here; nothing that holds
 
 import argparse
 import asyncio
-import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ import pulumi
 from components import settings
 from components.cluster import ClusterAccess, access
 
-from .pulumi_cli import Pulumi, PulumiError
+from .pulumi_cli import Pulumi, PulumiError, add_yes, per_resource, says_yes
 from .vault_forward import vault_reachable
 
 Record = Mapping[str, Any]
@@ -180,13 +179,15 @@ def recover(command: Pulumi) -> None:
     if left.creations and left.stack is not None:
         say(f"{len(left.creations)} creations have no known end")
         if left.vault_paths:
+            # Once more, as a person may have taken time over the questions before.
             command.import_state(with_created(command.export(), left.vault_paths))
             with vault_reachable(target, declared, left.stack):
-                command.run("refresh", "--skip-preview", *_targets(left.vault_paths))
+                targets = per_resource("--target", left.vault_paths)
+                command.run("refresh", "--skip-preview", *targets)
         else:
             # The stack itself is read from nowhere. A full refresh would need Vault and PostgreSQL
             # to answer, with passwords that a killed rotation may have left half changed.
-            arguments = ["--clear-pending-creates", "--skip-preview", *_targets([left.stack])]
+            arguments = ["--clear-pending-creates", "--skip-preview", "--target", left.stack]
             command.run("refresh", *arguments)
     say("bringing the environment up, adopting what exists")
     command.run("up", environment=_ADOPT)
@@ -206,14 +207,6 @@ def with_created(deployment: Mapping[str, Any], paths: Mapping[str, str]) -> dic
         if operation["type"] == "creating" and urn in paths:
             resources.append({**resource, "id": paths[urn], "outputs": resource["inputs"]})
     return {**deployment, "resources": resources, "pending_operations": []}
-
-
-def _targets(urns: Iterable[str]) -> list[str]:
-    """The option once per resource."""
-    words: list[str] = []
-    for urn in urns:
-        words += ["--target", urn]
-    return words
 
 
 def _clear_helm(command: Pulumi, cluster: ClusterAccess, left: Leftovers) -> None:
@@ -242,15 +235,12 @@ def main(arguments: Sequence[str]) -> int:
         description="Recover a stack from a killed run, or run a pulumi command past its lock.",
     )
     parser.add_argument("stack", help="the XXX of Pulumi.XXX.yaml")
-    parser.add_argument(
-        "--yes", action="store_true", help="ask nothing (also: PULUMI_SKIP_CONFIRMATIONS=true)"
-    )
+    add_yes(parser)
     parser.add_argument(
         "--only", choices=["destroy", "up", "refresh"], help="just this command, past a dead lock"
     )
     options = parser.parse_args(arguments)
-    yes = options.yes or os.environ.get("PULUMI_SKIP_CONFIRMATIONS") == "true"
-    command = Pulumi(options.stack, yes=yes)
+    command = Pulumi(options.stack, yes=says_yes(options))
     try:
         if options.only:
             command.run(options.only)

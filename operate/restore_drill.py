@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import dataclasses
 import json
-import os
 import re
 import signal
 import sys
@@ -32,8 +31,9 @@ from components.postgres import CLUSTER, PRIMARY
 from components.restores import repository_contents
 from offline import stacks
 
-from .declared import Declared, declared
+from .declared import Declared, connectable
 from .doctor import HEALTHY, ILL
+from .pulumi_cli import add_yes, says_yes
 from .view import LookError, Object, View, labelled
 
 COPY = RESTORE_DRILL.name
@@ -399,10 +399,10 @@ async def _interruptible(work: Coroutine[Any, Any, None]) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns its exit code."""
     options = _parser().parse_args(arguments)
-    yes = options.yes or os.environ.get("PULUMI_SKIP_CONFIRMATIONS") == "true"
+    yes = says_yes(options)
     tell = _silent if options.json else _tell
     try:
-        environment = _declared(options.stack, options.kubeconfig)
+        environment = connectable(options.stack, options.kubeconfig)
         drill = Drill(
             environment,
             access(environment.cluster),
@@ -427,19 +427,6 @@ def main(arguments: Sequence[str]) -> int:
     else:
         sys.stdout.write("\n".join(shown(outcome)) + "\n")
     return HEALTHY if outcome.ok else ILL
-
-
-def _declared(stack: str, kubeconfig: str | None) -> Declared:
-    environment = declared(stack)
-    cluster = environment.cluster
-    if kubeconfig:
-        cluster = cluster.model_copy(update={"kubeconfig": kubeconfig})
-    elif cluster.kubeconfig == stacks.PLACEHOLDER:
-        raise stacks.StackError(
-            f"kubernetes:kubeconfig of stack {stack} is encrypted, and this command asks for no "
-            "passphrase: name a file, as in --kubeconfig ~/.kube/config"
-        )
-    return dataclasses.replace(environment, cluster=cluster)
 
 
 def _confirmed(environment: Declared, drill: Drill, outcome: Outcome) -> bool:
@@ -467,9 +454,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("stack", help="the XXX of Pulumi.XXX.yaml")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument(
-        "--yes", action="store_true", help="ask nothing (also: PULUMI_SKIP_CONFIRMATIONS=true)"
-    )
+    add_yes(parser)
     parser.add_argument(
         "--kubeconfig", help="use this file; needed where the stack's own is encrypted"
     )

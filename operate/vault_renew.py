@@ -12,7 +12,6 @@ what others put there. The steps, each of which may be repeated:
 
 import argparse
 import asyncio
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -26,7 +25,7 @@ from components import settings
 from components.cluster import ClusterAccess, access, disconnect
 from components.network import VAULT
 
-from .pulumi_cli import Pulumi, PulumiError
+from .pulumi_cli import Pulumi, PulumiError, add_yes, per_resource, says_yes
 from .vault_forward import vault_reachable
 
 RELEASE = "vault"
@@ -92,23 +91,15 @@ def renew(command: Pulumi) -> None:
         raise PulumiError("nothing was changed")
     asyncio.run(_empty(access(target)))
     say("making Vault's own objects again, and initialising it")
-    command.run("refresh", "--skip-preview", *_options("--target", [_IN_CLUSTER, _NETWORK]))
-    replaced = _options("--replace", records.jobs)
-    command.run("up", "--skip-preview", *_options("--target", [_ALL, _NETWORK]), *replaced)
+    command.run("refresh", "--skip-preview", *per_resource("--target", [_IN_CLUSTER, _NETWORK]))
+    replaced = per_resource("--replace", records.jobs)
+    command.run("up", "--skip-preview", *per_resource("--target", [_ALL, _NETWORK]), *replaced)
     say("looking what is in the new Vault")
     with vault_reachable(target, declared, records.jobs[0]):
-        command.run("refresh", "--skip-preview", *_options("--target", records.inside))
+        command.run("refresh", "--skip-preview", *per_resource("--target", records.inside))
     say("writing everything into it")
     command.run("up", "--skip-preview")
     say(f"done. Save the new keys away from the cluster: Secret {VAULT}/{KEYS}")
-
-
-def _options(option: str, urns: Sequence[str]) -> list[str]:
-    """The option once per resource."""
-    words: list[str] = []
-    for urn in urns:
-        words += [option, urn]
-    return words
 
 
 async def _empty(cluster: ClusterAccess) -> None:
@@ -190,13 +181,10 @@ def main(arguments: Sequence[str]) -> int:
         description="Make the Vault of a stack from nothing, and write its values again.",
     )
     parser.add_argument("stack", help="the XXX of Pulumi.XXX.yaml")
-    parser.add_argument(
-        "--yes", action="store_true", help="ask nothing (also: PULUMI_SKIP_CONFIRMATIONS=true)"
-    )
+    add_yes(parser)
     options = parser.parse_args(arguments)
-    yes = options.yes or os.environ.get("PULUMI_SKIP_CONFIRMATIONS") == "true"
     try:
-        renew(Pulumi(options.stack, yes=yes))
+        renew(Pulumi(options.stack, yes=says_yes(options)))
     except (PulumiError, pulumi.RunError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1

@@ -399,7 +399,7 @@ def test_an_encrypted_kubeconfig_is_asked_for(
     def unchanged(_: str) -> Declared:
         return changed
 
-    monkeypatch.setattr(command, "declared", unchanged)
+    monkeypatch.setattr("operate.declared.declared", unchanged)
     assert command.main(["doctor", "dev"]) == BLIND
     assert "--kubeconfig ~/.kube/config" in capsys.readouterr().err
 
