@@ -5,16 +5,24 @@ without a plugin or a cluster. The rest of the program waits for it. When a sett
 changes, a hook before the record's update compares the two and fails, in a preview too. If nothing
 in the record changes, the hook does not run.
 
-To allow a change that was prepared by hand, write it into `shlink:allowedChanges` exactly as the
-message does.
+One change is refused only if the cluster says so: a backup repository may go when another one holds
+a full backup. To allow a change that was prepared by hand, write it into `shlink:allowedChanges`
+exactly as the message does.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import pulumi
 
+from .backup_info import RepositoryContent, summary
+from .backups import VOLUME
+from .cluster import ClusterAccess, access
+from .execute import ExecuteError
+from .network import POSTGRES
+from .postgres import CLUSTER
+from .restores import repository_contents
 from .setting_types import amount
 from .settings import Cluster, FailoverRedis, Settings
 
@@ -136,6 +144,7 @@ _ROTATION = _Rule(
     "a lower number is an old password, which the product does not know any more",
     "raise the number instead: docs/operations.md",
 )
+_REPOSITORIES = "postgres.backups.repositories."
 _REPOSITORY = _Rule(
     _differs,
     "pgBackRest would find another database's backups there, or none, and archiving would stop",
@@ -175,9 +184,7 @@ def recorded(cluster: Cluster, settings: Settings) -> dict[str, Any]:
         record["redis.storage.storageClass"] = redis.storage.storage_class
     for name, store in postgres.backups.repositories.items():
         names = {"type", "bucket", "container", "account", "encrypted"}
-        record[f"postgres.backups.repositories.{name}"] = _listed(
-            store.model_dump(by_alias=True, include=names)
-        )
+        record[f"{_REPOSITORIES}{name}"] = _listed(store.model_dump(by_alias=True, include=names))
     rotations = settings.rotation.model_dump(by_alias=True)
     for name, number in rotations.items():
         record[f"rotation.{name}"] = number
@@ -211,7 +218,7 @@ def refusals(before: Record, after: Record, allowed: frozenset[str] = frozenset(
 def _rule(key: str) -> _Rule | None:
     if key.startswith("rotation."):
         return _ROTATION
-    if key.startswith("postgres.backups.repositories."):
+    if key.startswith(_REPOSITORIES):
         return _REPOSITORY
     return _RULES.get(key)
 
@@ -224,12 +231,71 @@ def _shown(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def comparison(allowed: frozenset[str]) -> Callable[[pulumi.ResourceHookArgs], None]:
+async def removals(
+    before: Record, after: Record, allowed: frozenset[str], cluster: ClusterAccess
+) -> list[str]:
+    """A text for each backup repository that must not go yet.
+
+    A store that goes is the end of what it protects, and only the cluster can tell whether another
+    repository holds a full backup. A preview reads nothing, and warns.
+    """
+    stores = [key.removeprefix(_REPOSITORIES) for key in before if key.startswith(_REPOSITORIES)]
+    removed: dict[str, str] = {}
+    for name in sorted(stores):
+        key = f"{_REPOSITORIES}{name}"
+        change = f"{key}: {_shown(before[key])} -> removed"
+        if key not in after and change not in allowed:
+            removed[name] = change
+    if not removed:
+        return []
+    kept = sorted({VOLUME, *stores} - removed.keys())
+    names, others = ", ".join(removed), ", ".join(kept)
+    if pulumi.runtime.is_dry_run():
+        pulumi.log.warn(
+            f"shlink:{_REPOSITORIES[:-1]}: {names} can go only when another repository holds a "
+            f"full backup; the update asks {others} for it"
+        )
+        return []
+    answer = await _without_full_backup(cluster, kept)
+    if answer is None:
+        if kept == [VOLUME]:
+            pulumi.log.warn(
+                f"without {names} no backup outlives the cluster: {VOLUME} is a volume in it"
+            )
+        return []
+    rule = _Rule(
+        _differs,
+        f"no other repository is known to hold a full backup. {answer}",
+        f"wait for the next scheduled full backup in {others}, or make one: "
+        "docs/operations.md#a-backup-by-hand",
+    )
+    return [_text(change, rule) for change in removed.values()]
+
+
+async def _without_full_backup(cluster: ClusterAccess, names: Sequence[str]) -> str | None:
+    """What these repositories hold instead of a full backup, or None when one of them has one."""
+    known: dict[str, RepositoryContent] = {}
+    try:
+        # Not the one that goes: it may not answer, which takes minutes.
+        for name in names:
+            known |= await repository_contents(cluster, POSTGRES, CLUSTER, name)
+    except ExecuteError as error:
+        return f"Nobody could be asked: {error}"
+    if any(known[name].has_full for name in names if name in known):
+        return None
+    shown = [f"{name}: {summary(content)}" for name, content in sorted(known.items())]
+    return f"`pgbackrest info` shows {'; '.join(shown) or 'none'}"
+
+
+def comparison(
+    allowed: frozenset[str], cluster: ClusterAccess
+) -> Callable[[pulumi.ResourceHookArgs], Awaitable[None]]:
     """A hook before the record's update. It raises ChangeError if a change would destroy data."""
 
-    def compare(args: pulumi.ResourceHookArgs) -> None:
+    async def compare(args: pulumi.ResourceHookArgs) -> None:
         before, after = _input(args.old_inputs), _input(args.new_inputs)
         texts = refusals(before, after, allowed)
+        texts += await removals(before, after, allowed, cluster)
         if texts:
             raise ChangeError("\n".join([_REFUSED, *texts, _ALLOW]))
 
@@ -240,7 +306,7 @@ def guard(cluster: Cluster, settings: Settings) -> pulumi.Resource:
     """The record in the state. Whatever is to be protected depends on it."""
     hook = pulumi.ResourceHook(
         "refuse-destructive-changes",
-        comparison(frozenset(settings.allowed_changes)),
+        comparison(frozenset(settings.allowed_changes), access(cluster)),
         opts=pulumi.ResourceHookOptions(on_dry_run=True),
     )
     return pulumi.Stash(

@@ -9,19 +9,13 @@ from typing import Any, cast
 
 import pulumi
 
-from .backup_info import RepositoryContent, summary
 from .backup_settings import InPlaceRestore, StoreRestore
 from .backups import RESTORE_ANNOTATION
 from .cluster import ClusterAccess, disconnect
-from .execute import ExecuteError
-from .restores import RestoreArgs, look_into_store, prepare_in_place, repository_contents
+from .restores import RestoreArgs, look_into_store, prepare_in_place
 from .setting_types import amount
 
 _RESOURCE = "postgresclusters.postgres-operator.crunchydata.com"
-_PUT_BACK = (
-    "Until then put the repository back and run `up` again: the network policies come first and "
-    "have closed its way already, and WAL that can't be archived stays on the database's volume"
-)
 _PAGE = "docs/upgrades.md"
 
 
@@ -47,9 +41,6 @@ def guard_hook(name: str, args: GuardArgs) -> pulumi.ResourceHook:
         reasons = refusals(old, new)
         if old.get("postgresVersion") != new.get("postgresVersion"):
             reasons += await _version(args, hook, old, new)
-        left = _repositories(old) - _repositories(new)
-        if left:
-            reasons += await _left(args, hook, left, _repositories(old) & _repositories(new))
         if reasons:
             raise pulumi.RunError("\n".join(reasons))
         if isinstance(args.restore, InPlaceRestore) and _asked(hook):
@@ -99,44 +90,6 @@ def _shrunk(key: str, before: str, after: str) -> str:
         f"{key}: {after} is less than the {before} that the volume has; a volume cannot be made "
         "smaller. Restore into a new environment instead"
     )
-
-
-async def _left(
-    args: GuardArgs, hook: pulumi.ResourceHookArgs, left: set[str], kept: set[str]
-) -> list[str]:
-    """Why these repositories must stay.
-
-    One that goes takes its backups along when it is a volume, and ends what a store has.
-    """
-    names, others = ", ".join(sorted(left)), ", ".join(sorted(kept))
-    rule = (
-        f"shlink:postgres.backups.repositories: {names} can go only when another repository holds "
-        f"a full backup"
-    )
-    if pulumi.runtime.is_dry_run():
-        pulumi.log.warn(f"{rule}; the update asks {others} for it")
-        return []
-    access, (namespace, cluster) = args.restores.access, _place(hook)
-    known: dict[str, RepositoryContent] = {}
-    try:
-        # Not the one that goes: it may not answer, which takes minutes.
-        for name in sorted(kept):
-            known |= await repository_contents(access, namespace, cluster, name)
-    except ExecuteError as error:
-        return [f"{rule}, and nobody could be asked: {error}\n{_PUT_BACK}"]
-    if any(known[name].has_full for name in kept & known.keys()):
-        if kept == {"repo1"}:
-            pulumi.log.warn(
-                f"without {names} no backup outlives the cluster: repo1 is a volume in it"
-            )
-        return []
-    lines = [f"{rule}, and none does. `pgbackrest info` shows:"]
-    lines += [f"  {name}: {summary(content)}" for name, content in sorted(known.items())]
-    lines.append(
-        "Wait for the next scheduled full backup there, or make one by hand "
-        f"(docs/operations.md#a-backup-by-hand). {_PUT_BACK}"
-    )
-    return ["\n".join(lines)]
 
 
 def _asked(hook: pulumi.ResourceHookArgs) -> bool:
@@ -210,10 +163,6 @@ def _place(hook: pulumi.ResourceHookArgs) -> tuple[str, str]:
     """Namespace and name of the cluster."""
     metadata = _metadata(hook.new_inputs)
     return str(metadata["namespace"]), str(metadata["name"])
-
-
-def _repositories(spec: Mapping[str, Any]) -> set[str]:
-    return {str(item["name"]) for item in spec["backups"]["pgbackrest"]["repos"]}
 
 
 def _volumes(spec: Mapping[str, Any]) -> dict[str, str]:

@@ -672,8 +672,20 @@ MUTANTS = [
         ],
     ),
     Mutant(
+        "a repository is taken away while no other holds a full backup",
+        [
+            Change(
+                "components/changes.py",
+                "        texts += await removals(before, after, allowed, cluster)\n",
+                "",
+            )
+        ],
+        ["tests/test_changes.py", "-k", "otherwise_it_stays"],
+    ),
+    Mutant(
         "nothing waits for the comparison of settings",
         [Change("components/cluster.py", "depends_on=after", "depends_on=[]")],
+        ["tests/test_changes.py", "-k", "before_the_network_policies"],
     ),
     Mutant(
         "a key twice in a stack's file is accepted",

@@ -1,13 +1,21 @@
 """Changes that would destroy something are refused first of all, in a preview too."""
 
-from typing import Any
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, cast
+from unittest import mock
 
 import pulumi
 import pytest
 
 from components import changes
+from components.backup_info import Backup, RepositoryContent
+from components.cluster import ClusterAccess
+from components.execute import ExecuteError
 from components.settings import parse
-from offline.record import Recording
+from offline.record import Recording, plain
+from tests import configurations
 from tests.conftest import configuration
 
 _KMS = {"type": "awskms", "region": "eu-central-1", "kmsKeyId": "alias/a"}
@@ -153,18 +161,99 @@ def test_everything_in_the_cluster_waits_for_the_comparison(dev: Recording) -> N
         assert guard.urn in dev.waits_for(resource), resource.urn
 
 
+def update(
+    before: dict[str, Any],
+    after: dict[str, Any],
+    allowed: Sequence[str] = (),
+    *,
+    preview: bool = False,
+) -> list[str]:
+    """Run the hook of the record's update; returns what it warned of."""
+    compare = changes.comparison(frozenset(allowed), ClusterAccess("lab"))
+    old, new = {"input": before}, {"input": after}
+    args = pulumi.ResourceHookArgs(urn="", id="", name="", type="", old_inputs=old, new_inputs=new)
+    with (
+        mock.patch.object(pulumi.runtime, "is_dry_run", return_value=preview),
+        mock.patch.object(pulumi.log, "warn") as warn,
+    ):
+        asyncio.run(cast("Any", compare(args)))
+    return [str(call.args[0]) for call in warn.call_args_list]
+
+
 def test_numbers_arrive_from_the_engine_as_floats() -> None:
     """And are shown and compared as the whole numbers that the file has."""
-    compare = changes.comparison(frozenset({"postgres.version: 16 -> 17"}))
-
-    def update(old: float, new: float) -> None:
-        before, after = ({"input": {"postgres.version": version}} for version in (old, new))
-        compare(
-            pulumi.ResourceHookArgs(
-                urn="", id="", name="", type="", old_inputs=before, new_inputs=after
-            )
-        )
-
-    update(16.0, 17.0)
+    allowed = ["postgres.version: 16 -> 17"]
+    update({"postgres.version": 16.0}, {"postgres.version": 17.0}, allowed)
     with pytest.raises(changes.ChangeError, match=r"postgres\.version: 16 -> 15"):
-        update(16.0, 15.0)
+        update({"postgres.version": 16.0}, {"postgres.version": 15.0}, allowed)
+
+
+FULL = RepositoryContent(
+    None, [Backup("20261124-090000F", "full", datetime(2026, 11, 24, tzinfo=UTC), 1)]
+)
+EMPTY = RepositoryContent("no valid backups")
+TWO = repositories(repo2=_STORE, repo3=_STORE | {"bucket": "other"})
+
+
+def drop_repo2(
+    before: dict[str, Any],
+    holds: dict[str, RepositoryContent] | ExecuteError,
+    allowed: Sequence[str] = (),
+    *,
+    preview: bool = False,
+) -> list[str]:
+    """Take repo2 away, where each repository that may be asked holds this."""
+
+    async def contents(_: Any, namespace: str, cluster: str, name: str) -> Any:
+        assert (namespace, cluster) == ("postgres", "shlink-db")
+        if isinstance(holds, ExecuteError):
+            raise holds
+        return {name: holds[name]}
+
+    after = recorded(**before)
+    del after["postgres.backups.repositories.repo2"]
+    with mock.patch.object(changes, "repository_contents", contents):
+        return update(recorded(**before), after, allowed, preview=preview)
+
+
+def test_a_repository_may_go_when_another_holds_a_full_backup() -> None:
+    (warning,) = drop_repo2(repositories(repo2=_STORE), {"repo1": FULL})
+    assert "no backup outlives the cluster" in warning
+    assert drop_repo2(TWO, {"repo1": EMPTY, "repo3": FULL}) == []
+
+
+@pytest.mark.parametrize(
+    ("holds", "words"),
+    [
+        ({"repo1": EMPTY}, "`pgbackrest info` shows repo1: no valid backups"),
+        (ExecuteError("no pod runs"), "Nobody could be asked: no pod runs"),
+    ],
+    ids=["empty", "unknown"],
+)
+def test_otherwise_it_stays(holds: Any, words: str) -> None:
+    change = "repositories.repo2: bucket backups, encrypted True, type s3 -> removed"
+    with pytest.raises(changes.ChangeError, match=change) as error:
+        drop_repo2(repositories(repo2=_STORE), holds)
+    assert words in str(error.value)
+
+
+def test_a_repository_of_a_lost_cluster_is_given_up_by_its_own_words() -> None:
+    """Where no cluster is left that could be asked."""
+    change = "postgres.backups.repositories.repo2: bucket backups, encrypted True, type s3"
+    lost = ExecuteError("must not be asked")
+    assert drop_repo2(repositories(repo2=_STORE), lost, [f"{change} -> removed"]) == []
+
+
+def test_a_preview_of_a_removal_asks_nobody() -> None:
+    lost = ExecuteError("must not be asked")
+    (warning,) = drop_repo2(repositories(repo2=_STORE), lost, preview=True)
+    assert "the update asks repo1 for it" in warning
+
+
+def test_a_refused_removal_comes_before_the_network_policies() -> None:
+    """Otherwise they would have closed the store's way, while the database archives to it."""
+    recording = configurations.recording("backups-s3")
+    record = recording.one("Stash", "settings")
+    assert "postgres.backups.repositories.repo2" in plain(record.inputs)["input"]
+    policy = recording.one("NetworkPolicy", "namespace-postgres-shlink-db")
+    assert record.urn in recording.waits_for(policy)

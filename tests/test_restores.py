@@ -285,44 +285,6 @@ def inputs(name: str) -> Any:
     )
 
 
-def drop(text: str | ExecuteError, *, preview: bool = False) -> list[str]:
-    """Take repo2 away, where pgBackRest tells this."""
-    old, new = inputs("backups-s3"), inputs("backups-s3")
-    del new["spec"]["backups"]["pgbackrest"]["repos"][1]
-
-    async def known(*_: Any) -> Any:
-        if isinstance(text, ExecuteError):
-            raise text
-        return contents(text)
-
-    with mock.patch.object(postgres_guard, "repository_contents", known):
-        return run_hook(guarded(guard_hook), old, new, preview=preview)
-
-
-def test_a_repository_may_go_when_another_holds_a_full_backup() -> None:
-    (warning,) = drop(GOOD)
-    assert "no backup outlives the cluster" in warning
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        info(backup(FULL, 2, 9)),
-        info(faults={1: "no valid backups"}),
-        ExecuteError("no pod runs"),
-    ],
-    ids=["only-there", "nowhere", "unknown"],
-)
-def test_otherwise_it_stays(text: str | ExecuteError) -> None:
-    with pytest.raises(pulumi.RunError, match="repo2 can go only when another repository holds"):
-        drop(text)
-
-
-def test_a_preview_of_it_reads_nothing() -> None:
-    (warning,) = drop(ExecuteError("must not be asked"), preview=True)
-    assert "the update asks repo1 for it" in warning
-
-
 def test_an_update_without_a_new_restore_prepares_nothing() -> None:
     cluster = inputs("restore-in-place")
     prepared = mock.AsyncMock()
