@@ -1,4 +1,5 @@
-# `make` alone lists the targets. STACK defaults to dev.
+# `make` alone lists the targets. STACK defaults to dev. doctor, rights, smoke and the drills take
+# KUBECONFIG=FILE where the stack's own is encrypted.
 STACK ?= dev
 UV_VERSION := 0.13.9
 UV := .uv/bin/uv
@@ -11,6 +12,8 @@ export UV_PYTHON_DOWNLOADS := never
 # One word for the shell whatever is in it, and no call of make's own.
 quoted = '$(subst ','\'',$(value $(1)))'
 stack = $(call quoted,STACK)
+# KUBECONFIG of the command line alone: the environment's does not take the place of a stack's own.
+kubeconfig = $(if $(filter command,$(origin KUBECONFIG)),--kubeconfig $(call quoted,KUBECONFIG))
 # For the environment make would expand them.
 unexport STACK DRILL
 
@@ -114,16 +117,16 @@ forward: setup ## keep the forwards to Vault and PostgreSQL open, for `pulumi re
 	@$(PY) -m offline.forward $(stack)
 
 doctor: setup ## find what is wrong with STACK and its remedy; PRE=1 before a first up; JSON=1
-	@$(PY) -m operate doctor $(stack) $(if $(PRE),--pre) $(if $(JSON),--json)
+	@$(PY) -m operate doctor $(stack) $(kubeconfig) $(if $(PRE),--pre) $(if $(JSON),--json)
 
 rights: setup ## what each ServiceAccount of STACK may do, as the cluster answers
-	@$(PY) -m operate.rights $(stack)
+	@$(PY) -m operate.rights $(stack) $(kubeconfig)
 
 smoke: setup ## use STACK: create, follow, delete a short URL; OUTSIDE=1: by the external URL; JSON=1
-	@$(PY) -m operate smoke $(stack) $(if $(OUTSIDE),--outside) $(if $(JSON),--json)
+	@$(PY) -m operate smoke $(stack) $(kubeconfig) $(if $(OUTSIDE),--outside) $(if $(JSON),--json)
 
 drill: setup ## rehearse a failure of STACK and time the recovery: DRILL=redis-failover; asks first
-	@$(PY) -m operate drill $(stack) $(call quoted,DRILL)
+	@$(PY) -m operate drill $(stack) $(kubeconfig) $(call quoted,DRILL)
 
 restore-drill: setup ## restore STACK's latest backup beside the live one, compare, remove; asks first
-	@$(PY) -m operate.restore_drill $(stack) $(if $(JSON),--json)
+	@$(PY) -m operate.restore_drill $(stack) $(kubeconfig) $(if $(JSON),--json)

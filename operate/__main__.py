@@ -15,7 +15,7 @@ from offline import stacks
 
 from . import drills, preflight
 from .checks import CHECKS
-from .declared import Declared, connectable
+from .declared import Declared, add_stack, connectable
 from .doctor import BLIND, HEALTHY, ILL, Report, examine
 from .report import show
 from .smoke import SmokeError, Step, smoke
@@ -36,11 +36,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m operate", description="Look after a stack.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("stack", help="the XXX of Pulumi.XXX.yaml")
+    add_stack(common)
     common.add_argument("--json", action="store_true", help="print one JSON object")
-    common.add_argument(
-        "--kubeconfig", help="use this file; needed where the stack's own is encrypted"
-    )
     doctor = commands.add_parser(
         "doctor",
         parents=[common],

@@ -3,6 +3,7 @@
 Doctor compares a cluster with this, so no name and no number of the program is repeated here.
 """
 
+import argparse
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -66,6 +67,14 @@ def declared(stack: str, root: Path = ROOT) -> Declared:
     return of_recording(record(stack, configuration, encrypted), cluster, settings)
 
 
+def add_stack(parser: argparse.ArgumentParser) -> None:
+    """Add the two arguments that `connectable` takes."""
+    parser.add_argument("stack", help="the XXX of Pulumi.XXX.yaml")
+    parser.add_argument(
+        "--kubeconfig", help="use this file; needed where the stack's own is encrypted"
+    )
+
+
 def connectable(stack: str, kubeconfig: str | None) -> Declared:
     """What a stack declares, with a cluster to connect to without the stack's passphrase.
 
@@ -75,11 +84,13 @@ def connectable(stack: str, kubeconfig: str | None) -> Declared:
     environment = declared(stack)
     cluster = environment.cluster
     if kubeconfig:
-        cluster = cluster.model_copy(update={"kubeconfig": kubeconfig})
+        path = str(Path(kubeconfig).expanduser())
+        cluster = cluster.model_copy(update={"kubeconfig": path})
     elif cluster.kubeconfig == stacks.PLACEHOLDER:
         raise stacks.StackError(
             f"kubernetes:kubeconfig of stack {stack} is encrypted, and this command asks for no "
-            "passphrase: name a file, as in --kubeconfig ~/.kube/config"
+            "passphrase: name a file, as in KUBECONFIG=~/.kube/config after `make`'s target, or "
+            "--kubeconfig ~/.kube/config"
         )
     return dataclasses.replace(environment, cluster=cluster)
 

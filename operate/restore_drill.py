@@ -31,7 +31,7 @@ from components.postgres import CLUSTER, PRIMARY
 from components.restores import repository_contents
 from offline import stacks
 
-from .declared import Declared, connectable
+from .declared import Declared, add_stack, connectable
 from .doctor import HEALTHY, ILL
 from .pulumi_cli import add_yes, says_yes
 from .view import LookError, Object, View, labelled
@@ -452,12 +452,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Restore the latest backup beside the live database, compare, remove. "
         "Exit code: 0 the backup is good, 1 it is not, or the drill could not be done.",
     )
-    parser.add_argument("stack", help="the XXX of Pulumi.XXX.yaml")
+    add_stack(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     add_yes(parser)
-    parser.add_argument(
-        "--kubeconfig", help="use this file; needed where the stack's own is encrypted"
-    )
     parser.add_argument("--repository", help="from this one (repo1); the latest backup by default")
     parser.add_argument(
         "--patience", type=float, default=PATIENCE, help="seconds in which the copy must answer"

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple, TypeAlias
 
 import pulumi
 
-from components.cluster import access
+from components.cluster import ClusterAccess, access, disconnect
 from components.network import NAMESPACES
 from offline import stacks
 
-from .declared import declared
+from .declared import add_stack, connectable
 
 _ELSEWHERE = "kube-system"
 """A right that holds there too holds in the whole cluster."""
@@ -122,9 +122,10 @@ async def _ask(api: Any, user: str, places: Sequence[str]) -> dict[str, frozense
 def main(arguments: Sequence[str]) -> int:
     """Print the matrix; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m operate.rights")
-    parser.add_argument("stack", help="the XXX of Pulumi.XXX.yaml")
+    add_stack(parser)
+    options = parser.parse_args(arguments)
     try:
-        cluster = access(declared(parser.parse_args(arguments).stack).cluster)
+        cluster = access(connectable(options.stack, options.kubeconfig).cluster)
         accounts = asyncio.run(_run(cluster))
     except (stacks.StackError, pulumi.RunError, PermissionError) as error:
         sys.stderr.write(f"error: {error}\n")
@@ -136,8 +137,12 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-async def _run(cluster: Any) -> dict[str, list[str]]:
-    return await _look(await cluster.client())
+async def _run(cluster: ClusterAccess) -> dict[str, list[str]]:
+    api: Any = await cluster.client()
+    try:
+        return await _look(api)
+    finally:
+        await disconnect(api)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,12 @@
 """`make rights`: an authoriser's rules as lines that a person reads."""
 
+import subprocess
 from typing import Any
 
-from operate.rights import lines, rights
+import pytest
+
+from offline.record import ROOT
+from operate.rights import lines, main, rights
 
 _READ: dict[str, Any] = {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}
 _BASIC = rights([{"apiGroups": ["authorization.k8s.io"], "resources": ["x"], "verbs": ["create"]}])
@@ -29,3 +33,25 @@ def test_a_named_right_beside_a_general_one_is_not_lost() -> None:
 
 def test_what_everybody_may_is_left_out() -> None:
     assert lines({"vault": _BASIC, "kube-system": _BASIC}, _BASIC) == []
+
+
+def test_a_kubeconfig_of_the_command_line_takes_the_place_of_the_stacks(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["dev", "--kubeconfig", "/nowhere/config"]) == 2
+    assert "there is no kubeconfig at /nowhere/config" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("target", ["doctor", "rights", "smoke", "drill", "restore-drill"])
+def test_make_hands_a_kubeconfig_over(target: str) -> None:
+    """It has to be named: the environment's own would not be the stack's."""
+
+    def recipe(*words: str) -> str:
+        command = ["make", "-n", "-C", str(ROOT), target, *words]
+        environment = {"PATH": "/usr/bin:/bin", "KUBECONFIG": "/other"}
+        return subprocess.run(  # noqa: S603 -- our words
+            command, env=environment, capture_output=True, text=True, check=True
+        ).stdout
+
+    assert "--kubeconfig '/my config'" in recipe("KUBECONFIG=/my config")
+    assert "--kubeconfig" not in recipe()
