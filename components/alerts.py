@@ -53,6 +53,8 @@ class Watched:
     backup_hours: int
     autoscaled: bool = False
     """Whether an autoscaler decides how many pods of Shlink run."""
+    pooled: bool = False
+    """Whether Shlink reaches PostgreSQL through PgBouncer."""
 
     @property
     def namespaces(self) -> list[str]:
@@ -65,6 +67,8 @@ def alerts(watched: Watched) -> list[Alert]:
     rules = [*_vault(watched), *_shlink(watched), *_cluster(watched)]
     if watched.exporter:
         rules += _postgres(watched)
+    if watched.pooled:
+        rules.append(_pooler(watched))
     if watched.failover:
         rules += _redis(watched)
     return rules
@@ -149,6 +153,20 @@ def _postgres(watched: Watched) -> list[Alert]:
             page="postgres-backup-old",
         ),
     ]
+
+
+def _pooler(watched: Watched) -> Alert:
+    return Alert(
+        name="PoolerNotReady",
+        expression=(
+            "kube_deployment_status_replicas_available"
+            f'{{namespace="{watched.postgres}", deployment="shlink-db-pgbouncer"}} == 0'
+        ),
+        minutes=2,
+        severity="critical",
+        summary="No pod of PgBouncer is Ready: Shlink can't reach its database.",
+        page="pooler-not-ready",
+    )
 
 
 def _redis(watched: Watched) -> list[Alert]:

@@ -55,6 +55,7 @@ class VolumeClaim(TypedDict):
 
 class LabelSelector(TypedDict):
     matchLabels: Mapping[str, str]
+    matchExpressions: NotRequired[Sequence[Mapping[str, Any]]]
 
 
 class SpreadConstraint(TypedDict):
@@ -221,6 +222,26 @@ class PostgresConfig(TypedDict):
     parameters: Mapping[str, str | int]
 
 
+class PgBouncerSidecars(TypedDict):
+    pgbouncerConfig: WithResources
+
+
+PgBouncerConfig = TypedDict("PgBouncerConfig", {"global": Mapping[str, str]})
+
+
+class PgBouncer(PgoPlacement):
+    replicas: int
+    image: NotRequired[str]
+    resources: Any
+    sidecars: PgBouncerSidecars
+    config: PgBouncerConfig
+    customTLSSecret: SecretProjection
+
+
+class PostgresProxy(TypedDict):
+    pgBouncer: PgBouncer
+
+
 class Patroni(TypedDict):
     dynamicConfiguration: Mapping[str, Any]
 
@@ -239,6 +260,7 @@ class PostgresClusterSpec(TypedDict):
     dataSource: NotRequired[PostgresDataSource]
     metadata: NotRequired[PostgresMetadata]
     monitoring: NotRequired[PostgresMonitoring]
+    proxy: NotRequired[PostgresProxy]
 
 
 class PostgresCluster(_Custom):

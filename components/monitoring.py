@@ -110,6 +110,7 @@ def watched(settings: Settings) -> Watched:
         failover=settings.redis.mode == "failover",
         backup_hours=settings.monitoring.backup_hours,
         autoscaled=settings.shlink.autoscaled,
+        pooled=settings.postgres.pooler is not None,
     )
 
 

@@ -8,14 +8,14 @@ the API server while the custom resources go.
 
 import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pulumi
 from pulumi_kubernetes import core, meta, networking
 
 from . import ports
 from .backup_settings import Store
-from .crds import CiliumNetworkPolicy
+from .crds import CiliumNetworkPolicy, LabelSelector
 from .placement import PULL_SECRET, docker_config
 from .placement_settings import PullCredentials
 from .settings import Seal, Settings, ShlinkSettings, Transit
@@ -37,6 +37,8 @@ class Pods:
     namespace: str
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
     """Without labels: every pod of the namespace."""
+    without: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Labels that these pods do not have."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,15 @@ CONTROLLER = Pods(
 PGO = Pods("pgo", POSTGRES, {"postgres-operator.crunchydata.com/control-plane": "pgo"})
 # Instances, the pgBackRest repository host and its jobs all carry the cluster's label.
 DATABASE = Pods("shlink-db", POSTGRES, {"postgres-operator.crunchydata.com/cluster": "shlink-db"})
+# PgBouncer's pods carry the cluster's label too.
+POOLER = Pods(
+    "shlink-db-pgbouncer",
+    POSTGRES,
+    {**DATABASE.labels, "postgres-operator.crunchydata.com/role": "pgbouncer"},
+)
+_DATABASE_BESIDE_POOLER = replace(
+    DATABASE, without={"postgres-operator.crunchydata.com/role": "pgbouncer"}
+)
 # A copy that `make restore-drill` restores from the live database's repository, and removes.
 RESTORE_DRILL = Pods(
     "shlink-db-drill",
@@ -204,6 +215,13 @@ def _postgres(settings: Settings) -> list[Flow]:
         Flow(SERVER, DATABASE, [ports.POSTGRES]),
         Flow(MIGRATION, DATABASE, [ports.POSTGRES]),
     ]
+    if settings.postgres.pooler:
+        # The way past it stays open: the policies change before the pods do, and those that still
+        # run would be cut off.
+        rows += [
+            Flow(SERVER, POOLER, [ports.POSTGRES]),
+            Flow(POOLER, DATABASE, [ports.POSTGRES]),
+        ]
     for store in _stores(settings):
         # A drill restores from the same stores.
         for pods in (DATABASE, RESTORE_DRILL):
@@ -374,6 +392,8 @@ def namespaces(
     table, network = flows(settings), settings.network
     for rows in further.values():
         table += rows
+    if settings.postgres.pooler:
+        table = [_beside_pooler(flow) for flow in table]
     cilium = network.policies == "cilium"
     if not cilium and set(network.api_server) & set(ANYWHERE.cidrs):
         api_ports = " and ".join(map(str, network.api_server_ports))
@@ -395,6 +415,14 @@ def namespaces(
         )
         created[name] = Namespace(f"namespace-{name}", args, opts)
     return created
+
+
+def _beside_pooler(flow: Flow) -> Flow:
+    """The row where the database's pods are told from PgBouncer's, which need less."""
+    ends = [
+        _DATABASE_BESIDE_POOLER if end == DATABASE else end for end in (flow.source, flow.target)
+    ]
+    return replace(flow, source=ends[0], target=ends[1])
 
 
 def _known_after(
@@ -472,7 +500,7 @@ def _policy(
         f"{name}-{pods.name}",
         metadata=meta.v1.ObjectMetaArgs(name=pods.name, namespace=namespace.metadata.name),
         spec=networking.v1.NetworkPolicySpecArgs(
-            pod_selector=meta.v1.LabelSelectorArgs(match_labels=pods.labels),
+            pod_selector=_label_selector(pods),
             policy_types=types,
             # Kubernetes drops an empty list, which would show as a difference in a later diff.
             ingress=ingress or None,
@@ -500,7 +528,7 @@ def _cilium_policy(
             name=f"{pods.name}-api-server", namespace=namespace.metadata.name
         ),
         spec={
-            "endpointSelector": {"matchLabels": pods.labels},
+            "endpointSelector": _endpoints(pods),
             "egress": [
                 {
                     "toEntities": ["kube-apiserver"],
@@ -546,11 +574,32 @@ def _selector(pods: Pods) -> networking.v1.NetworkPolicyPeerArgs:
     namespace = {"kubernetes.io/metadata.name": pods.namespace}
     pod_selector = None
     if pods.labels:
-        pod_selector = meta.v1.LabelSelectorArgs(match_labels=pods.labels)
+        pod_selector = _label_selector(pods)
     return networking.v1.NetworkPolicyPeerArgs(
         namespace_selector=meta.v1.LabelSelectorArgs(match_labels=namespace),
         pod_selector=pod_selector,
     )
+
+
+def _label_selector(pods: Pods) -> meta.v1.LabelSelectorArgs:
+    expressions = [
+        meta.v1.LabelSelectorRequirementArgs(key=key, operator="NotIn", values=[value])
+        for key, value in pods.without.items()
+    ]
+    return meta.v1.LabelSelectorArgs(
+        match_labels=pods.labels, match_expressions=expressions or None
+    )
+
+
+def _endpoints(pods: Pods) -> LabelSelector:
+    """The same selector for Cilium."""
+    selector: LabelSelector = {"matchLabels": pods.labels}
+    if pods.without:
+        selector["matchExpressions"] = [
+            {"key": key, "operator": "NotIn", "values": [value]}
+            for key, value in pods.without.items()
+        ]
+    return selector
 
 
 def _ports(flow: Flow) -> list[networking.v1.NetworkPolicyPortArgs]:

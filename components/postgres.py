@@ -28,7 +28,13 @@ from .backups import (
     restore_in_place,
 )
 from .cluster import ClusterAccess
-from .crds import PgMonitorExporter, PostgresCluster, PostgresClusterSpec, PostgresUser
+from .crds import (
+    PgBouncer,
+    PgMonitorExporter,
+    PostgresCluster,
+    PostgresClusterSpec,
+    PostgresUser,
+)
 from .credentials import password
 from .delivery import Delivery
 from .forward import ForwardTarget
@@ -38,7 +44,7 @@ from .pods import requirements, volume_claim
 from .postgres_guard import GuardArgs, creation_hook, guard_hook
 from .restores import RestoreArgs, Workload, start_hook
 from .setting_types import amount
-from .settings import Images, PostgresSettings, Resources
+from .settings import POOLER_CLIENTS, Images, Pooler, PostgresSettings, Resources
 from .tls import Authority, Certificate, ca_file
 from .waits import WaitTarget, steadily, wait_hook
 
@@ -46,6 +52,8 @@ CLUSTER = "shlink-db"
 """The PostgresCluster of an environment; flows and forwards find its pods by this name."""
 SUPERUSER = "postgres"
 INSTANCE_SET = "instance1"
+_POOLER = f"{CLUSTER}-pgbouncer"
+"""PGO's name for PgBouncer's Service."""
 USER_KEY = "user"
 PASSWORD_KEY = "password"  # noqa: S105 -- the key of a Secret, not a password
 """Keys of a delivered Secret."""
@@ -111,6 +119,10 @@ class DatabaseEndpoint:
     """Where one user's clients find the database, and as whom they log in."""
 
     host: pulumi.Output[str]
+    pooler_host: pulumi.Output[str] | None
+    """PgBouncer, for clients that open connections often; None without it. There is no working as
+    `role` there: the second login has the rights of the role that it is a member of, but what it
+    creates is its own. So whoever creates tables goes to `host`."""
     port: int
     database: str
     """The first of the user's databases."""
@@ -198,6 +210,10 @@ class Postgres(pulumi.ComponentResource):
         backups = self._backups(superuser.metadata.uid)
         self.backups = backups.places
         certificates = [self._server_certificate(), self._replication_certificate()]
+        pooler_host = None
+        if args.settings.pooler:
+            certificates.append(self._pooler_certificate())
+            pooler_host = pulumi.Output.concat(_POOLER, ".", args.namespace, ".svc")
         cluster = self._cluster([*secrets, *certificates], backups)
         complete = self._gate(cluster)
         inside = self._inside(cluster, complete, superuser_password)
@@ -206,6 +222,7 @@ class Postgres(pulumi.ComponentResource):
         for user in args.users:
             endpoints[user.name] = DatabaseEndpoint(
                 host=pulumi.Output.concat(CLUSTER, "-primary.", args.namespace, ".svc"),
+                pooler_host=pooler_host,
                 port=ports.POSTGRES,
                 database=user.databases[0],
                 role=user.name,
@@ -227,14 +244,7 @@ class Postgres(pulumi.ComponentResource):
 
     def _server_certificate(self) -> core.v1.Secret:
         """For the Services that lead to the instances, and for where this program connects."""
-        namespace = self._args.namespace
-        names: list[pulumi.Input[str]] = []
-        for service in (f"{CLUSTER}-primary", f"{CLUSTER}-replicas"):
-            names += [
-                pulumi.Output.concat(service, ".", namespace, ".svc"),
-                pulumi.Output.concat(service, ".", namespace),
-                service,
-            ]
+        names = self._names(f"{CLUSTER}-primary", f"{CLUSTER}-replicas")
         addresses = ["127.0.0.1"]
         host = self._args.provider_host
         if _is_address(host):
@@ -248,6 +258,27 @@ class Postgres(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(parent=self),
         )
         return self._certificate_secret("server", certificate)
+
+    def _names(self, *services: str) -> list[pulumi.Input[str]]:
+        """What clients call a Service of the cluster's namespace."""
+        namespace = self._args.namespace
+        names: list[pulumi.Input[str]] = []
+        for service in services:
+            names += [
+                pulumi.Output.concat(service, ".", namespace, ".svc"),
+                pulumi.Output.concat(service, ".", namespace),
+                service,
+            ]
+        return names
+
+    def _pooler_certificate(self) -> core.v1.Secret:
+        certificate = self._args.authority.certificate(
+            f"{self._name}-pgbouncer",
+            dns_names=self._names(_POOLER),
+            ip_addresses=[],
+            opts=pulumi.ResourceOptions(parent=self),
+        )
+        return self._certificate_secret("pgbouncer", certificate)
 
     def _replication_certificate(self) -> core.v1.Secret:
         """The login of replicas: PGO's role `_crunchyrepl`, by certificate only."""
@@ -486,6 +517,7 @@ def incomplete(item: Mapping[str, Any]) -> str | None:
         _lacking_restore(item, status),
         _lacking_instances(item, status),
         _lacking_repositories(item, status),
+        _lacking_pooler(item, status),
     ]
     if not status.get("usersRevision"):
         reasons.append("its users are not in the database yet")
@@ -536,6 +568,19 @@ def _lacking_repositories(item: Mapping[str, Any], status: Mapping[str, Any]) ->
     conditions = {condition["type"]: condition for condition in status.get("conditions", [])}
     if conditions.get("PGBackRestReplicaCreate", {}).get("status") != "True":
         return "the first backup is not complete"
+    return None
+
+
+def _lacking_pooler(item: Mapping[str, Any], status: Mapping[str, Any]) -> str | None:
+    pooler = item["spec"].get("proxy", {}).get("pgBouncer")
+    if pooler is None:
+        return None
+    current = status.get("proxy", {}).get("pgBouncer", {})
+    if not current.get("postgresRevision"):
+        return "PgBouncer has no login in the database yet"
+    ready = current.get("readyReplicas", 0)
+    if ready != pooler["replicas"]:
+        return f"{ready} of {pooler['replicas']} pods of PgBouncer are Ready"
     return None
 
 
@@ -639,15 +684,54 @@ def _cluster_spec(args: PostgresArgs, backups: Backups) -> PostgresClusterSpec:
     if args.placement.pull_secret:
         spec["imagePullSecrets"] = [{"name": args.placement.pull_secret}]
     if settings.monitoring:
-        sizes = Resources(cpu="10m", memory="32Mi", memory_limit="128Mi")
-        exporter: PgMonitorExporter = {"resources": requirements(sizes)}
-        if images.postgres_exporter:
-            exporter["image"] = images.postgres_exporter
-        spec["monitoring"] = {"pgmonitor": {"exporter": exporter}}
+        spec["monitoring"] = {"pgmonitor": {"exporter": _exporter(images)}}
+    if settings.pooler:
+        spec["proxy"] = {"pgBouncer": _pooler(settings.pooler, args)}
     if settings.synchronous:
         # Not strict: with no replica left the primary goes on alone.
         spec["patroni"] = {"dynamicConfiguration": {"synchronous_mode": True}}
     return spec
+
+
+def _exporter(images: Images) -> PgMonitorExporter:
+    resources = Resources(cpu="10m", memory="32Mi", memory_limit="128Mi")
+    exporter: PgMonitorExporter = {"resources": requirements(resources)}
+    if images.postgres_exporter:
+        exporter["image"] = images.postgres_exporter
+    return exporter
+
+
+def _pooler(pooler: Pooler, args: PostgresArgs) -> PgBouncer:
+    """PgBouncer in session mode.
+
+    In transaction mode PHP's driver loses its prepared statements: before libpq 17 it ends them by
+    SQL, which PgBouncer does not see. Shlink's connections live as long as a request, so a session
+    holds one no longer than a transaction would.
+    """
+    resources = Resources(cpu="50m", memory="32Mi", memory_limit="128Mi")
+    fields: PgBouncer = {
+        "replicas": pooler.instances,
+        "resources": requirements(resources),
+        "sidecars": {"pgbouncerConfig": {"resources": WATCHER}},
+        "config": {
+            "global": {
+                "pool_mode": "session",
+                "max_client_conn": str(POOLER_CLIENTS),
+                "default_pool_size": str(args.settings.pool_size),
+                # After a failed login it refuses every client for as many seconds, by default 15: a
+                # failover would take that much longer.
+                "server_login_retry": "1",
+                # Two lines for each request otherwise.
+                "log_connections": "0",
+                "log_disconnections": "0",
+            }
+        },
+        "customTLSSecret": {"name": f"{CLUSTER}-pgbouncer-tls"},
+        **args.placement.pgo_pods(),
+    }
+    if args.images.pgbouncer:
+        fields["image"] = args.images.pgbouncer
+    return fields
 
 
 def parameters(settings: PostgresSettings) -> dict[str, str | int]:

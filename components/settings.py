@@ -159,6 +159,7 @@ class Images(Model):
     pgo: Image | None = None
     postgres: Image | None = None
     pgbackrest: Image | None = None
+    pgbouncer: Image | None = None
     postgres_exporter: Image | None = None
 
     @model_validator(mode="after")
@@ -431,6 +432,28 @@ class Backups(Model):
     )
 
 
+_RESERVED_CONNECTIONS = 1 + 15
+"""The migration Job's, and those of PGO itself, of replication and of the superuser."""
+_LEAST_POOL = 5
+POOLER_CLIENTS = 1000
+"""Connections from clients that one PgBouncer pod takes, so that one can stand in for the others.
+Each needs a file, and the soft limit of 1024 on them is the least that container engines set."""
+
+
+class Pooler(Model):
+    """PgBouncer between Shlink and PostgreSQL, for many pods or busy links: docs/sizing.md.
+
+    `{}` takes its defaults. To remove it costs an outage of a minute.
+    """
+
+    instances: int = Field(
+        default=2,
+        ge=1,
+        le=4,
+        description="Pods of PgBouncer. One that is replaced refuses connections for a moment.",
+    )
+
+
 class PostgresSettings(Model):
     """The PostgresCluster."""
 
@@ -456,6 +479,7 @@ class PostgresSettings(Model):
         description="Acknowledge a commit only when a replica has it too, so that a failover loses "
         "none; needs 2 instances. Without it the newest commits of a lost primary are gone.",
     )
+    pooler: Pooler | None = None
     backups: Backups = Backups()
     restore: Restore | None = Field(
         default=None,
@@ -486,6 +510,16 @@ class PostgresSettings(Model):
         if "max_connections" in self.parameters:
             raise ValueError("parameters.max_connections: is the setting `maxConnections`")
         return self
+
+    @property
+    def pool_size(self) -> int:
+        """Connections to PostgreSQL that a PgBouncer pod may hold for one login.
+
+        There are three logins: two that take turns, and the one that looks passwords up. During a
+        rollout one pod more runs.
+        """
+        pods = self.pooler.instances + 1 if self.pooler else 1
+        return (self.max_connections - _RESERVED_CONNECTIONS) // (3 * pods)
 
 
 class FailoverRedis(Model):
@@ -889,15 +923,36 @@ class Settings(Model):
 
     def _connections(self) -> None:
         app = self.shlink
-        # One pod more than usual during a rollout; the migration Job; and 15 for PGO itself,
-        # replication and the superuser's reserve.
-        needed = (app.most_replicas + 1) * (app.web_workers + app.task_workers) + 1 + 15
+        # One pod more than usual during a rollout.
+        clients = (app.most_replicas + 1) * (app.web_workers + app.task_workers)
+        workers = (
+            f"{app.most_replicas} replicas with {app.web_workers} web and {app.task_workers} "
+            "task workers can hold during a rollout"
+        )
+        fewer = "fewer app.replicas, app.maxReplicas, app.webWorkers, app.taskWorkers"
+        if self.postgres.pooler:
+            self._pool(self.postgres.pooler)
+            if clients > POOLER_CLIENTS:
+                raise ValueError(
+                    f"postgres.pooler: one PgBouncer pod takes {POOLER_CLIENTS} connections, which "
+                    f"is less than what {workers}, {clients}; allowed: {fewer}"
+                )
+            return
+        needed = clients + _RESERVED_CONNECTIONS
         if needed > self.postgres.max_connections:
             raise ValueError(
                 f"postgres.maxConnections: {self.postgres.max_connections} is less than what "
-                f"{app.most_replicas} replicas with {app.web_workers} web and {app.task_workers} "
-                f"task workers can hold during a rollout; allowed: {needed} or more "
-                "(or fewer app.replicas, app.maxReplicas, app.webWorkers, app.taskWorkers)"
+                f"{workers}; allowed: {needed} or more (or {fewer})"
+            )
+
+    def _pool(self, pooler: Pooler) -> None:
+        size = self.postgres.pool_size
+        if size < _LEAST_POOL:
+            needed = _LEAST_POOL * 3 * (pooler.instances + 1) + _RESERVED_CONNECTIONS
+            raise ValueError(
+                f"postgres.maxConnections: {self.postgres.max_connections} leaves a pool of {size} "
+                f"to each login in each of {pooler.instances} PgBouncer pods; allowed: {needed} or "
+                "more (or fewer postgres.pooler.instances)"
             )
 
     def _ports(self) -> None:

@@ -327,7 +327,7 @@ def _migration(
         "API_KEY_ROTATION": str(args.own.api_key_rotation),
     }
     container.env = [
-        *_database(args),
+        *_database(args, pooled=False),
         *variables(plain),
         # Not INITIAL_API_KEY: Shlink would pass that on in a command line, and store it as a name.
         secret_variable("API_KEY", args.api_key.name, API_KEY),
@@ -368,7 +368,7 @@ def _server(args: ShlinkArgs) -> core.v1.ContainerArgs:
         path=f"{args.settings.base_path or ''}/rest/health", port="http"
     )
     server = _container("shlink", args)
-    server.env = [*_database(args), *_redis(args), *_server_variables(args)]
+    server.env = [*_database(args, pooled=True), *_redis(args), *_server_variables(args)]
     server.ports = [core.v1.ContainerPortArgs(name="http", container_port=ports.SHLINK)]
     # /rest/health asks the database. As a liveness probe it would restart every replica whenever
     # the database is away.
@@ -427,11 +427,20 @@ def _volumes(config_maps: Mapping[str, core.v1.ConfigMap]) -> list[core.v1.Volum
     return volumes
 
 
-def _database(args: ShlinkArgs) -> list[core.v1.EnvVarArgs]:
-    """Where PostgreSQL is. What is unused is left out: to Shlink an empty value counts as set."""
+def _database(args: ShlinkArgs, *, pooled: bool) -> list[core.v1.EnvVarArgs]:
+    """Where PostgreSQL is. What is unused is left out: to Shlink an empty value counts as set.
+
+    `pooled`: by PgBouncer, if there is one. The migration is not: it creates tables, whose owner
+    must be the role, and PgBouncer refuses libpq's options.
+    """
+    host = args.database.host
+    # Each rotation takes another login; what they create belongs to one role.
+    options = {"PGOPTIONS": f"-c role={args.database.role}"}
+    if pooled and args.database.pooler_host is not None:
+        host, options = args.database.pooler_host, {}
     plain: dict[str, pulumi.Input[str]] = {
         "DB_DRIVER": "postgres",
-        "DB_HOST": args.database.host,
+        "DB_HOST": host,
         "DB_PORT": str(args.database.port),
         "DB_NAME": args.database.database,
         "DB_USE_ENCRYPTION": "true",  # PGO refuses a connection without TLS
@@ -439,8 +448,7 @@ def _database(args: ShlinkArgs) -> list[core.v1.EnvVarArgs]:
         # reads this.
         "PGSSLMODE": "verify-full",
         "PGSSLROOTCERT": f"{_DATABASE_CA}/ca.crt",
-        # Each rotation takes another login; what they create belongs to one role.
-        "PGOPTIONS": f"-c role={args.database.role}",
+        **options,
         "TIMEZONE": args.settings.timezone,
         # A leading colon keeps the image's own folder of settings.
         "PHP_INI_SCAN_DIR": f":{_PHP_SETTINGS}",
@@ -505,7 +513,8 @@ def _server_variables(args: ShlinkArgs) -> list[core.v1.EnvVarArgs]:
 
 def _waits(args: ShlinkArgs) -> list[core.v1.ContainerArgs]:
     """A pod that starts before its servers answer waits, instead of crashing in a slowing loop."""
-    waits = [_wait(args, "postgres", args.database.host, args.database.port)]
+    host = args.database.pooler_host or args.database.host
+    waits = [_wait(args, "postgres", host, args.database.port)]
     if args.redis:
         waits.append(_wait(args, "redis", args.redis.host, args.redis.port))
     return waits

@@ -69,6 +69,7 @@ SWITCHES: Mapping[str, Mapping[str, Any]] = {
             "storage": {"size": "20Gi"},
         }
     },
+    "pooler": {"postgres": {"pooler": {}}, "rotation": {"database": 2}},
     "backups-s3": {
         "postgres": {
             "backups": {
@@ -139,7 +140,7 @@ SWITCHES: Mapping[str, Mapping[str, Any]] = {
     "autoscaled-stopped": {"app": {"replicas": 0, "maxReplicas": 8}},
     "monitored": {
         "app": {"maxReplicas": 4},
-        "postgres": {"monitoring": True},
+        "postgres": {"monitoring": True, "pooler": {}},
         "network": {"monitoringNamespace": "monitoring"},
         "monitoring": {"enabled": True, "labels": {"release": "kube-prometheus-stack"}},
     },
@@ -355,6 +356,7 @@ SWITCHES: Mapping[str, Mapping[str, Any]] = {
         "postgres": {
             "instances": 2,
             "monitoring": True,
+            "pooler": {"instances": 3},
             "restore": {"type": "inPlace", "number": 2},
         },
         "rotation": {"redis": 2},

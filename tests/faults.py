@@ -371,6 +371,18 @@ def there_is_no_primary(world: World) -> None:
     shlink_down(world)
 
 
+@fault("postgres.pooler", "container-crashes", stack="pooler")
+def the_pooler_crashes(world: World) -> None:
+    world.crashed("shlink-db-pgbouncer")
+    shlink_down(world)
+
+
+@fault("postgres.pooler", "pooler-not-ready", stack="pooler")
+def pgo_makes_no_pooler(world: World) -> None:
+    world.remove("Pod", "shlink-db-pgbouncer")
+    shlink_down(world)
+
+
 @fault("postgres.repository", "postgres-no-repository")
 def the_key_of_the_bucket_is_wrong(world: World) -> None:
     status = world.find("PostgresCluster", "shlink-db")["status"]

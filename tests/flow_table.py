@@ -29,6 +29,7 @@ DB, REPO, BACKUP, REDIS, SENTINEL, ROTATION = (
     "rotation",
 )
 SHLINK, MIGRATION = "shlink", "shlink-migration"
+POOLER = "shlink-db-pgbouncer"
 DRILL = "shlink-db-drill"
 """Every pod of the copy that `make restore-drill` makes."""
 API, INTERNET, METADATA, NODE, MANAGED = (
@@ -114,6 +115,15 @@ SWITCHES: Mapping[str, tuple[Sequence[Row], Sequence[Row]]] = {
     ),
     "ingress": ([(["ingress"], [SHLINK], [8080])], []),
     "gateway": ([(["gateway"], [SHLINK], [8080])], []),
+    # PgBouncer bears the cluster's label too, and has no other connection of the database.
+    "pooler": (
+        [
+            ([POOLER], ["dns"], [53]),
+            ([SHLINK], [POOLER], [5432]),
+            ([POOLER], _DATABASE, [5432]),
+        ],
+        [],
+    ),
     # A key service and a bucket answer on 443, where the API server may be anyway.
     "backups-s3": ([], []),
     # The node's role, for a cluster without workload identity.

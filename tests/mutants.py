@@ -672,6 +672,25 @@ MUTANTS = [
         ],
     ),
     Mutant(
+        "the migration goes through PgBouncer, where it works as no role",
+        [Change("components/shlink.py", "pooled=False", "pooled=True")],
+        ["tests/test_postgres.py", "-k", "migration_past_it"],
+    ),
+    Mutant(
+        "PgBouncer may reach what the database may",
+        [
+            Change(
+                "components/network.py", "[_beside_pooler(flow) for flow in table]", "list(table)"
+            )
+        ],
+        ["tests/test_network.py", "-k", "exactly_the_flows and pooler"],
+    ),
+    Mutant(
+        "PgBouncer's pools take the connections that are reserved",
+        [Change("components/settings.py", "// (3 * pods)", "// pods")],
+        ["tests/test_postgres.py", "-k", "leave_the_database_its_reserve"],
+    ),
+    Mutant(
         "a repository is taken away while no other holds a full backup",
         [
             Change(

@@ -14,20 +14,25 @@ import pytest
 from rich.console import Console
 
 from components.cluster import ClusterAccess
+from components.settings import parse
 from offline.record import ROOT
 from operate import __main__ as command
 from operate.checks import CHECKS, shlink
-from operate.declared import Declared, declared
+from operate.declared import Declared, declared, of_recording
 from operate.doctor import BLIND, HEALTHY, ILL, Report, examine
 from operate.findings import Check, Environment, Problem, Severity, fold
 from operate.report import show
-from tests import faults
+from tests import configurations, faults
 from tests.faults import FAULTS, Fault
 from tests.world import Api, World, ago, broken, healthy
 
 
 @cache
 def stack(name: str) -> Declared:
+    """What one of the stacks declares, or one of the configurations."""
+    if name in configurations.SWITCHES:
+        settings = parse(configurations.configuration(name))
+        return of_recording(configurations.recording(name), *settings)
     return declared(name)
 
 
@@ -101,7 +106,7 @@ def test_two_independent_faults_are_two_findings() -> None:
 # No false findings
 
 
-@pytest.mark.parametrize("name", ["dev", "prod"])
+@pytest.mark.parametrize("name", ["dev", "prod", "pooler"])
 def test_a_healthy_environment_has_no_finding(name: str) -> None:
     result = report(healthy(stack(name)))
     assert list(result.findings) == []

@@ -200,6 +200,8 @@ HEALTHY: Mapping[str, str] = {
     'kube_pod_container_resource_limits{namespace="redis", pod="r0", container="redis", '
     'resource="memory", unit="byte"}': "268435456x60",
     'kube_deployment_status_replicas_available{namespace="shlink", deployment="shlink"}': "3x60",
+    "kube_deployment_status_replicas_available"
+    '{namespace="postgres", deployment="shlink-db-pgbouncer"}': "2x60",
     'kube_horizontalpodautoscaler_status_condition{namespace="shlink", '
     'horizontalpodautoscaler="shlink", condition="ScalingActive", status="false"}': "0x60",
     'rr_http_request_total{namespace="shlink", pod="s0", status="302"}': "0+600x60",
@@ -266,7 +268,16 @@ CASES = [
         {_like("container_memory"): "250000000x60"},
         {_like("container_memory"): "250000000x5 170000000x54"},
     ),
-    Case("ShlinkNotReady", {_like("kube_deployment"): "0x60"}, {_like("kube_deployment"): "1x60"}),
+    Case(
+        "ShlinkNotReady",
+        {_like("kube_deployment", 'namespace="shlink"'): "0x60"},
+        {_like("kube_deployment", 'namespace="shlink"'): "1x60"},
+    ),
+    Case(
+        "PoolerNotReady",
+        {_like("kube_deployment", "pgbouncer"): "0x60"},
+        {_like("kube_deployment", "pgbouncer"): "1x60"},
+    ),
     Case(
         "ShlinkNotScaling",
         {_like("kube_horizontalpodautoscaler"): "1x60"},

@@ -452,3 +452,144 @@ def test_changes_are_judged_before_the_cluster_is_touched(dev: Recording) -> Non
     hooks = dev.one("PostgresCluster", "shlink-db").hooks
     assert hooks["before_create"] == ("shlink-db-new",)
     assert hooks["before_update"] == ("shlink-db-guard",)
+
+
+# PgBouncer
+
+
+def pooler() -> Any:
+    return cluster("pooler")["spec"]["proxy"]["pgBouncer"]
+
+
+def test_there_is_no_pooler_unless_it_is_asked_for() -> None:
+    assert "proxy" not in cluster("defaults")["spec"]
+    assert "shlink-db-pgbouncer" not in str(configurations.recording("defaults").resources)
+
+
+def test_shlink_verifies_the_pooler_by_the_same_authority() -> None:
+    recording = configurations.recording("pooler")
+    request = manifest(recording, "CertRequest", "shlink-db-pgbouncer-request")
+    assert server(recording)["DB_HOST"] in request["dnsNames"]
+    assert server(recording)["PGSSLMODE"] == "verify-full"
+    secret = manifest(recording, "Secret", "shlink-db-pgbouncer-tls")
+    assert pooler()["customTLSSecret"] == {"name": secret["metadata"]["name"]}
+    authority = manifest(recording, "ConfigMap", "shlink-database-ca")["data"]["ca.crt"]
+    assert secret["stringData"]["ca.crt"] == authority
+    assert ("Secret", "shlink-db-pgbouncer-tls") in before(
+        recording, "PostgresCluster", "shlink-db"
+    )
+
+
+def test_the_pooler_finds_the_primary_by_a_name_in_its_certificate() -> None:
+    """PGO tells it the Service's short name, and to verify it."""
+    request = manifest(
+        configurations.recording("pooler"), "CertRequest", "shlink-db-server-request"
+    )
+    assert "shlink-db-primary" in request["dnsNames"]
+
+
+def test_replicas_go_through_the_pooler_and_the_migration_past_it() -> None:
+    """What creates tables works as their owner, which PgBouncer can't be told (`options`)."""
+    recording = configurations.recording("pooler")
+    replica = server(recording)
+    assert replica["DB_HOST"] == "shlink-db-pgbouncer.postgres.svc"
+    assert "PGOPTIONS" not in replica
+    spec = pod(recording, "Deployment", "shlink")["spec"]
+    assert variables(spec["initContainers"][0])["HOST"] == replica["DB_HOST"]
+    migration = pod(recording, "Job", "shlink-migration")["spec"]
+    for container in (*migration["initContainers"], *migration["containers"]):
+        names = variables(container)
+        assert names.get("DB_HOST", names.get("HOST")) == "shlink-db-primary.postgres.svc"
+    assert variables(migration["containers"][0])["PGOPTIONS"] == "-c role=shlink"
+    provider = plain(recording.one("postgresql", "shlink-db").inputs)
+    assert provider["host"] == "127.0.0.1", "the grant goes to the primary too"
+
+
+def test_a_session_keeps_its_connection_and_a_failover_is_no_longer_for_it() -> None:
+    options = pooler()["config"]["global"]
+    assert options["pool_mode"] == "session"
+    assert int(options["server_login_retry"]) <= 2
+
+
+def test_every_container_of_the_pooler_is_bounded() -> None:
+    for holder in (pooler(), pooler()["sidecars"]["pgbouncerConfig"]):
+        assert holder["resources"]["limits"]["memory"]
+        assert holder["resources"]["requests"]["cpu"]
+
+
+@pytest.mark.parametrize(
+    ("connections", "instances"), [(61, 2), (100, 2), (400, 4), (46, 1)], ids=str
+)
+def test_the_pools_leave_the_database_its_reserve(
+    program: Program, connections: int, instances: int
+) -> None:
+    """Two logins take turns, a third looks passwords up, and a rollout runs one pod more."""
+    settings = {"maxConnections": connections, "pooler": {"instances": instances}}
+    spec = manifest(program(postgres=settings), "PostgresCluster", "shlink-db")["spec"]
+    fields = spec["proxy"]["pgBouncer"]
+    size = int(fields["config"]["global"]["default_pool_size"])
+    assert fields["replicas"] == instances
+    assert size >= 5
+    assert size * 3 * (instances + 1) + 16 <= connections
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            {"postgres": {"maxConnections": 60, "pooler": {}}},
+            "leaves a pool of 4 to each login in each of 2 PgBouncer pods; allowed: 61 or more",
+        ),
+        (
+            {
+                "app": {"replicas": 20, "webWorkers": 40, "taskWorkers": 10},
+                "postgres": {"pooler": {}},
+            },
+            "one PgBouncer pod takes 1000 connections",
+        ),
+        ({"postgres": {"pooler": {"instances": 0}}}, "postgres.pooler.instances"),
+    ],
+)
+def test_a_pooler_that_could_not_work_is_refused(fault: Fault, settings: Any, words: str) -> None:
+    assert words in fault(**settings)
+
+
+def test_more_workers_than_connections_are_what_a_pooler_is_for(
+    program: Program, fault: Fault
+) -> None:
+    many = {"replicas": 10, "webWorkers": 16}
+    assert "maxConnections: 100 is less than" in fault(app=many)
+    recording = program(app=many, postgres={"pooler": {}})
+    assert server(recording)["DB_HOST"] == "shlink-db-pgbouncer.postgres.svc"
+
+
+def test_the_pooler_takes_its_own_image(program: Program) -> None:
+    image = "registry.example.org/pgbouncer:ubi9-1.25-2550@sha256:" + "a" * 64
+    recording = program(images={"pgbouncer": image}, postgres={"pooler": {}})
+    spec = manifest(recording, "PostgresCluster", "shlink-db")["spec"]
+    assert spec["proxy"]["pgBouncer"]["image"] == image
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [
+        ({}, "PgBouncer has no login in the database yet"),
+        ({"postgresRevision": "7c", "readyReplicas": 1}, "1 of 2 pods of PgBouncer are Ready"),
+        ({"postgresRevision": "7c", "readyReplicas": 2}, None),
+    ],
+)
+def test_clients_wait_for_the_pooler_too(status: Any, reason: str | None) -> None:
+    instances = {"name": "instance1", "replicas": 1, "updatedReplicas": 1, "readyReplicas": 1}
+    item = {
+        "metadata": {"generation": 1},
+        "spec": cluster("pooler")["spec"],
+        "status": {
+            "observedGeneration": 1,
+            "usersRevision": "7c",
+            "instances": [instances],
+            "pgbackrest": {"repos": [{"name": "repo1", "stanzaCreated": True}]},
+            "conditions": [{"type": "PGBackRestReplicaCreate", "status": "True"}],
+            "proxy": {"pgBouncer": status},
+        },
+    }
+    assert incomplete(item) == reason

@@ -453,6 +453,11 @@ def _postgres(world: World) -> None:
             ],
         }
         _schedules(world, namespace, name)
+        pooler = cluster["spec"].get("proxy", {}).get("pgBouncer")
+        for letter in "abcd"[: pooler["replicas"] if pooler else 0]:
+            labels = {f"{PGO}/cluster": name, f"{PGO}/role": "pgbouncer"}
+            own = f"{name}-pgbouncer-5d{letter}"
+            pod(world, namespace, own, labels, "pgbouncer", "pgbouncer-config")
 
 
 def _schedules(world: World, namespace: str, name: str) -> None:

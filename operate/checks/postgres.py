@@ -147,6 +147,29 @@ async def _primary(environment: Environment) -> list[Problem]:
     ]
 
 
+async def _pooler(environment: Environment) -> list[Problem]:
+    """PgBouncer's pods are Ready; nothing where there is none."""
+    declared = mapped(_declared(environment), "spec", "proxy", "pgBouncer")
+    if not declared:
+        return []
+    namespace, name = _name(environment)
+    deployment = f"{name}-pgbouncer"
+    workload = Workload(
+        title="PgBouncer",
+        namespace=namespace,
+        labels={f"{_LABEL}/cluster": name, f"{_LABEL}/role": "pgbouncer"},
+        owners=(deployment,),
+        replicas=int(declared["replicas"]),
+        secrets=("cluster.objects",),
+    )
+    problems = await pod_problems(environment, workload)
+    if not problems and not await pods_of(environment.view, workload):
+        text = f"PgBouncer: no pod exists{await _last_warning(environment, namespace, name)}"
+        remedy = environment.kubectl_in(namespace, f"describe deployment {deployment}")
+        problems.append(Problem(text, "pooler-not-ready", remedy))
+    return problems
+
+
 async def _replicas(environment: Environment) -> list[Problem]:
     """Replicas stream from the primary. Patroni writes each member's state into its pod."""
     workload = _workload(environment)
@@ -426,6 +449,12 @@ CHECKS = (
         description="Shlink's user may create its tables",
         depends_on=("postgres.primary",),
         look=_grant,
+    ),
+    Check(
+        name="postgres.pooler",
+        description="PgBouncer's pods are Ready",
+        depends_on=("cluster.nodes", "cluster.policies", "postgres.created"),
+        look=_pooler,
     ),
     Check(
         name="postgres.replicas",

@@ -20,6 +20,7 @@ _SERVERS = (
     "postgres.names",
     "postgres.certificate",
     "postgres.grant",
+    "postgres.pooler",
     "redis.master",
     "redis.names",
     "redis.sentinels",

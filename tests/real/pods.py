@@ -320,6 +320,33 @@ def _postgres(_: Recorded, inputs: Any) -> Iterator[Template]:
         spec=completed_by_operator(inputs, host_spec),
     )
     yield from _backup_jobs(inputs)
+    yield from _pooler(inputs)
+
+
+def _pooler(inputs: Any) -> Iterator[Template]:
+    """PgBouncer: internal/pgbouncer/reconcile.go, controller/postgrescluster/pgbouncer.go."""
+    name, spec = inputs["metadata"]["name"], inputs["spec"]
+    fields = spec.get("proxy", {}).get("pgBouncer")
+    if fields is None:
+        return
+    image = fields.get("image", "pgbouncer")
+    watcher = fields["sidecars"]["pgbouncerConfig"]["resources"]
+    yield Template(
+        name=f"{name}-pgbouncer",
+        namespace=inputs["metadata"]["namespace"],
+        labels={f"{_PGO}/cluster": name, f"{_PGO}/role": "pgbouncer"},
+        spec={
+            "automountServiceAccountToken": False,
+            "securityContext": {"fsGroup": 2, "fsGroupChangePolicy": "OnRootMismatch"},
+            "containers": [
+                _container("pgbouncer", image, _RESTRICTED, fields["resources"]),
+                _container("pgbouncer-config", image, _RESTRICTED, watcher),
+            ],
+            **_placed(fields),
+            **_pull_secrets(spec),
+        },
+        replicas=fields["replicas"],
+    )
 
 
 def _backup_jobs(inputs: Any) -> Iterator[Template]:
