@@ -65,6 +65,12 @@ def _switched_off(before: Any, after: Any) -> bool:
     return before is True and after is False
 
 
+def _one_of_two(before: Any, after: Any) -> bool:
+    """Whether only one part of a pair differs."""
+    parts = zip(str(before).split(", "), str(after).split(", "), strict=True)
+    return [old == new for old, new in parts].count(False) == 1
+
+
 _DOCS = "docs/upgrades.md#changes-that-are-refused"
 _BY_DUMP = f"a new environment beside this one, and the data moved over: {_DOCS}"
 _REDIS_VOLUMES = (
@@ -121,6 +127,13 @@ _RULES: Mapping[str, _Rule] = {
     "postgres.backups.storage.size": _Rule(_smaller, "a volume can't shrink", _BY_DUMP),
     "postgres.backups.storage.storageClass": _Rule(
         _differs, "a claim can't change its class", _BY_DUMP
+    ),
+    "images.postgres, images.pgbackrest": _Rule(
+        _one_of_two,
+        "pgBackRest may be of another version in one image than in the other, and then archiving "
+        "and backups stop",
+        "set both images of one release; if both hold the same pgBackRest already, allow it: "
+        "docs/upgrades.md#postgresql-minor",
     ),
     "redis.storage.size": _Rule(
         _differs,
@@ -185,6 +198,9 @@ def recorded(cluster: Cluster, settings: Settings) -> dict[str, Any]:
     for name, store in postgres.backups.repositories.items():
         names = {"type", "bucket", "container", "account", "encrypted"}
         record[f"{_REPOSITORIES}{name}"] = _listed(store.model_dump(by_alias=True, include=names))
+    images = settings.images
+    if images.postgres and images.pgbackrest:
+        record["images.postgres, images.pgbackrest"] = f"{images.postgres}, {images.pgbackrest}"
     rotations = settings.rotation.model_dump(by_alias=True)
     for name, number in rotations.items():
         record[f"rotation.{name}"] = number

@@ -137,29 +137,50 @@ def _refusal(restore: InPlaceRestore, known: Mapping[str, RepositoryContent], re
 
 
 async def _stop(access: ClusterAccess, workload: Workload) -> None:
-    """Scale to 0 and wait until no pod is left. Nothing when there is no such Deployment."""
-    selector = ""
+    """Scale to 0 and wait until no pod is left. Nothing when there is no such Deployment.
+
+    Raises pulumi.RunError when pods are left; the Deployment then runs again.
+    """
     api: Any = await access.client()
     try:
-        objects = api.async_get("deployments.apps", workload.name, namespace=workload.namespace)
-        async for item in objects:
-            # Its next server-side apply takes the field back, and with it starts the pods.
-            await item.patch({"spec": {"replicas": 0}})
-            selector = label_selector(item.raw["spec"]["selector"]["matchLabels"])
-        if not selector:
+        deployment = await _deployment(api, workload)
+        if deployment is None:
             return
+        replicas = int(deployment.raw["spec"].get("replicas", 1))
+        selector = label_selector(deployment.raw["spec"]["selector"]["matchLabels"])
         pulumi.log.info(f"Deployment {workload.namespace}/{workload.name} stops for the restore")
-        async with asyncio.timeout(_STOP_SECONDS):
-            while await _pods(api, workload.namespace, selector):  # noqa: ASYNC110 -- no event
-                await asyncio.sleep(_INTERVAL)
-    except TimeoutError:
-        raise pulumi.RunError(
-            f"Deployment {workload.namespace}/{workload.name} was told to stop before the restore, "
-            f"and has pods left after {_STOP_SECONDS:g} s. The database was not touched. Inspect "
-            f"them with: {access.kubectl} -n {workload.namespace} get pods -l {selector}"
-        ) from None
+        try:
+            async with asyncio.timeout(_STOP_SECONDS):
+                await _empty(api, workload, selector)
+        except TimeoutError:
+            await deployment.patch({"spec": {"replicas": replicas}})
+            raise pulumi.RunError(
+                f"Deployment {workload.namespace}/{workload.name} was told to stop before the "
+                f"restore, and has pods left after {_STOP_SECONDS:g} s. The database was not "
+                f"touched, and the Deployment runs again. Inspect its pods with: {access.kubectl} "
+                f"-n {workload.namespace} get pods -l {selector}"
+            ) from None
     finally:
         await disconnect(api)
+
+
+async def _empty(api: Any, workload: Workload, selector: str) -> None:
+    while True:
+        # Each time: an autoscaler may have decided on a number just before, and leaves 0 alone.
+        # The Deployment's next server-side apply takes the field back, and with it starts the pods.
+        deployment = await _deployment(api, workload)
+        if deployment is not None and deployment.raw["spec"].get("replicas") != 0:
+            await deployment.patch({"spec": {"replicas": 0}})
+        if not await _pods(api, workload.namespace, selector):
+            return
+        await asyncio.sleep(_INTERVAL)
+
+
+async def _deployment(api: Any, workload: Workload) -> Any:
+    objects = api.async_get("deployments.apps", workload.name, namespace=workload.namespace)
+    async for item in objects:
+        return item
+    return None
 
 
 def start_hook(name: str, access: ClusterAccess, workload: Workload) -> pulumi.ResourceHook:
@@ -171,10 +192,9 @@ def start_hook(name: str, access: ClusterAccess, workload: Workload) -> pulumi.R
     async def start(_: pulumi.ResourceHookArgs) -> None:
         api: Any = await access.client()
         try:
-            objects = api.async_get("deployments.apps", workload.name, namespace=workload.namespace)
-            async for item in objects:
-                if item.raw["spec"].get("replicas") == 0:
-                    await item.patch({"spec": {"replicas": workload.autoscaled_from}})
+            deployment = await _deployment(api, workload)
+            if deployment is not None and deployment.raw["spec"].get("replicas") == 0:
+                await deployment.patch({"spec": {"replicas": workload.autoscaled_from}})
         finally:
             await disconnect(api)
 

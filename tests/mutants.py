@@ -672,6 +672,11 @@ MUTANTS = [
         ],
     ),
     Mutant(
+        "PostgreSQL's image changes without pgBackRest's",
+        [Change("components/changes.py", ".count(False) == 1", ".count(False) > 1")],
+        ["tests/test_changes.py", "-k", "destroys_is_refused or ordinary_change"],
+    ),
+    Mutant(
         "the migration goes through PgBouncer, where it works as no role",
         [Change("components/shlink.py", "pooled=False", "pooled=True")],
         ["tests/test_postgres.py", "-k", "migration_past_it"],

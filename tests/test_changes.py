@@ -32,6 +32,12 @@ def repositories(**stores: Any) -> dict[str, Any]:
     return {"postgres": {"backups": {"repositories": stores}}}
 
 
+def images(postgres: float, pgbackrest: float) -> dict[str, Any]:
+    """A pair of images by their versions."""
+    pair = {"postgres": f"r.io/pg:{postgres}-1", "pgbackrest": f"r.io/br:{pgbackrest}-1"}
+    return {"images": pair}
+
+
 @pytest.mark.parametrize(
     ("before", "after", "change"),
     [
@@ -71,6 +77,11 @@ def repositories(**stores: Any) -> dict[str, Any]:
         ),
         ({"rotation": {"database": 3}}, {"rotation": {"database": 2}}, "rotation.database: 3 -> 2"),
         (
+            images(16.11, 2.56),
+            images(16.12, 2.56),
+            "images.postgres, images.pgbackrest: r.io/pg:16.11-1, r.io/br:2.56-1 -> r.io/pg:16.12",
+        ),
+        (
             repositories(repo2=_STORE),
             repositories(repo2=_STORE | {"bucket": "others"}),
             "postgres.backups.repositories.repo2: bucket backups",
@@ -101,6 +112,9 @@ def test_a_change_that_destroys_is_refused_with_its_consequence_and_remedy(
         ({}, {"redis": {"mode": "none"}}),
         ({"redis": {"mode": "none"}}, {"redis": {"storage": {"size": "4Gi"}}}),
         ({}, {"rotation": {"database": 2}}),
+        # A minor version brings both images, and an environment without names gets them.
+        (images(16.11, 2.56), images(16.12, 2.57)),
+        ({}, images(16.12, 2.57)),
         (
             repositories(repo2=_STORE),
             repositories(repo2=_STORE, repo3=_STORE | {"bucket": "other"}),

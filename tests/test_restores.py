@@ -130,6 +130,8 @@ class Pods:
         self._left, self._log = looks, log
         self.job: Any = None
         self.replicas = 3
+        self.scaled_again: list[int] = []
+        """What an autoscaler sets after it has seen a change."""
 
     async def async_get(
         self, kind: str, *_: str, label_selector: str = "", **__: str
@@ -152,6 +154,9 @@ class Pods:
 
     async def patch(self, change: Any) -> None:
         self.did.append(f"patch {json.dumps(change)}")
+        self.replicas = change["spec"]["replicas"]
+        if self.scaled_again:
+            self.replicas = self.scaled_again.pop()
 
     @contextlib.asynccontextmanager
     async def call_api(self, method: str, **call: Any) -> AsyncGenerator[httpx.Response]:
@@ -198,6 +203,27 @@ def test_it_looks_then_stops_the_clients_then_archives() -> None:
         'patch {"spec": {"replicas": 0}}',
         "execute bash in database",
     ]
+
+
+def test_an_autoscaler_that_decided_just_before_is_overruled() -> None:
+    """It scales once more on what it saw; a number of 0 it then leaves alone."""
+    api = Pods()
+    api.scaled_again = [4]
+    prepare(api, GOOD)
+    assert api.did.count('patch {"spec": {"replicas": 0}}') == 2
+    assert api.replicas == 0
+
+
+def test_what_does_not_stop_runs_again() -> None:
+    """The database was not touched, and no later update would start an autoscaled Deployment."""
+    api = Pods(looks=10**6)
+    with (
+        mock.patch.object(restores, "_STOP_SECONDS", 0.05),
+        pytest.raises(pulumi.RunError, match="the Deployment runs again"),
+    ):
+        prepare(api, GOOD)
+    assert api.replicas == 3
+    assert "execute bash in database" not in api.did
 
 
 @pytest.mark.parametrize(

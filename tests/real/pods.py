@@ -331,11 +331,23 @@ def _pooler(inputs: Any) -> Iterator[Template]:
         return
     image = fields.get("image", "pgbouncer")
     watcher = fields["sidecars"]["pgbouncerConfig"]["resources"]
+    labels = {f"{_PGO}/cluster": name, f"{_PGO}/role": "pgbouncer"}
+    # PGO's own, as topology.go has them for every Deployment.
+    spread = [
+        {
+            "topologyKey": key,
+            "whenUnsatisfiable": "ScheduleAnyway",
+            "maxSkew": 1,
+            "labelSelector": {"matchLabels": labels},
+        }
+        for key in ("kubernetes.io/hostname", "topology.kubernetes.io/zone")
+    ]
     yield Template(
         name=f"{name}-pgbouncer",
         namespace=inputs["metadata"]["namespace"],
-        labels={f"{_PGO}/cluster": name, f"{_PGO}/role": "pgbouncer"},
+        labels=labels,
         spec={
+            "topologySpreadConstraints": spread,
             "automountServiceAccountToken": False,
             "securityContext": {"fsGroup": 2, "fsGroupChangePolicy": "OnRootMismatch"},
             "containers": [
