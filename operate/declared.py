@@ -15,9 +15,9 @@ from components.outputs import parse as parse_outputs
 from components.settings import Cluster, Settings
 from components.settings import parse as parse_settings
 from offline import stacks
-from offline.record import ROOT, Recording, Secret, record
+from offline.record import ROOT, Recorded, Recording, Secret, record
 
-from .view import Object
+from .view import Object, at
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def connectable(stack: str, kubeconfig: str | None) -> Declared:
 def of_recording(recording: Recording, cluster: Cluster, settings: Settings) -> Declared:
     """What a recorded run of the program declares."""
     objects = [item for item in recording.resources.values() if item.is_kubernetes_object]
-    manifests = [_public(item.inputs) for item in objects if item.kind != "Secret"]
+    manifests = [_manifest(item) for item in objects if item.kind != "Secret"]
     operators = tuple(_install(item.inputs) for item in recording.of_kind("Release"))
     return Declared(
         stack=recording.stack,
@@ -109,6 +109,17 @@ def of_recording(recording: Recording, cluster: Cluster, settings: Settings) -> 
         operators=operators,
         vault=_install(recording.of_kind("Chart")[0].inputs),
     )
+
+
+def _manifest(item: Recorded) -> Object:
+    """What is declared of an object: nothing that is secret, or that the program leaves alone."""
+    manifest = _public(item.inputs)
+    for path in item.ignore_changes:
+        *above, field = path.split(".")
+        holder = at(manifest, *above)
+        if isinstance(holder, dict):
+            cast("dict[str, Any]", holder).pop(field, None)
+    return manifest
 
 
 def _install(inputs: Mapping[str, Any]) -> HelmInstall:

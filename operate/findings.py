@@ -44,6 +44,9 @@ class Problem:
     severity: Severity = Severity.ERROR
     causes: tuple[str, ...] | None = None
     """The checks whose failure would explain this one; the check's own dependencies when None."""
+    may_explain: bool = False
+    """Whether this warning is an error once a check that depends on its own has one: a field that
+    somebody changed may be harmless, and is the cause of what fails behind it."""
 
 
 def skip(reason: str) -> Problem:
@@ -100,19 +103,30 @@ class Finding:
     consequences: tuple["Finding", ...] = ()
 
 
+_EXPLAINING = (Severity.ERROR, Severity.PROGRESS)
+
+
 def fold(checks: Sequence[Check], problems: Mapping[str, Sequence[Problem]]) -> list[Finding]:
     """Findings in the order of the checks, each consequence beneath its root cause.
 
-    A problem is a consequence when a check that it depends on, directly or not, has an error.
+    A problem is a consequence when a check that it depends on, directly or not, has an error. Where
+    none has, but one is changing within its time, an error is part of that change.
     """
-    order = {check.name: check for check in checks}
-    failed = {name for name, reported in problems.items() if _has_error(reported)}
+    graph = _Graph(checks, problems)
+    suspects = graph.suspects()
+    if suspects:
+        graph = _Graph(checks, _promoted(problems, suspects))
     roots: list[Finding] = []
     beneath: dict[str, list[Finding]] = {}
     for check in checks:
-        for problem in problems.get(check.name, ()):
+        for problem in graph.problems.get(check.name, ()):
+            cause = graph.root(check.name, problem)
+            change = graph.behind(cause) if cause else graph.change(check.name, problem)
             finding = _finding(check, problem)
-            cause = _root(check.name, problem, order, failed, problems)
+            if change:
+                cause = change
+                if problem.severity is Severity.ERROR:
+                    finding = dataclasses.replace(finding, severity=Severity.PROGRESS)
             if cause is None:
                 roots.append(finding)
             else:
@@ -120,65 +134,126 @@ def fold(checks: Sequence[Check], problems: Mapping[str, Sequence[Problem]]) -> 
     return _attached(roots, beneath)
 
 
-def _has_error(problems: Sequence[Problem]) -> bool:
-    return any(problem.severity is Severity.ERROR for problem in problems)
+def _promoted(
+    problems: Mapping[str, Sequence[Problem]], suspects: set[str]
+) -> dict[str, Sequence[Problem]]:
+    """The problems, those of the suspects as errors."""
+    promoted: dict[str, Sequence[Problem]] = dict(problems)
+    for name in suspects:
+        items: list[Problem] = []
+        for problem in problems[name]:
+            severity = Severity.ERROR if problem.may_explain else problem.severity
+            items.append(dataclasses.replace(problem, severity=severity))
+        promoted[name] = items
+    return promoted
+
+
+class _Graph:
+    """What explains what, among the problems of one look."""
+
+    def __init__(self, checks: Sequence[Check], problems: Mapping[str, Sequence[Problem]]) -> None:
+        self.problems = problems
+        self._order = {check.name: check for check in checks}
+        self._failed = self._with(Severity.ERROR)
+        self._changing = self._with(Severity.PROGRESS)
+
+    def _with(self, severity: Severity) -> set[str]:
+        """The checks that report a problem of this severity."""
+        names: set[str] = set()
+        for name, items in self.problems.items():
+            if severity in [problem.severity for problem in items]:
+                names.add(name)
+        return names
+
+    def root(self, name: str, problem: Problem) -> str | None:
+        """The first check in the table's order whose error is a root and explains this problem."""
+        for candidate in self._causes(name, problem):
+            if candidate in self._failed and self._is_root(candidate):
+                return candidate
+        return None
+
+    def change(self, name: str, problem: Problem) -> str | None:
+        """The first check whose change within its time explains this problem."""
+        if problem.severity not in _EXPLAINING:
+            return None
+        for candidate in self._causes(name, problem):
+            if candidate in self._changing and self._is_change(candidate):
+                return candidate
+        return None
+
+    def behind(self, cause: str) -> str | None:
+        """The change within its time that explains all errors of a root; None: one is its own."""
+        first: str | None = None
+        for item in self.problems[cause]:
+            if item.severity is Severity.ERROR and self.root(cause, item) is None:
+                change = self.change(cause, item)
+                if change is None:
+                    return None
+                first = first or change
+        return first
+
+    def suspects(self) -> set[str]:
+        """The checks with a warning that may explain an error that nothing else explains."""
+        names: set[str] = set()
+        for name in self._failed:
+            for problem in self.problems[name]:
+                if problem.severity is Severity.ERROR and self.root(name, problem) is None:
+                    causes = self._causes(name, problem)
+                    names |= {cause for cause in causes if self._may_explain(cause)}
+        return names
+
+    def _may_explain(self, name: str) -> bool:
+        return any(problem.may_explain for problem in self.problems.get(name, ()))
+
+    def _is_root(self, name: str) -> bool:
+        errors = [item for item in self.problems[name] if item.severity is Severity.ERROR]
+        return any(self.root(name, item) is None for item in errors)
+
+    def _is_change(self, name: str) -> bool:
+        """Whether a check has a change that nothing else explains."""
+        changes = [item for item in self.problems[name] if item.severity is Severity.PROGRESS]
+        own = [item for item in changes if self.root(name, item) is None]
+        return any(self.change(name, item) is None for item in own)
+
+    def _causes(self, name: str, problem: Problem) -> list[str]:
+        """All checks that would explain a problem, in the table's order."""
+        direct = self._order[name].depends_on if problem.causes is None else problem.causes
+        reached: set[str] = set()
+        waiting = list(direct)
+        while waiting:
+            current = waiting.pop()
+            if current in self._order and current not in reached and current != name:
+                reached.add(current)
+                waiting += self._order[current].depends_on
+        return [candidate for candidate in self._order if candidate in reached]
 
 
 def _attached(roots: Sequence[Finding], beneath: Mapping[str, list[Finding]]) -> list[Finding]:
     """One finding for each kind; the others of its kind hang beneath it.
 
-    Consequences hang on the first error of their root's check.
+    Consequences hang on the first error of their root's check, or on its first change.
     """
     attached: list[Finding] = []
     explaining: set[str] = set()
-    for first in roots:
+    kinds: set[tuple[str, str, Severity]] = set()
+    by_weight = sorted(roots, key=lambda finding: list(Severity).index(finding.severity))
+    for first in by_weight:
         kind = _kind(first)
-        if kind in [_kind(item) for item in attached]:
+        if kind in kinds:
             continue
+        kinds.add(kind)
         alike = [item for item in roots if _kind(item) == kind][1:]
-        if first.severity is Severity.ERROR and first.check not in explaining:
+        if first.severity in _EXPLAINING and first.check not in explaining:
             explaining.add(first.check)
             alike += beneath.get(first.check, [])
         attached.append(dataclasses.replace(first, consequences=tuple(alike)))
-    return sorted(attached, key=lambda finding: list(Severity).index(finding.severity))
+    return attached
 
 
 def _kind(finding: Finding) -> tuple[str, str, Severity]:
     """What is told once: a slow API server or a missing right is one finding for all checks."""
     check = "" if finding.severity is Severity.UNKNOWN else finding.check
     return check, finding.runbook, finding.severity
-
-
-def _root(
-    name: str,
-    problem: Problem,
-    order: Mapping[str, Check],
-    failed: set[str],
-    problems: Mapping[str, Sequence[Problem]],
-) -> str | None:
-    """The first check in the table's order whose error is a root and explains this problem."""
-    direct = order[name].depends_on if problem.causes is None else problem.causes
-    reached: set[str] = set()
-    waiting = list(direct)
-    while waiting:
-        current = waiting.pop()
-        if current in order and current not in reached and current != name:
-            reached.add(current)
-            waiting += order[current].depends_on
-    for candidate in order:
-        if candidate in reached & failed and _is_root(candidate, order, failed, problems):
-            return candidate
-    return None
-
-
-def _is_root(
-    name: str,
-    order: Mapping[str, Check],
-    failed: set[str],
-    problems: Mapping[str, Sequence[Problem]],
-) -> bool:
-    errors = [item for item in problems[name] if item.severity is Severity.ERROR]
-    return any(_root(name, item, order, failed, problems) is None for item in errors)
 
 
 def _finding(check: Check, problem: Problem) -> Finding:

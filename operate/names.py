@@ -34,11 +34,21 @@ async def unnamed(
     return missing
 
 
-async def answers(view: View, namespace: str, service: str) -> bool | None:
-    """Whether a Ready endpoint stands behind a Service; None: no slice of it exists."""
+async def serves(view: View, namespace: str, port: int, names: str) -> bool | None:
+    """Whether a Ready endpoint of any Service in a namespace answers on a port.
+
+    `names`: how names of such ports begin; a pod may listen on another number than its Service.
+    None: no Service is for that port.
+    """
     there: bool | None = None
     for piece in await view.objects(_SLICES, namespace):
-        if labels_of(piece).get(_SERVICE) != service:
+        entries = listed(piece, "ports")
+        own = [
+            entry
+            for entry in entries
+            if entry.get("port") == port or str(entry.get("name", "")).startswith(names)
+        ]
+        if not own:
             continue
         there = bool(there)
         for endpoint in listed(piece, "endpoints"):

@@ -50,8 +50,15 @@ class Workload:
     """The setting of the memory limit: `shlink:app.resources.memoryLimit`."""
     secrets: tuple[str, ...] = ()
     """Checks whose failure explains a missing Secret."""
+    unchanged: str = ""
+    """The check that notices what somebody changed by hand, such as an image."""
     grace: float = GRACE
     """Seconds in which one of these pods may become Ready."""
+
+    @property
+    def outside(self) -> tuple[str, ...]:
+        """The checks that explain a fault which no server of the environment can cause."""
+        return (*_FROM_THE_CLUSTER, self.unchanged) if self.unchanged else _FROM_THE_CLUSTER
 
 
 async def pod_problems(environment: Environment, workload: Workload) -> list[Problem]:
@@ -94,7 +101,7 @@ def rollout_refused(
             f"{workload.title}: new pods are refused: {_line(str(failure.get('message', '')))}",
             "pod-refused",
             environment.kubectl_in(workload.namespace, f"describe deployment {name}"),
-            causes=_FROM_THE_CLUSTER,
+            causes=workload.outside,
         )
     ]
 
@@ -132,7 +139,7 @@ def _of_pod(
                 "its node may be lost",
                 "pod-does-not-stop",
                 describe,
-                causes=_FROM_THE_CLUSTER,
+                causes=workload.outside,
             )
         return
     if _phase(pod) == "Failed":
@@ -142,7 +149,7 @@ def _of_pod(
             "pod-evicted",
             environment.kubectl_in(workload.namespace, f"delete pod {name}"),
             severity=Severity.WARNING,
-            causes=_FROM_THE_CLUSTER,
+            causes=workload.outside,
         )
         return
     killed = list(_out_of_memory(environment, workload, pod))
@@ -164,9 +171,9 @@ def _unscheduled(
     if scheduled is None or scheduled["status"] != "False":
         return None
     name, message = pod["metadata"]["name"], str(scheduled.get("message", ""))
-    causes = _FROM_THE_CLUSTER
+    causes = workload.outside
     if "PersistentVolumeClaim" in message or "persistentvolumeclaim" in message:
-        causes = (*_FROM_THE_CLUSTER, "cluster.volumes")
+        causes = (*workload.outside, "cluster.volumes")
     waiting = age(environment.view, pod["metadata"]["creationTimestamp"])
     return Problem(
         f"{workload.title}: no node takes pod {name}: {_line(message)}",
@@ -191,14 +198,14 @@ def _unstarted(
                 f"can't be pulled ({reason})",
                 "image-not-pulled",
                 environment.make("up"),
-                causes=_FROM_THE_CLUSTER,
+                causes=workload.outside,
             )
         if reason == "CreateContainerConfigError":
             return Problem(
                 f"{workload.title}: pod {name} can't start: {_line(message)}",
                 "secret-not-found",
                 environment.make("refresh"),
-                causes=(*_FROM_THE_CLUSTER, *workload.secrets),
+                causes=(*workload.outside, *workload.secrets),
             )
     for event in _of(events, "Pod", (name,)):
         if _recent(environment.view, event) and event.get("reason") == "FailedMount":
@@ -208,7 +215,7 @@ def _unstarted(
                     f"{workload.title}: pod {name} can't start: {_line(message)}",
                     "secret-not-found",
                     environment.make("refresh"),
-                    causes=(*_FROM_THE_CLUSTER, *workload.secrets),
+                    causes=(*workload.outside, *workload.secrets),
                 )
     return None
 
@@ -258,7 +265,7 @@ def _out_of_memory(environment: Environment, workload: Workload, pod: Object) ->
                 "out-of-memory",
                 remedy,
                 severity=severity,
-                causes=_FROM_THE_CLUSTER,
+                causes=workload.outside,
             )
             return
 
@@ -320,7 +327,7 @@ def _refused(
                 environment.kubectl_in(
                     workload.namespace, "get events --field-selector reason=FailedCreate"
                 ),
-                causes=_FROM_THE_CLUSTER,
+                causes=workload.outside,
             )
             return
 

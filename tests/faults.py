@@ -168,7 +168,34 @@ def the_dns_of_the_cluster_is_down(world: World) -> None:
     world.waits("shlink-7f8b", "wait-for-postgres")
 
 
+@fault("cluster.dns", "name-does-not-resolve")
+def the_service_of_the_dns_was_deleted(world: World) -> None:
+    world.remove("EndpointSlice", "kube-dns")
+    store_down(world, "dial tcp: lookup vault.vault.svc: i/o timeout")
+
+
+@fault("cluster.objects", "object-missing")
+def vault_may_not_review_tokens(world: World) -> None:
+    world.remove("ClusterRoleBinding", "vault-vault-token-review")
+    store_down(world, "Code: 403. Errors: * permission denied")
+
+
+@fault("cluster.objects", "not-as-declared")
+def external_secrets_may_not_request_the_token_of_the_store(world: World) -> None:
+    role = world.find("Role", "external-secrets-sa")
+    world.edit(role, "rules", [{**role["rules"][0], "resourceNames": ["other"]}])
+    store_down(world, 'serviceaccounts "external-secrets-sa" is forbidden')
+
+
 # The operators
+
+
+@fault("operators.unchanged", "not-as-declared")
+def the_arguments_of_pgo_were_edited(world: World) -> None:
+    deployment = world.find("Deployment", "pgo")
+    deployment["spec"]["template"] = {"spec": {"containers": [{"name": "pgo"}]}}
+    world.edit(deployment, "spec.template.spec.containers.pgo.args", ["--nothing"])
+    world.crashed("pgo-")
 
 
 @fault("operators.available", "operator-down")
@@ -203,6 +230,15 @@ def pgo_crashes(world: World) -> None:
 
 
 # Vault
+
+
+@fault("vault.unchanged", "not-as-declared")
+def the_image_of_vault_was_edited(world: World) -> None:
+    stateful_set = world.find("StatefulSet", VAULT)
+    stateful_set["spec"]["template"] = {"spec": {"containers": [{"name": "vault"}]}}
+    world.edit(stateful_set, "spec.template.spec.containers.vault.image", "vault:nope")
+    world.waiting("vault-0", "ErrImagePull")
+    store_down(world, "connection refused")
 
 
 @fault("vault.unsealed", "vault-sealed")
@@ -293,6 +329,28 @@ def the_certificate_of_vault_has_expired_and_only_the_store_tells(world: World) 
 # Secrets
 
 
+@fault("secrets.unchanged", "not-as-declared")
+def the_role_of_the_store_was_edited(world: World) -> None:
+    world.edit(world.find("SecretStore", ""), "spec.provider.vault.auth.kubernetes.role", "x")
+    store_down(world, 'unable to log in with Kubernetes auth: Code: 400. invalid role name "x"')
+
+
+@fault("secrets.unchanged", "not-as-declared")
+def the_authority_of_the_store_was_edited(world: World) -> None:
+    """Its certificate is not known without an update, so only the record tells."""
+    bundle = world.find("SecretStore", "")["spec"]["provider"]["vault"]["caBundle"]
+    world.edit(world.find("SecretStore", ""), "spec.provider.vault.caBundle", bundle)
+    store_down(world, "tls: failed to verify certificate: x509: signed by unknown authority")
+
+
+@fault("secrets.unchanged", "not-as-declared")
+def a_version_that_does_not_exist_is_asked_for(world: World) -> None:
+    external = world.find("ExternalSecret", "redis-credentials")
+    reference = {**external["spec"]["data"][0]["remoteRef"], "version": "99"}
+    world.edit(external, "spec.data", [{**external["spec"]["data"][0], "remoteRef": reference}])
+    unsynced(world, "error processing spec.data[0]: Secret does not exist")
+
+
 @fault("secrets.store", "secret-store-not-ready")
 def the_role_in_vault_is_wrong(world: World) -> None:
     store_down(world, 'unable to log in with Kubernetes auth: Code: 400. invalid role name "shlnk"')
@@ -325,6 +383,14 @@ def an_external_secret_was_deleted(world: World) -> None:
 
 
 # PostgreSQL
+
+
+@fault("postgres.unchanged", "not-as-declared")
+def the_certificate_of_the_database_was_taken_away(world: World) -> None:
+    cluster = world.find("PostgresCluster", "shlink-db")
+    world.edit(cluster, "spec.customTLSSecret.name", "other")
+    world.not_ready("shlink-db-instance1")
+    shlink_down(world)
 
 
 @fault("postgres.created", "postgres-not-created")
@@ -441,6 +507,13 @@ def archiving_is_off(world: World) -> None:
 # Redis
 
 
+@fault("redis.unchanged", "not-as-declared")
+def the_image_of_redis_was_edited(world: World) -> None:
+    world.edit(world.find("RedisFailover", ""), "spec.redis.image", "redis:nope")
+    world.waiting("rfr-", "ErrImagePull")
+    shlink_down(world)
+
+
 @fault("redis.created", "redis-not-created")
 def redis_operator_does_nothing(world: World) -> None:
     for prefix in ("rfr-", "rfs-"):
@@ -514,6 +587,29 @@ def a_server_of_redis_has_another_password(world: World) -> None:
 
 
 # Shlink
+
+
+@fault("shlink.unchanged", "not-as-declared")
+def the_database_of_shlink_was_edited(world: World) -> None:
+    deployment = world.find("Deployment", SHLINK)
+    path = "spec.template.spec.containers.shlink.env.DB_HOST.value"
+    world.edit(deployment, path, "nowhere.example")
+    shlink_down(world)
+
+
+@fault("shlink.unchanged", "not-as-declared")
+def the_selector_of_the_service_was_edited(world: World) -> None:
+    service = next(item for item in world.of("Service") if item["metadata"]["name"] == SHLINK)
+    world.edit(service, "spec.selector", {"app.kubernetes.io/name": "other"})
+    for item in world.of("EndpointSlice"):
+        if item["metadata"]["name"] == "shlink-abc":
+            item["metadata"]["annotations"]["pods"] = "nobody"
+
+
+@fault("shlink.unchanged", "not-as-declared")
+def a_node_selector_was_added_to_shlink(world: World) -> None:
+    world.edit(world.find("Deployment", SHLINK), "spec.template.spec.nodeSelector.disk", "none")
+    world.unscheduled("shlink-7f8b-0", "0/3 nodes are available")
 
 
 @fault("shlink.redis-mode", "shlink-redis-mode")
@@ -632,6 +728,19 @@ def certificate_ends(world: World) -> None:
 def policy_peer_missing(world: World) -> None:
     """A warning: nobody can come from there."""
     world.remove("Namespace", "monitoring")
+
+
+def harmless_edit(world: World) -> None:
+    """A warning: nothing fails."""
+    path = "spec.template.spec.containers.shlink.env.TIMEZONE.value"
+    world.edit(world.find("Deployment", SHLINK), path, "Europe/Madrid")
+
+
+def policy_added(world: World) -> None:
+    """A warning: it opens something."""
+    policy = dict(world.of("NetworkPolicy")[0])
+    policy["metadata"] = {"name": "by-hand", "namespace": REDIS}
+    world.objects.append(policy)
 
 
 def replica_behind(world: World) -> None:

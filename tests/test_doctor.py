@@ -145,7 +145,7 @@ def migrating(world: World) -> None:
 
 def scaled(world: World) -> None:
     """One more replica than a moment ago, not created yet."""
-    world.find("Deployment", "shlink")["spec"]["replicas"] += 1
+    world.remove("Pod", "shlink-7f8b-2")
 
 
 def vault_starts(world: World) -> None:
@@ -222,6 +222,8 @@ class _Switching(Api):
         (faults.redis_nearly_full, "redis.memory", "redis-memory"),
         (faults.certificate_ends, "vault.certificate", "certificate-near-its-end"),
         (faults.policy_peer_missing, "cluster.peers", "network-policy-peer-missing"),
+        (faults.policy_added, "cluster.policies", "network-policy-changed"),
+        (faults.harmless_edit, "shlink.unchanged", "not-as-declared"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
@@ -229,6 +231,36 @@ def test_what_still_works_is_a_warning(fault: Any, check: str, anchor: str) -> N
     result = report(broken(stack("prod"), [fault]))
     assert [(item.check, item.severity) for item in result.findings] == [(check, Severity.WARNING)]
     assert result.findings[0].runbook.endswith(f"#{anchor}")
+    assert result.exit_code == HEALTHY
+
+
+def test_a_change_tells_the_field_and_who_wrote_it_and_no_value_of_a_variable() -> None:
+    message = report(broken(stack("dev"), [faults.harmless_edit])).findings[0].message
+    assert "containers.shlink.env.TIMEZONE.value was changed (kubectl-edit, " in message
+    assert "Madrid" not in message
+
+
+def test_a_harmless_change_does_not_hide_a_cause() -> None:
+    """Vault is sealed: what waits for it has nothing to do with an edited variable."""
+    result = report(broken(stack("dev"), [faults.harmless_edit, faults.vault_is_sealed]))
+    severities = [(item.check, item.severity) for item in result.findings]
+    assert severities == [
+        ("vault.unsealed", Severity.ERROR),
+        ("shlink.unchanged", Severity.WARNING),
+    ]
+
+
+def test_a_change_within_its_time_explains_an_error() -> None:
+    """Vault has just restarted: the store's failed login belongs to that."""
+
+    def restarted(world: World) -> None:
+        vault_starts(world)
+        faults.store_down(world, "Vault is sealed")
+
+    result = report(broken(stack("dev"), [restarted]))
+    severities = [(item.check, item.severity) for item in result.findings]
+    assert severities == [("vault.unsealed", Severity.PROGRESS)]
+    assert {item.check for item in result.findings[0].consequences} > {"secrets.store"}
     assert result.exit_code == HEALTHY
 
 

@@ -11,7 +11,7 @@ import json
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import httpx
@@ -25,6 +25,10 @@ PLURALS = {
     "Namespace": "namespaces",
     "NetworkPolicy": "networkpolicies",
     "ServiceAccount": "serviceaccounts",
+    "Role": "roles",
+    "RoleBinding": "rolebindings",
+    "ClusterRole": "clusterroles",
+    "ClusterRoleBinding": "clusterrolebindings",
     "Service": "services",
     "PodDisruptionBudget": "poddisruptionbudgets",
     "HorizontalPodAutoscaler": "horizontalpodautoscalers",
@@ -131,6 +135,26 @@ class World:
                 "lastTimestamp": ago(60),
             }
         )
+
+    def edit(self, item: dict[str, Any], path: str, value: Any) -> None:
+        """Somebody edits a field with kubectl, and the API server records that."""
+        keys = path.split(".")
+        holder: Any = item
+        fields: dict[str, Any] = {}
+        record = {"manager": "kubectl-edit", "operation": "Update", "time": ago(300)}
+        managed = item["metadata"].setdefault("managedFields", [])
+        managed.append({**record, "fieldsV1": fields})
+        for key in keys[:-1]:
+            if isinstance(holder, list):
+                items = cast("list[dict[str, Any]]", holder)
+                holder = next(entry for entry in items if entry["name"] == key)
+                key_in_record = f"k:{json.dumps({'name': key})}"
+            else:
+                holder = cast("dict[str, Any]", holder).setdefault(key, {})
+                key_in_record = f"f:{key}"
+            fields = fields.setdefault(key_in_record, {})
+        holder[keys[-1]] = value
+        fields[f"f:{keys[-1]}"] = {}
 
     def pods(self, prefix: str) -> list[dict[str, Any]]:
         return [item for item in self.of("Pod") if item["metadata"]["name"].startswith(prefix)]
@@ -300,6 +324,7 @@ def _peers(world: World) -> None:
         )
     pod(world, "kube-system", "coredns-5c8", {"k8s-app": "kube-dns"}, "coredns")
     slices(world, "kube-system", "kube-dns", "coredns-")
+    world.find("EndpointSlice", "kube-dns")["ports"] = [{"name": "dns", "port": 53}]
 
 
 def pod(
@@ -565,11 +590,7 @@ class Api:
     def answer(self, method: str, path: str, body: Any = None) -> httpx.Response:
         """What the API server answers."""
         if method == "POST" and path.endswith("/selfsubjectaccessreviews"):
-            attributes = body["spec"]["resourceAttributes"]
-            allowed = attributes["resource"] not in self.world.forbidden
-            if attributes.get("subresource") in self.world.forbidden_inside:
-                allowed = False
-            return httpx.Response(201, json={"status": {"allowed": allowed}})
+            return self._reviewed(body["spec"]["resourceAttributes"])
         assert (method, body) == ("GET", None), "doctor only reads"
         parts = [part for part in urlsplit(path).path.split("/") if part]
         assert "secrets" not in parts, "doctor reads no Secret"
@@ -587,9 +608,25 @@ class Api:
         plural, *subresource = place
         if plural in self.world.forbidden:
             return httpx.Response(403, json={"kind": "Status"})
-        if len(subresource) > 1:
-            return self._behind(*subresource)
+        if subresource:
+            return self._below(plural, *subresource)
         return self._listed(version, plural, namespace)
+
+    def _reviewed(self, attributes: Mapping[str, str]) -> httpx.Response:
+        """Whether this login may do something."""
+        allowed = attributes["resource"] not in self.world.forbidden
+        if attributes.get("subresource") in self.world.forbidden_inside:
+            allowed = False
+        return httpx.Response(201, json={"status": {"allowed": allowed}})
+
+    def _below(self, plural: str, name: str, *subresource: str) -> httpx.Response:
+        """What stands behind a pod, or an object of the cluster's own kinds."""
+        if subresource:
+            return self._behind(name, *subresource)
+        for item in self.world.objects:
+            if (PLURALS.get(item["kind"]), item["metadata"]["name"]) == (plural, name):
+                return httpx.Response(200, json=item)
+        return httpx.Response(404, json={"kind": "Status"})
 
     def _served(self, version: str) -> httpx.Response:
         kinds = {

@@ -1,18 +1,21 @@
 """The cluster itself, its namespaces and network, and the operators that everything else needs."""
 
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from typing import Any, cast
 
+from components import ports
+from operate import drift
 from operate.findings import Check, Environment, Problem, Severity, error_unless, skip
-from operate.names import answers
+from operate.names import serves
 from operate.pods import GRACE, Workload, pod_problems, rollout_refused
 from operate.view import ForbiddenError, Object, age, at, condition, labels_of, listed, mapped
 
 CLUSTER = ("cluster.reachable", "cluster.namespaces")
 """What every check of an object in a namespace depends on."""
-_DNS_SERVICE = "kube-dns"
-"""The name that CoreDNS keeps too: https://kubernetes.io/docs/concepts/services-networking/dns-pod-service/"""
 _NAMESPACE_LABEL = "kubernetes.io/metadata.name"
+_POLICIES = "networking.k8s.io/v1/networkpolicies"
+_RBAC = "rbac.authorization.k8s.io/v1"
 _POD_SECURITY = "pod-security.kubernetes.io/enforce"
 
 
@@ -125,15 +128,16 @@ async def _namespaces(environment: Environment) -> list[Problem]:
 async def _policies(environment: Environment) -> list[Problem]:
     missing: list[str] = []
     changed: list[str] = []
+    declared: set[tuple[str, str]] = set()
     for policy in environment.declared.of_kind("NetworkPolicy"):
         namespace, name = policy["metadata"]["namespace"], policy["metadata"]["name"]
-        actual = await environment.view.named(
-            "networking.k8s.io/v1/networkpolicies", namespace, name
-        )
+        declared.add((namespace, name))
+        actual = await environment.view.named(_POLICIES, namespace, name)
         if actual is None:
             missing.append(f"{namespace}/{name}")
-        elif not _contains(actual["spec"], policy["spec"]):
-            changed.append(f"{namespace}/{name}")
+        else:
+            told = "; ".join(str(change) for change in drift.changes(policy, actual))
+            changed += [f"{namespace}/{name} ({told})"] if told else []
     problems: list[Problem] = []
     if missing:
         text = f"missing NetworkPolicies: {', '.join(missing)}"
@@ -141,7 +145,24 @@ async def _policies(environment: Environment) -> list[Problem]:
     if changed:
         text = f"NetworkPolicies that differ from what is declared: {', '.join(changed)}"
         problems.append(Problem(text, "network-policy-changed", environment.make("refresh")))
-    return problems
+    return [*problems, *await _other_policies(environment, declared)]
+
+
+async def _other_policies(
+    environment: Environment, declared: set[tuple[str, str]]
+) -> list[Problem]:
+    """Policies that the program does not declare. They can only open: all is closed already."""
+    others: list[str] = []
+    for namespace in environment.declared.namespaces:
+        for policy in await environment.view.objects(_POLICIES, namespace):
+            name = policy["metadata"]["name"]
+            others += [] if (namespace, name) in declared else [f"{namespace}/{name}"]
+    if not others:
+        return []
+    namespace, _, name = others[0].partition("/")
+    remedy = environment.kubectl_in(namespace, f"describe networkpolicy {name}")
+    text = f"NetworkPolicies that are not declared, and open what they name: {', '.join(others)}"
+    return [Problem(text, "network-policy-changed", remedy, severity=Severity.WARNING)]
 
 
 async def _peers(environment: Environment) -> list[Problem]:
@@ -178,19 +199,17 @@ async def _dns(environment: Environment) -> list[Problem]:
     """The cluster's DNS has a Ready pod; without it every server "can't be reached"."""
     namespace = environment.declared.settings.network.dns_namespace
     try:
-        there = await answers(environment.view, namespace, _DNS_SERVICE)
+        ready = await serves(environment.view, namespace, ports.DNS, "dns")
     except ForbiddenError as error:
         return [skip(f"{error}; deploy/rbac/doctor.yaml grants it")]
-    if there or there is None:
-        # No such Service: this cluster's DNS has another name, of which nothing is known here.
+    if ready:
         return []
-    return [
-        Problem(
-            f"the cluster's DNS has no Ready pod (Service {namespace}/{_DNS_SERVICE})",
-            "name-does-not-resolve",
-            environment.kubectl_in(namespace, "get pods -l k8s-app=kube-dns"),
-        )
-    ]
+    page, remedy = "name-does-not-resolve", environment.kubectl_in(namespace, "get services,pods")
+    if ready is None:
+        # A cloud may answer from outside the cluster.
+        text = f"no Service of namespace {namespace} is the cluster's DNS (port {ports.DNS})"
+        return [Problem(text, page, remedy, severity=Severity.WARNING, may_explain=True)]
+    return [Problem(f"the cluster's DNS has no Ready pod in namespace {namespace}", page, remedy)]
 
 
 async def _volumes(environment: Environment) -> list[Problem]:
@@ -263,6 +282,18 @@ def _setting(release: str) -> str:
     return first + "".join(part.capitalize() for part in others)
 
 
+async def _unchanged(environment: Environment) -> list[Problem]:
+    """Nobody has edited the Deployments of the charts; Helm would not notice."""
+    problems: list[Problem] = []
+    releases = {operator.name for operator in environment.declared.operators}
+    for namespace in sorted({operator.namespace for operator in environment.declared.operators}):
+        for item in await environment.view.objects("apps/v1/deployments", namespace):
+            annotations = mapped(item, "metadata", "annotations")
+            if annotations.get("meta.helm.sh/release-name") in releases:
+                problems += drift.told(environment, "Deployment", item, drift.by_hand(item))
+    return problems
+
+
 async def deployment_problems(
     environment: Environment, deployment: Object, *, title: str, memory_setting: str
 ) -> list[Problem]:
@@ -286,6 +317,7 @@ async def deployment_problems(
         owners=(name,),
         replicas=replicas,
         memory_setting=memory_setting,
+        unchanged="operators.unchanged",
     )
     problems = await pod_problems(environment, workload)
     problems = problems or rollout_refused(environment, workload, deployment)
@@ -302,39 +334,52 @@ async def deployment_problems(
     return problems
 
 
-async def _accounts(environment: Environment) -> list[Problem]:
-    """ServiceAccounts, disruption budgets and the autoscaler that are declared exist."""
+_OBJECTS = {
+    "ServiceAccount": "v1/serviceaccounts",
+    "PodDisruptionBudget": "policy/v1/poddisruptionbudgets",
+    "HorizontalPodAutoscaler": "autoscaling/v2/horizontalpodautoscalers",
+    "Role": f"{_RBAC}/roles",
+    "RoleBinding": f"{_RBAC}/rolebindings",
+    "ClusterRole": f"{_RBAC}/clusterroles",
+    "ClusterRoleBinding": f"{_RBAC}/clusterrolebindings",
+}
+
+
+async def _objects(environment: Environment) -> list[Problem]:
+    """Accounts, their rights, disruption budgets and the autoscaler exist, as declared."""
     missing: list[str] = []
-    for kind, resource in (
-        ("ServiceAccount", "v1/serviceaccounts"),
-        ("PodDisruptionBudget", "policy/v1/poddisruptionbudgets"),
-        ("HorizontalPodAutoscaler", "autoscaling/v2/horizontalpodautoscalers"),
-    ):
+    changed: list[Problem] = []
+    unseen: list[Problem] = []
+    for kind, resource in _OBJECTS.items():
         for item in environment.declared.of_kind(kind):
-            namespace, name = item["metadata"]["namespace"], item["metadata"]["name"]
-            if await environment.view.named(resource, namespace, name) is None:
-                missing.append(f"{kind} {namespace}/{name}")
+            namespace = str(item["metadata"].get("namespace", ""))
+            name = item["metadata"]["name"]
+            try:
+                actual = await _object(environment, resource, namespace, name)
+            except ForbiddenError as error:
+                if _RBAC not in resource:
+                    raise
+                unseen = [skip(f"{error}; deploy/rbac/doctor.yaml grants it")]
+                continue
+            if actual is None:
+                missing.append(f"{kind} {namespace}/{name}" if namespace else f"{kind} {name}")
+            else:
+                differences = drift.changes(item, actual)
+                changed += drift.told(environment, kind, actual, differences)
     if not missing:
-        return []
+        return [*changed, *unseen]
     text = f"declared, but not there: {', '.join(missing)}"
-    return [Problem(text, "object-missing", environment.make("refresh"))]
+    return [Problem(text, "object-missing", environment.make("refresh")), *changed, *unseen]
 
 
-def _contains(actual: Any, declared: Any) -> bool:
-    """Whether an object has everything that is declared; the API server adds defaults."""
-    if isinstance(declared, Mapping):
-        if not isinstance(actual, Mapping):
-            return not declared
-        fields = cast("Mapping[str, Any]", declared)
-        there = cast("Mapping[str, Any]", actual)
-        return all(_contains(there.get(key), value) for key, value in fields.items())
-    if isinstance(declared, list):
-        items = cast("list[Any]", declared)
-        others = cast("list[Any]", actual or [])
-        if len(items) != len(others):
-            return False
-        return all(_contains(left, right) for left, right in zip(others, items, strict=True))
-    return declared is None or actual == declared
+async def _object(
+    environment: Environment, resource: str, namespace: str, name: str
+) -> Object | None:
+    """An object; of the cluster's own kinds nothing but this one may be read."""
+    if namespace:
+        return await environment.view.named(resource, namespace, name)
+    reply = await environment.view.reply(f"{resource}/{name}")
+    return reply.fields if reply.status == HTTPStatus.OK else None
 
 
 CHECKS = (
@@ -364,9 +409,9 @@ CHECKS = (
     ),
     Check(
         name="cluster.objects",
-        description="accounts and disruption budgets exist",
+        description="accounts, their rights and disruption budgets are as declared",
         depends_on=CLUSTER,
-        look=_accounts,
+        look=_objects,
     ),
     Check(
         name="cluster.policies",
@@ -393,9 +438,21 @@ CHECKS = (
         look=_volumes,
     ),
     Check(
+        name="operators.unchanged",
+        description="nobody has changed the operators' Deployments",
+        depends_on=CLUSTER,
+        look=_unchanged,
+    ),
+    Check(
         name="operators.available",
         description="the operators run",
-        depends_on=(*CLUSTER, "cluster.nodes", "cluster.objects", "cluster.policies"),
+        depends_on=(
+            *CLUSTER,
+            "cluster.nodes",
+            "cluster.objects",
+            "cluster.policies",
+            "operators.unchanged",
+        ),
         look=_operators,
     ),
 )

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from components import ports
 from operate import certificates, inside
+from operate.drift import unchanged
 from operate.findings import Check, Environment, Problem, Severity, error_unless, skip
 from operate.names import unnamed
 from operate.pods import GRACE, Workload, pod_problems, pods_of, ready
@@ -56,6 +57,7 @@ def _workload(environment: Environment) -> Workload:
         replicas=replicas,
         memory_setting="shlink:postgres.resources.memoryLimit",
         secrets=("cluster.objects",),
+        unchanged="postgres.unchanged",
     )
 
 
@@ -73,6 +75,7 @@ async def _created(environment: Environment) -> list[Problem]:
                 f"PostgresCluster {name} is shut down (spec.shutdown)",
                 "postgres-stopped",
                 environment.make("refresh"),
+                causes=CLUSTER,
             )
         ]
     described = environment.kubectl_in(namespace, f"describe postgrescluster {name}")
@@ -408,10 +411,17 @@ async def _archiving(environment: Environment) -> list[Problem]:
 
 
 CHECKS = (
+    unchanged("postgres.unchanged", {"PostgresCluster": _CLUSTERS}),
     Check(
         name="postgres.created",
         description="PGO has made the database cluster that is declared",
-        depends_on=(*CLUSTER, "cluster.kinds", "cluster.policies", "operators.available"),
+        depends_on=(
+            *CLUSTER,
+            "cluster.kinds",
+            "cluster.policies",
+            "operators.available",
+            "postgres.unchanged",
+        ),
         look=_created,
     ),
     Check(

@@ -8,6 +8,7 @@ import re
 
 from components import ports
 from components.redis import MASTER
+from operate.drift import unchanged
 from operate.findings import Check, Environment, Problem, Severity, error_unless, skip
 from operate.inside import tunnel
 from operate.names import unnamed
@@ -56,6 +57,7 @@ def _workload(manifest: Object, component: str) -> Workload:
         replicas=int(manifest["spec"][part]["replicas"]),
         memory_setting=f"shlink:redis.{setting}.memoryLimit",
         secrets=("cluster.objects",),
+        unchanged="redis.unchanged",
     )
 
 
@@ -282,10 +284,17 @@ def _bytes(amount: str) -> float:
 
 
 CHECKS = (
+    unchanged("redis.unchanged", {"RedisFailover": _FAILOVERS}),
     Check(
         name="redis.created",
         description="redis-operator has made what is declared",
-        depends_on=(*CLUSTER, "cluster.kinds", "cluster.policies", "operators.available"),
+        depends_on=(
+            *CLUSTER,
+            "cluster.kinds",
+            "cluster.policies",
+            "operators.available",
+            "redis.unchanged",
+        ),
         look=_created,
     ),
     Check(

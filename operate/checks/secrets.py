@@ -1,6 +1,7 @@
 """External Secrets: the stores can log in to Vault, and every Secret is as new as it should be."""
 
 from components.waits import synced
+from operate.drift import unchanged
 from operate.findings import Check, Environment, Problem, error_unless
 from operate.pods import GRACE
 from operate.view import Object, age, at, condition
@@ -103,6 +104,7 @@ def _reason(ready: Object | None) -> str:
 
 
 CHECKS = (
+    unchanged("secrets.unchanged", {"SecretStore": _STORES, "ExternalSecret": _EXTERNAL}),
     Check(
         name="secrets.store",
         description="the SecretStores can log in to Vault",
@@ -113,6 +115,7 @@ CHECKS = (
             "cluster.policies",
             "cluster.dns",
             "operators.available",
+            "secrets.unchanged",
             "vault.leader",
             "vault.certificate",
         ),

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from operate.drift import unchanged
 from operate.findings import Check, Environment, Problem, Severity
 from operate.pods import GRACE, Workload, pod_problems, rollout_refused
 from operate.view import LookError, Object, age, at, condition, labels_of, listed, mapped
@@ -115,6 +116,7 @@ async def _migrated(environment: Environment) -> list[Problem]:
         replicas=0,
         memory_setting="shlink:app.resources.memoryLimit",
         secrets=("secrets.synced",),
+        unchanged="shlink.unchanged",
     )
     problems = await pod_problems(environment, workload)
     if problems:
@@ -213,6 +215,7 @@ async def _running(environment: Environment) -> list[Problem]:
         replicas=replicas,
         memory_setting="shlink:app.resources.memoryLimit",
         secrets=("secrets.synced",),
+        unchanged="shlink.unchanged",
         grace=_STARTUP,
     )
     problems = await pod_problems(environment, workload)
@@ -351,6 +354,15 @@ def _route(environment: Environment, kind: str, name: str, actual: Object | None
 
 
 CHECKS = (
+    unchanged(
+        "shlink.unchanged",
+        {
+            "Deployment": "apps/v1/deployments",
+            "Service": "v1/services",
+            "Ingress": "networking.k8s.io/v1/ingresses",
+            "HTTPRoute": "gateway.networking.k8s.io/v1/httproutes",
+        },
+    ),
     Check(
         name="shlink.redis-mode",
         description="Shlink is told how Redis runs",
@@ -360,7 +372,13 @@ CHECKS = (
     Check(
         name="shlink.migrated",
         description="the migration of the database succeeded",
-        depends_on=(*CLUSTER, "cluster.nodes", "shlink.redis-mode", *_SERVERS),
+        depends_on=(
+            *CLUSTER,
+            "cluster.nodes",
+            "shlink.unchanged",
+            "shlink.redis-mode",
+            *_SERVERS,
+        ),
         look=_migrated,
     ),
     Check(

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from operate import certificates
+from operate import certificates, drift
 from operate.findings import Check, Environment, Problem, Severity
 from operate.pods import GRACE, Workload, container_runs, pod_problems, pods_of, ready
 from operate.view import LookError, Object, age, at, condition, labels_of
@@ -31,7 +31,18 @@ async def _workload(environment: Environment) -> Workload:
         replicas=replicas,
         memory_setting="shlink:vault.resources.memoryLimit",
         secrets=("cluster.objects",),
+        unchanged="vault.unchanged",
     )
+
+
+async def _unchanged(environment: Environment) -> list[Problem]:
+    """Nobody has edited what the chart made: an update would not notice."""
+    problems: list[Problem] = []
+    namespace = environment.declared.vault.namespace
+    for kind, resource in (("StatefulSet", "apps/v1/statefulsets"), ("Service", "v1/services")):
+        for item in await environment.view.objects(resource, namespace):
+            problems += drift.told(environment, kind, item, drift.by_hand(item))
+    return problems
 
 
 async def _running(environment: Environment) -> list[Problem]:
@@ -197,9 +208,21 @@ async def _leader(environment: Environment) -> list[Problem]:
 
 CHECKS = (
     Check(
+        name="vault.unchanged",
+        description="nobody has changed Vault's StatefulSet and Services",
+        depends_on=CLUSTER,
+        look=_unchanged,
+    ),
+    Check(
         name="vault.running",
         description="Vault's pods run",
-        depends_on=(*CLUSTER, "cluster.nodes", "cluster.objects", "cluster.volumes"),
+        depends_on=(
+            *CLUSTER,
+            "cluster.nodes",
+            "cluster.objects",
+            "cluster.volumes",
+            "vault.unchanged",
+        ),
         look=_running,
     ),
     Check(

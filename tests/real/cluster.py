@@ -67,7 +67,9 @@ class Cluster:
 
     def apply(self, manifests: Iterable[Manifest], *, dry_run: bool = False) -> list[Answer]:
         """Server-side apply with strict field validation: unknown or double fields are refused."""
-        params = {"fieldManager": "shlink-tests", "force": "true", "fieldValidation": "Strict"}
+        # Like the program's own, so that doctor takes it for nobody's change by hand.
+        manager = "pulumi-kubernetes-tests"
+        params = {"fieldManager": manager, "force": "true", "fieldValidation": "Strict"}
         if dry_run:
             params["dryRun"] = "All"
         return self.calls(

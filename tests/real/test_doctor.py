@@ -34,6 +34,19 @@ ACCOUNT = {
 LATER = timedelta(minutes=15)
 """Doctor looks as if it were later, so that nothing counts as still starting."""
 _MERGE = "application/merge-patch+json"
+DNS: dict[str, Any] = {
+    "apiVersion": "discovery.k8s.io/v1",
+    "kind": "EndpointSlice",
+    "metadata": {
+        "name": "kube-dns-of-tests",
+        "namespace": "kube-system",
+        "labels": {"kubernetes.io/service-name": "kube-dns"},
+    },
+    "addressType": "IPv4",
+    "endpoints": [{"addresses": ["192.0.2.53"], "conditions": {"ready": True}}],
+    "ports": [{"name": "dns", "port": 53, "protocol": "UDP"}],
+}
+"""Where the cluster's DNS would answer; this cluster has none."""
 _REDIS = {"app.kubernetes.io/name": "shlink-redis"}
 _SELECTORS = {
     "rfr-shlink-redis": {**_REDIS, "app.kubernetes.io/component": "redis"},
@@ -129,10 +142,9 @@ def _objects(declared: Declared) -> list[dict[str, Any]]:
     """
     healthy = world.healthy(declared)
     made_elsewhere = {"Pod", "Node", "EndpointSlice", "Namespace", "PersistentVolumeClaim"}
-    roles_and_jobs = {"Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding", "Job"}
-    objects: list[dict[str, Any]] = []
+    objects: list[dict[str, Any]] = [DNS]
     for item in healthy.objects:
-        if item["kind"] in made_elsewhere | roles_and_jobs:
+        if item["kind"] in made_elsewhere | {"Job"}:
             continue
         metadata = item["metadata"]
         for field in ("creationTimestamp", "generation"):
@@ -398,16 +410,17 @@ DATABASE = _object(
 )
 SCHEDULE = _object("CronJob", "batch/v1", "postgres", "shlink-db-repo1-full")
 POLICY = _object("NetworkPolicy", "networking.k8s.io/v1", "shlink", "shlink")
+STORE_ROLE = _object("Role", "rbac.authorization.k8s.io/v1", "shlink", "external-secrets-sa")
+TOKEN_REVIEW: dict[str, Any] = {
+    "apiVersion": "rbac.authorization.k8s.io/v1",
+    "kind": "ClusterRoleBinding",
+    "metadata": {"name": "vault-vault-token-review"},
+}
 ACCOUNT_OF_STORE = _object("ServiceAccount", "v1", "shlink", "external-secrets-sa")
 BUDGET = _object("PodDisruptionBudget", "policy/v1", "shlink", "shlink")
 LEADER = _object("Service", "v1", "postgres", "shlink-db-ha")
 SENTINELS = _object("Service", "v1", "redis", "rfs-shlink-redis")
 FRONT = _object("Service", "v1", "shlink", "shlink")
-DNS = {
-    **_object("Service", "v1", "kube-system", "kube-dns"),
-    "spec": {"selector": {"k8s-app": "nothing-here"}, "ports": [{"port": 53, "protocol": "UDP"}]},
-}
-"""Of a DNS whose pods are gone; this cluster has none."""
 HEADLESS = _object("Service", "v1", "redis", "rfr-shlink-redis")
 QUOTA = {**_object("ResourceQuota", "v1", "redis", "none"), "spec": {"hard": {"pods": "0"}}}
 CLAIM = {
@@ -486,7 +499,7 @@ def _redeclared(kind: str, name: str) -> Callable[[Cluster], object]:
         declared = of_recording(recording, *parse(configurations.configuration("defaults")))
         for item in _objects(declared):
             place = (item["kind"], item["metadata"]["name"])
-            if place == (kind, name) and item["metadata"]["namespace"] != "vault":
+            if place == (kind, name) and item["metadata"].get("namespace") != "vault":
                 cluster.must([item])
 
     return mend
@@ -540,10 +553,76 @@ def _servers(urls: str) -> Callable[[Cluster], None]:
     return make
 
 
+def _both(*acts: Callable[[Cluster], object]) -> Callable[[Cluster], None]:
+    def act(cluster: Cluster) -> None:
+        for each in acts:
+            each(cluster)
+
+    return act
+
+
+def _answers(*, ready: bool) -> Callable[[Cluster], object]:
+    """Whether the cluster's DNS does."""
+    endpoints = [{**DNS["endpoints"][0], "conditions": {"ready": ready}}]
+    return lambda cluster: cluster.must([{**DNS, "endpoints": endpoints}])
+
+
+def _image(cluster: Cluster) -> None:
+    """Somebody edits the image of Shlink."""
+    deployment = cluster.call("GET", cluster.path(SHLINK)).body
+    containers = deployment["spec"]["template"]["spec"]["containers"]
+    containers[0]["image"] = "registry.example/shlink:nope"
+    _patch(cluster, SHLINK, {"spec": {"template": {"spec": {"containers": containers}}}})
+
+
 _SECRET = 'secret "shlink-api-key" not found'
 _ELSEWHERE = {"selector": {"app.kubernetes.io/component": "nothing"}}
 FAULTS = [
-    RealFault("no DNS", "cluster.dns", "name-does-not-resolve", _made(DNS), _deleted(DNS)),
+    RealFault("no DNS", "cluster.dns", "name-does-not-resolve", _answers(ready=False), _made(DNS)),
+    RealFault(
+        "token review not allowed",
+        "cluster.objects",
+        "object-missing",
+        _deleted(TOKEN_REVIEW),
+        _redeclared("ClusterRoleBinding", "vault-vault-token-review"),
+    ),
+    RealFault(
+        "rights of the store edited",
+        "cluster.objects",
+        "not-as-declared",
+        _both(
+            _condition(STORE, "False", "forbidden"),
+            lambda cluster: _patch(cluster, STORE_ROLE, {"rules": []}),
+        ),
+        _both(_condition(STORE, "True", ""), _redeclared("Role", "external-secrets-sa")),
+    ),
+    RealFault(
+        "role of the store edited",
+        "secrets.unchanged",
+        "not-as-declared",
+        _both(
+            _condition(STORE, "False", "invalid role name"),
+            _spec(STORE, {"provider": {"vault": {"auth": {"kubernetes": {"role": "x"}}}}}),
+        ),
+        _both(_condition(STORE, "True", ""), _redeclared("SecretStore", "vault-backend")),
+    ),
+    RealFault(
+        "certificate of the database edited",
+        "postgres.unchanged",
+        "not-as-declared",
+        _both(
+            _spec(DATABASE, {"customTLSSecret": {"name": "other"}}),
+            _waiting("postgres", "shlink-db-", "CreateContainerConfigError", "not found"),
+        ),
+        _both(_redeclared("PostgresCluster", "shlink-db"), _again("postgres", "shlink-db-")),
+    ),
+    RealFault(
+        "image of shlink edited",
+        "shlink.unchanged",
+        "not-as-declared",
+        _both(_image, _waiting("shlink", "shlink-", "ImagePullBackOff", "")),
+        _both(_redeclared("Deployment", "shlink"), _again("shlink", "shlink-")),
+    ),
     RealFault(
         "service account deleted",
         "cluster.objects",
@@ -602,8 +681,8 @@ FAULTS = [
     ),
     RealFault(
         "service of shlink leads nowhere",
-        "shlink.reached",
-        "shlink-no-endpoints",
+        "shlink.unchanged",
+        "not-as-declared",
         _spec(FRONT, _ELSEWHERE),
         _spec(FRONT, {"selector": {"app.kubernetes.io/component": None}}),
     ),
@@ -639,9 +718,9 @@ FAULTS = [
         _spec(PGO, {"replicas": 1}),
     ),
     RealFault(
-        "Pod Security refuses an operator",
-        "operators.available",
-        "pod-refused",
+        "Pod Security refuses an operator that somebody edited",
+        "operators.unchanged",
+        "not-as-declared",
         _unrestricted,
         _restricted,
     ),
@@ -692,9 +771,9 @@ FAULTS = [
         _redeclared("Service", "rfr-shlink-redis"),
     ),
     RealFault(
-        "no node takes shlink",
-        "shlink.running",
-        "pod-pending",
+        "no node takes shlink, which somebody edited",
+        "shlink.unchanged",
+        "not-as-declared",
         _spec(SHLINK, {"template": {"spec": {"nodeSelector": {"disk": "none"}}}}),
         _spec(SHLINK, {"template": {"spec": {"nodeSelector": None}}}),
     ),
