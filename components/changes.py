@@ -65,6 +65,10 @@ def _switched_off(before: Any, after: Any) -> bool:
     return before is True and after is False
 
 
+def _back_from_the_fork(before: Any, after: Any) -> bool:
+    return (before, after) == ("freshworks", "spotahome")
+
+
 def _one_of_two(before: Any, after: Any) -> bool:
     """Whether only one part of a pair differs."""
     parts = zip(str(before).split(", "), str(after).split(", "), strict=True)
@@ -145,6 +149,12 @@ _RULES: Mapping[str, _Rule] = {
         _REDIS_VOLUMES,
         f"replace the StatefulSet without its pods, one claim after the other: {_DOCS}",
     ),
+    "operators.redisOperator.distribution": _Rule(
+        _back_from_the_fork,
+        "the archived operator would start while the fork still runs, and each would restart "
+        "Redis' pods to fit its own templates",
+        "stop the fork first: docs/upgrades.md#redis-operator",
+    ),
     "operators.externalSecrets.install": _Rule(
         _switched_off,
         "the release takes its CRDs along, and with them every ExternalSecret of the whole cluster "
@@ -195,6 +205,9 @@ def recorded(cluster: Cluster, settings: Settings) -> dict[str, Any]:
     if isinstance(redis, FailoverRedis):
         record["redis.storage.size"] = redis.storage.size
         record["redis.storage.storageClass"] = redis.storage.storage_class
+        operator = settings.operators.redis_operator
+        if operator.install:
+            record["operators.redisOperator.distribution"] = operator.distribution
     for name, store in postgres.backups.repositories.items():
         names = {"type", "bucket", "container", "account", "encrypted"}
         record[f"{_REPOSITORIES}{name}"] = _listed(store.model_dump(by_alias=True, include=names))

@@ -19,6 +19,7 @@ from tests import configurations
 from tests.conftest import configuration
 
 _KMS = {"type": "awskms", "region": "eu-central-1", "kmsKeyId": "alias/a"}
+FORK = {"operators": {"redisOperator": {"distribution": "freshworks"}}}
 _STORE = {"type": "s3", "bucket": "backups", "endpoint": "s3.example.org", "region": "r-1"}
 
 
@@ -71,6 +72,11 @@ def images(postgres: float, pgbackrest: float) -> dict[str, Any]:
         ),
         ({}, {"redis": {"storage": {"size": "2Gi"}}}, "redis.storage.size: 1Gi -> 2Gi"),
         (
+            FORK,
+            {},
+            "operators.redisOperator.distribution: freshworks -> spotahome",
+        ),
+        (
             {},
             {"operators": {"externalSecrets": {"install": False, "namespace": "platform"}}},
             "operators.externalSecrets.install: true -> false",
@@ -109,6 +115,8 @@ def test_a_change_that_destroys_is_refused_with_its_consequence_and_remedy(
             {"vault": {"mode": "ha", "seal": _KMS}},
             {"vault": {"mode": "ha", "seal": _KMS, "replicas": 5}},
         ),
+        # The archived operator ends before the fork starts.
+        ({}, FORK),
         ({}, {"redis": {"mode": "none"}}),
         ({"redis": {"mode": "none"}}, {"redis": {"storage": {"size": "4Gi"}}}),
         ({}, {"rotation": {"database": 2}}),
