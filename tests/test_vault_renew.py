@@ -146,6 +146,44 @@ def test_what_is_lost_already_is_passed_over(renew: Renew) -> None:
     assert len(command.calls) == 4
 
 
+SEAL = (
+    '{"seal": {"type": "transit", "address": "https://keys.example.org", "keyName": "k", '
+    '"token": "t"}}'
+)
+
+
+@pytest.mark.parametrize("seal", ["{}", SEAL], ids=["keys-in-the-secret", "key-service"])
+@pytest.mark.parametrize(
+    ("lost", "secret", "expected"),
+    [
+        # Kubernetes makes an empty volume for a pod that starts again.
+        ("volume", "kept", ["create kept", "patch keys", "patch vault", "delete data-vault-0"]),
+        ("secret", "lost", ["patch vault", "delete data-vault-0"]),
+        # `make refresh` has made it again.
+        ("secret", "empty", ["patch vault", "delete data-vault-0"]),
+        ("both", "lost", ["patch vault"]),
+        ("both", "empty", ["patch vault"]),
+    ],
+)
+def test_whatever_is_lost_one_command_makes_vault_again(
+    renew: Renew, lost: str, secret: str, expected: list[str], seal: str
+) -> None:
+    """Old keys are kept aside, an old volume goes, and the update is the same."""
+    cluster = Cluster(statefulsets=[named("vault", spec={"replicas": 1})])
+    if secret != "lost":
+        data = {"data": {"vault-unseal-0": "a2V5"}} if secret == "kept" else {}
+        cluster.objects["secrets"] = [named("vault-unseal-keys", **data)]
+    if lost != "both":
+        cluster.objects["persistentvolumeclaims"] = [named("data-vault-0")]
+    command = Command(vault=seal)
+    steps: list[str] = []
+    for action, name, _ in renew(command, cluster).did:
+        short = "kept" if "-until-" in name else name.replace("vault-unseal-keys", "keys")
+        steps.append(f"{action} {short}")
+    assert steps == expected
+    assert [words[0] for words in command.calls] == ["refresh", "up", "refresh", "up"]
+
+
 def test_the_job_runs_again_before_anything_in_vault_is_read(renew: Renew) -> None:
     """Reading it needs the login that the Job makes; and only what is gone is written again."""
     command = Command()
