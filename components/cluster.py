@@ -10,7 +10,8 @@ import shlex
 import tempfile
 import warnings
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -121,6 +122,21 @@ class ClusterAccess:
             await disconnect(api)
             raise
 
+    @asynccontextmanager
+    async def connected(self) -> AsyncGenerator[Any]:
+        """A client as `client` returns it, which is closed at the end."""
+        api = await self.client()
+        try:
+            yield api
+        finally:
+            await disconnect(api)
+
+    @asynccontextmanager
+    async def kept(self) -> AsyncGenerator["ClusterAccess"]:
+        """The same cluster by one login: whatever connects through it shares the client."""
+        async with self.connected() as api:
+            yield _KeptAccess(self.context, self.kubeconfig, api)
+
     def _reduced(self, directory: Path) -> dict[str, Any]:
         """A kubeconfig of this context only, its keys and certificates in files."""
         known: dict[str, dict[str, Any]] = {"contexts": {}, "clusters": {}, "users": {}}
@@ -177,6 +193,16 @@ class ClusterAccess:
             raise ClusterError("the kubeconfig is not valid YAML") from None
 
 
+@dataclass(frozen=True)
+class _KeptAccess(ClusterAccess):
+    api: Any = None
+    """The client, which is somebody else's to close."""
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncGenerator[Any]:
+        yield self.api
+
+
 _FILES = {"certificate-authority", "client-certificate", "client-key", "tokenFile"}
 """Keys of a kubeconfig whose value is a path, relative to the kubeconfig."""
 
@@ -188,6 +214,22 @@ def _to_files(entry: dict[str, Any], directory: Path) -> None:
             Path(entry[key]).write_bytes(base64.b64decode(data))
         if (file := entry.get(key)) and not Path(file).is_file():
             raise ClusterError(f"the kubeconfig's {key} is not there: {file}")
+
+
+async def answer(
+    api: Any, method: str, version: str, namespace: str, url: str, **more: Any
+) -> tuple[int, str]:
+    """Status and text of the API server's answer, whatever it is. `version`: v1, batch/v1."""
+    async with api.call_api(
+        method,
+        version=version,
+        base="/apis" if "/" in version else "/api",
+        namespace=namespace,
+        url=url,
+        raise_for_status=False,
+        **more,
+    ) as response:
+        return int(response.status_code), str(response.text)
 
 
 async def disconnect(api: Any) -> None:

@@ -68,20 +68,23 @@ class SpreadConstraint(TypedDict):
 Affinity = Mapping[str, Mapping[str, Any]]
 
 
-class PodPlacement(TypedDict, total=False):
-    """Of a pod; nothing is required."""
+class Scheduling(TypedDict, total=False):
+    """What a pod and PGO have in common; nothing is required."""
+
+    tolerations: Sequence[Mapping[str, Any]]
+    priorityClassName: str
+
+
+class PodPlacement(Scheduling, total=False):
+    """Of a pod."""
 
     nodeSelector: Mapping[str, str]
-    tolerations: Sequence[Mapping[str, Any]]
-    priorityClassName: str
 
 
-class PgoPlacement(TypedDict, total=False):
-    """Of pods that PGO makes; nothing is required."""
+class PgoPlacement(Scheduling, total=False):
+    """Of pods that PGO makes."""
 
     affinity: Affinity
-    tolerations: Sequence[Mapping[str, Any]]
-    priorityClassName: str
 
 
 class WithResources(TypedDict):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pulumi
 
-from .cluster import ClusterAccess, disconnect, label_selector
+from .cluster import ClusterAccess, label_selector
 
 
 class ExecuteError(pulumi.RunError):
@@ -61,16 +61,13 @@ async def execute(
 
 
 async def _done(access: ClusterAccess, container: Container, command: Sequence[str]) -> Any:
-    api: Any = await access.client()
-    try:
+    async with access.connected() as api:
         pod = await _running(api, container)
         if pod is None:
             raise ExecuteError(
                 f"no pod runs in namespace {container.namespace} with {container.selector}"
             )
         return await pod.async_exec(list(command), container=container.name, check=False)
-    finally:
-        await disconnect(api)
 
 
 async def _running(api: Any, container: Container) -> Any:

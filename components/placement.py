@@ -12,7 +12,7 @@ from typing import Any
 
 from pulumi_kubernetes import core, meta
 
-from .crds import Affinity, PgoPlacement, PodPlacement, SpreadConstraint
+from .crds import Affinity, PgoPlacement, PodPlacement, Scheduling, SpreadConstraint
 from .placement_settings import PullCredentials
 from .settings import Settings
 
@@ -56,14 +56,9 @@ class Placement:
 
     def on_nodes(self) -> PodPlacement:
         """Fields of a pod's specification, which most charts and CRDs take by the same names."""
-        fields: PodPlacement = {}
-        if self.node_selector:
-            fields["nodeSelector"] = dict(self.node_selector)
-        if self.tolerations:
-            fields["tolerations"] = [*self.tolerations]
-        if self.priority_class:
-            fields["priorityClassName"] = self.priority_class
-        return fields
+        if not self.node_selector:
+            return {**self._scheduling()}
+        return {"nodeSelector": dict(self.node_selector), **self._scheduling()}
 
     def pull_secrets(self) -> list[dict[str, str]]:
         """`imagePullSecrets` of a pod's specification; empty where none is needed."""
@@ -74,9 +69,12 @@ class Placement:
 
         The pull secret is the whole cluster's (`spec.imagePullSecrets`).
         """
-        fields: PgoPlacement = {}
-        if self.node_selector:
-            fields["affinity"] = self.node_affinity()
+        if not self.node_selector:
+            return {**self._scheduling()}
+        return {"affinity": self.node_affinity(), **self._scheduling()}
+
+    def _scheduling(self) -> Scheduling:
+        fields: Scheduling = {}
         if self.tolerations:
             fields["tolerations"] = [*self.tolerations]
         if self.priority_class:

@@ -11,7 +11,7 @@ import pulumi
 
 from .backup_settings import InPlaceRestore, StoreRestore
 from .backups import RESTORE_ANNOTATION
-from .cluster import ClusterAccess, disconnect
+from .cluster import ClusterAccess
 from .restores import RestoreArgs, look_into_store, prepare_in_place
 from .setting_types import amount
 
@@ -141,13 +141,10 @@ async def _version(
 
 
 async def _status(access: ClusterAccess, namespace: str, name: str) -> Mapping[str, Any]:
-    api: Any = await access.client()
-    try:
+    async with access.connected() as api:
         objects = api.async_get(_RESOURCE, name, namespace=namespace)
         async for item in objects:
             return cast("Mapping[str, Any]", item.raw.get("status", {}))
-    finally:
-        await disconnect(api)
     return {}
 
 

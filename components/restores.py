@@ -17,7 +17,7 @@ import pulumi
 
 from .backup_info import BackupInfoError, RepositoryContent, contents, impossible, summary
 from .backup_settings import InPlaceRestore, StoreRestore
-from .cluster import ClusterAccess, disconnect, label_selector
+from .cluster import ClusterAccess, answer, label_selector
 from .execute import Container, ExecuteError, execute
 from .placement import Placement
 from .pods import CONTAINER_SECURITY
@@ -141,8 +141,7 @@ async def _stop(access: ClusterAccess, workload: Workload) -> None:
 
     Raises pulumi.RunError when pods are left; the Deployment then runs again.
     """
-    api: Any = await access.client()
-    try:
+    async with access.connected() as api:
         deployment = await _deployment(api, workload)
         if deployment is None:
             return
@@ -160,8 +159,6 @@ async def _stop(access: ClusterAccess, workload: Workload) -> None:
                 f"touched, and the Deployment runs again. Inspect its pods with: {access.kubectl} "
                 f"-n {workload.namespace} get pods -l {selector}"
             ) from None
-    finally:
-        await disconnect(api)
 
 
 async def _empty(api: Any, workload: Workload, selector: str) -> None:
@@ -190,13 +187,10 @@ def start_hook(name: str, access: ClusterAccess, workload: Workload) -> pulumi.R
     """
 
     async def start(_: pulumi.ResourceHookArgs) -> None:
-        api: Any = await access.client()
-        try:
+        async with access.connected() as api:
             deployment = await _deployment(api, workload)
             if deployment is not None and deployment.raw["spec"].get("replicas") == 0:
                 await deployment.patch({"spec": {"replicas": workload.autoscaled_from}})
-        finally:
-            await disconnect(api)
 
     return pulumi.ResourceHook(name, start)
 
@@ -224,16 +218,13 @@ async def look_into_store(
     if "configuration" not in source:
         pulumi.log.warn(f"{_SETTING}: the store was not looked at, its pods' identity comes later")
         return
-    api: Any = await args.access.client()
-    try:
+    async with args.access.connected() as api:
         image = args.pgbackrest_image or await _image(api, args.operator_namespace or namespace)
         if image is None:
             pulumi.log.warn(f"{_SETTING}: the store was not looked at, PGO names no image for it")
             return
         name = f"{args.cluster}-look-{secrets.token_hex(3)}"
         text = await _run(api, namespace, _job(name, args, image, source))
-    finally:
-        await disconnect(api)
     try:
         content = contents(text).get("repo1")
         reason = impossible(restore, content, datetime.now(tz=UTC))
@@ -318,7 +309,7 @@ def _target(repository: Mapping[str, Any]) -> dict[str, str]:
 async def _run(api: Any, namespace: str, job: Mapping[str, Any]) -> str:
     """The log of a Job, which is deleted afterwards."""
     name = job["metadata"]["name"]
-    await _call(api, "POST", "/apis", "batch/v1", namespace, "jobs", json=job)
+    await _call(api, "POST", "batch/v1", namespace, "jobs", json=job)
     try:
         async with asyncio.timeout(_LOOK_SECONDS + 30):
             while True:
@@ -326,38 +317,20 @@ async def _run(api: Any, namespace: str, job: Mapping[str, Any]) -> str:
                 async for pod in pods:
                     if pod.raw.get("status", {}).get("phase") in ("Succeeded", "Failed"):
                         log = f"pods/{pod.raw['metadata']['name']}/log"
-                        return await _call(api, "GET", "/api", "v1", namespace, log)
+                        return await _call(api, "GET", "v1", namespace, log)
                 await asyncio.sleep(_INTERVAL)
     except TimeoutError:
         return f"no answer within {_LOOK_SECONDS + 30:g} s"
     finally:
-        await _call(
-            api,
-            "DELETE",
-            "/apis",
-            "batch/v1",
-            namespace,
-            f"jobs/{name}",
-            params={"propagationPolicy": "Background"},
+        background = {"propagationPolicy": "Background"}
+        await _call(api, "DELETE", "batch/v1", namespace, f"jobs/{name}", params=background)
+
+
+async def _call(api: Any, method: str, version: str, namespace: str, url: str, **more: Any) -> str:
+    status, text = await answer(api, method, version, namespace, url, **more)
+    if status >= HTTPStatus.BAD_REQUEST:
+        raise pulumi.RunError(
+            f"{_SETTING}: {method} {url} in namespace {namespace} is answered by "
+            f"{status}: {text[:300]}"
         )
-
-
-async def _call(  # noqa: PLR0917 -- as many as the API's paths have parts
-    api: Any, method: str, base: str, version: str, namespace: str, url: str, **more: Any
-) -> str:
-    async with api.call_api(
-        method,
-        version=version,
-        base=base,
-        namespace=namespace,
-        url=url,
-        raise_for_status=False,
-        **more,
-    ) as response:
-        text = str(response.text)
-        if response.status_code >= HTTPStatus.BAD_REQUEST:
-            raise pulumi.RunError(
-                f"{_SETTING}: {method} {url} in namespace {namespace} is answered by "
-                f"{response.status_code}: {text[:300]}"
-            )
-        return text
+    return text

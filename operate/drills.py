@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-from components.cluster import ClusterAccess, disconnect
+from components.cluster import ClusterAccess, answer
 from components.postgres import PRIMARY
 from components.vault import forward_target
 
@@ -65,20 +65,18 @@ def _delete(place: Place, *, every: bool = False) -> Act:
 async def _delete_pods(
     access: ClusterAccess, namespace: str, labels: Mapping[str, str], *, every: bool
 ) -> str:
-    api: Any = await access.client()
     try:
-        pods = await View(api).objects("v1/pods", namespace)
-        names = [pod["metadata"]["name"] for pod in pods if labelled(pod, labels)]
-        if not names:
-            raise DrillError(f"no pod in namespace {namespace} has the labels {dict(labels)}")
-        chosen = names if every else names[:1]
-        old = {pod["metadata"]["uid"] for pod in pods if pod["metadata"]["name"] in chosen}
-        await asyncio.gather(*(_delete_pod(api, namespace, name) for name in chosen))
-        await _gone(api, namespace, old)
+        async with access.connected() as api:
+            pods = await View(api).objects("v1/pods", namespace)
+            names = [pod["metadata"]["name"] for pod in pods if labelled(pod, labels)]
+            if not names:
+                raise DrillError(f"no pod in namespace {namespace} has the labels {dict(labels)}")
+            chosen = names if every else names[:1]
+            old = {pod["metadata"]["uid"] for pod in pods if pod["metadata"]["name"] in chosen}
+            await asyncio.gather(*(_delete_pod(api, namespace, name) for name in chosen))
+            await _gone(api, namespace, old)
     except LookError as error:
         raise DrillError(str(error)) from None
-    finally:
-        await disconnect(api)
     deleted = [f"{namespace}/{name}" for name in chosen]
     return f"pod{'s' if len(deleted) > 1 else ''} {', '.join(deleted)} deleted"
 
@@ -95,15 +93,7 @@ async def _gone(api: Any, namespace: str, uids: set[Any]) -> None:
 
 
 async def _delete_pod(api: Any, namespace: str, name: str) -> None:
-    async with api.call_api(
-        "DELETE",
-        version="v1",
-        base="/api",
-        namespace=namespace,
-        url=f"pods/{name}",
-        raise_for_status=False,
-    ) as response:
-        status = response.status_code
+    status, _ = await answer(api, "DELETE", "v1", namespace, f"pods/{name}")
     if status >= HTTPStatus.BAD_REQUEST:
         raise DrillError(
             f"pod {namespace}/{name} can't be deleted ({status}); deploy/rbac/drill.yaml grants it"
@@ -165,34 +155,32 @@ def _node_loss(_: Declared, access: ClusterAccess, tell: Tell) -> str:
 
 
 async def _lost_node(access: ClusterAccess, tell: Tell) -> str:
-    api: Any = await access.client()
     try:
-        pods = await View(api).objects("v1/pods", PRIMARY.namespace)
-        names = [
-            str(pod["spec"].get("nodeName", ""))
-            for pod in pods
-            if labelled(pod, PRIMARY.pod_labels)
-        ]
-        if not names:
-            raise DrillError("no pod is the primary of PostgreSQL")
-        name = names[0]
-        ready = [node for node in await View(api).objects("v1/nodes") if _is_ready(node)]
-        alone = len(ready) == 1
-        if alone:
-            tell("This cluster has one node, so nothing can take over: users notice it all.")
-        tell(
-            f"Stop node {name} now: switch it off, or `systemctl stop kubelet` on it. "
-            f"Kubernetes notices after about 40 s. Waiting up to {PATIENCE:.0f} s."
-        )
-        deadline = time.monotonic() + PATIENCE
-        while _is_ready(await View(api).named("v1/nodes", "", name)):
-            if time.monotonic() > deadline:
-                raise DrillError(f"node {name} is still Ready: nobody stopped it")
-            await asyncio.sleep(_INTERVAL)
+        async with access.connected() as api:
+            pods = await View(api).objects("v1/pods", PRIMARY.namespace)
+            names = [
+                str(pod["spec"].get("nodeName", ""))
+                for pod in pods
+                if labelled(pod, PRIMARY.pod_labels)
+            ]
+            if not names:
+                raise DrillError("no pod is the primary of PostgreSQL")
+            name = names[0]
+            ready = [node for node in await View(api).objects("v1/nodes") if _is_ready(node)]
+            alone = len(ready) == 1
+            if alone:
+                tell("This cluster has one node, so nothing can take over: users notice it all.")
+            tell(
+                f"Stop node {name} now: switch it off, or `systemctl stop kubelet` on it. "
+                f"Kubernetes notices after about 40 s. Waiting up to {PATIENCE:.0f} s."
+            )
+            deadline = time.monotonic() + PATIENCE
+            while _is_ready(await View(api).named("v1/nodes", "", name)):
+                if time.monotonic() > deadline:
+                    raise DrillError(f"node {name} is still Ready: nobody stopped it")
+                await asyncio.sleep(_INTERVAL)
     except LookError as error:
         raise DrillError(str(error)) from None
-    finally:
-        await disconnect(api)
     tell(
         f"Node {name} is lost. Start it again, or, where it never comes back, remove it: "
         f"{access.kubectl} delete node {name}. Its pods move after five minutes at the soonest."

@@ -24,7 +24,7 @@ from typing import Any
 import pulumi
 
 from components.backup_info import Backup, RepositoryContent, summary
-from components.cluster import ClusterAccess, access, disconnect
+from components.cluster import ClusterAccess, access, answer
 from components.execute import Container, ExecuteError, execute
 from components.network import RESTORE_DRILL
 from components.postgres import CLUSTER, PRIMARY
@@ -210,6 +210,15 @@ class Drill:
 
     async def run(self, outcome: Outcome) -> None:
         """Restore, compare, remove. Raises RestoreDrillError and ExecuteError."""
+        own = self._cluster
+        try:
+            # It looks every few seconds, and a login may run a credential plugin.
+            async with own.kept() as self._cluster:
+                await self._run(outcome)
+        finally:
+            self._cluster = own
+
+    async def _run(self, outcome: Outcome) -> None:
         await self.remove()
         live = await self._content(CLUSTER)
         began, clock = datetime.now(tz=UTC), time.monotonic()
@@ -264,20 +273,16 @@ class Drill:
 
     async def _read_log(self) -> None:
         """Keep the log of the restoring Job, which PGO deletes when the copy runs."""
-        api: Any = await self._cluster.client()
-        try:
-            view = View(api)
-            for pod in await view.objects("v1/pods", self._namespace):
-                if labelled(pod, {f"{_LABEL}/pgbackrest-restore": "", **RESTORE_DRILL.labels}):
-                    place = f"v1/pods/{pod['metadata']['name']}/log"
-                    reply = await view.reply(place, self._namespace)
-                    if reply.status == HTTPStatus.OK:
-                        self._log = str(reply.body)
-        except LookError:
-            # The pod may be too new for a log, or gone.
-            return
-        finally:
-            await disconnect(api)
+        # The pod may be too new for a log, or gone.
+        with contextlib.suppress(LookError):
+            async with self._cluster.connected() as api:
+                view = View(api)
+                for pod in await view.objects("v1/pods", self._namespace):
+                    if labelled(pod, {f"{_LABEL}/pgbackrest-restore": "", **RESTORE_DRILL.labels}):
+                        place = f"v1/pods/{pod['metadata']['name']}/log"
+                        reply = await view.reply(place, self._namespace)
+                        if reply.status == HTTPStatus.OK:
+                            self._log = str(reply.body)
 
     async def _content(self, cluster: str) -> Content:
         command = ["bash", "-ceu", _TABLES, "-", self._database]
@@ -297,13 +302,11 @@ class Drill:
 
     async def exists(self) -> bool:
         """Whether a copy is there, from a run that was killed or one that goes on."""
-        api: Any = await self._cluster.client()
         try:
-            return await View(api).named(_CLUSTERS, self._namespace, COPY) is not None
+            async with self._cluster.connected() as api:
+                return await View(api).named(_CLUSTERS, self._namespace, COPY) is not None
         except LookError as error:
             raise RestoreDrillError(str(error)) from None
-        finally:
-            await disconnect(api)
 
     async def remove(self) -> None:
         """Delete the copy, if there is one, and wait until its volumes are gone."""
@@ -323,43 +326,29 @@ class Drill:
         )
 
     async def _left(self) -> list[str]:
-        api: Any = await self._cluster.client()
         left: list[str] = []
-        try:
+        async with self._cluster.connected() as api:
             view = View(api)
-            if await view.named(_CLUSTERS, self._namespace, COPY) is not None:
-                left.append(COPY)
-            for kind in ("v1/persistentvolumeclaims", "v1/pods"):
-                items = await view.objects(kind, self._namespace)
-                own = [item for item in items if labelled(item, RESTORE_DRILL.labels)]
-                left += [str(item["metadata"]["name"]) for item in own]
-        except LookError as error:
-            left.append(str(error))
-        finally:
-            await disconnect(api)
+            try:
+                if await view.named(_CLUSTERS, self._namespace, COPY) is not None:
+                    left.append(COPY)
+                for kind in ("v1/persistentvolumeclaims", "v1/pods"):
+                    items = await view.objects(kind, self._namespace)
+                    own = [item for item in items if labelled(item, RESTORE_DRILL.labels)]
+                    left += [str(item["metadata"]["name"]) for item in own]
+            except LookError as error:
+                left.append(str(error))
         return left
 
     async def _call(self, method: str, url: str, body: Object | None = None) -> int:
-        api: Any = await self._cluster.client()
         more: dict[str, Any] = {} if body is None else {"json": body}
-        try:
-            async with api.call_api(
-                method,
-                version=f"{_LABEL}/v1beta1",
-                base="/apis",
-                namespace=self._namespace,
-                url=url,
-                raise_for_status=False,
-                **more,
-            ) as response:
-                status = int(response.status_code)
-                text = str(response.text)[:300]
-        finally:
-            await disconnect(api)
+        place = (f"{_LABEL}/v1beta1", self._namespace, url)
+        async with self._cluster.connected() as api:
+            status, text = await answer(api, method, *place, **more)
         if status >= HTTPStatus.BAD_REQUEST and status != HTTPStatus.NOT_FOUND:
             raise RestoreDrillError(
-                f"{method} {url} in namespace {self._namespace} is answered by {status}: {text}. "
-                "deploy/rbac/restore-drill.yaml grants what is needed"
+                f"{method} {url} in namespace {self._namespace} is answered by {status}: "
+                f"{text[:300]}. deploy/rbac/restore-drill.yaml grants what is needed"
             )
         return status
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import pulumi
 
-from components.cluster import ClusterAccess, access, disconnect
+from components.cluster import ClusterAccess, access
 from components.network import NAMESPACES
 from offline import stacks
 
@@ -138,11 +138,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 async def _run(cluster: ClusterAccess) -> dict[str, list[str]]:
-    api: Any = await cluster.client()
-    try:
+    async with cluster.connected() as api:
         return await _look(api)
-    finally:
-        await disconnect(api)
 
 
 if __name__ == "__main__":

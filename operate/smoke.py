@@ -15,12 +15,12 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
-from typing import Any, cast
+from typing import cast
 from urllib.parse import urlsplit
 
 import httpx
 
-from components.cluster import ClusterAccess, disconnect
+from components.cluster import ClusterAccess
 from components.forward import Forward, ForwardTarget
 
 from .declared import Declared
@@ -134,25 +134,24 @@ def _free_port() -> int:
 async def api_key(declared: Declared, access: ClusterAccess) -> str:
     """The API key, from where the outputs say. Raises SmokeError."""
     place = declared.outputs.api_key
-    api: Any = None
     try:
-        async with asyncio.timeout(_REQUEST_SECONDS):
-            api = await access.client()
-            async with api.call_api(
+        async with (
+            asyncio.timeout(_REQUEST_SECONDS),
+            access.connected() as api,
+            api.call_api(
                 "GET",
                 namespace=place.namespace,
                 url=f"secrets/{place.secret}",
                 raise_for_status=False,
-            ) as response:
-                status, body = response.status_code, response.json()
+            ) as response,
+        ):
+            status, body = response.status_code, response.json()
     # Kubeconfigs, credential plugins and API servers fail in many ways; their words may be secret.
     except Exception as error:  # noqa: BLE001
         raise SmokeError(
             f"the cluster of context {access.context} can't be reached ({type(error).__name__}); "
             f"see: make doctor STACK={declared.stack}"
         ) from None
-    finally:
-        await disconnect(api)
     where = f"Secret {place.namespace}/{place.secret}"
     if status == HTTPStatus.FORBIDDEN:
         raise SmokeError(f"no right to read {where}: deploy/rbac/smoke.yaml grants it")

@@ -22,7 +22,7 @@ from typing import Any
 import pulumi
 
 from components import settings
-from components.cluster import ClusterAccess, access, disconnect
+from components.cluster import ClusterAccess, access
 from components.network import VAULT
 
 from .pulumi_cli import Pulumi, PulumiError, add_yes, per_resource, says_yes
@@ -104,8 +104,7 @@ def renew(command: Pulumi) -> None:
 
 async def _empty(cluster: ClusterAccess) -> None:
     """Delete volumes and keys. What is lost already is passed over."""
-    api: Any = await cluster.client()
-    try:
+    async with cluster.connected() as api:
         await _forget_keys(api)
         statefulset = await _first(api, "statefulsets.apps", name=RELEASE)
         if statefulset is not None:
@@ -118,8 +117,6 @@ async def _empty(cluster: ClusterAccess) -> None:
             say(f"deleting the volume of claim {VAULT}/{claim.name}")
             await claim.delete()
         await _gone(api, "persistentvolumeclaims")
-    finally:
-        await disconnect(api)
 
 
 async def _forget_keys(api: Any) -> None:

@@ -3,12 +3,15 @@
 import asyncio
 import json
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
 import pytest
 
 from components.backup_info import Backup, RepositoryContent
+from components.cluster import ClusterAccess
+from components.postgres import CLUSTER
 from offline.record import plain
 from operate.declared import Declared, of_recording
 from operate.restore_drill import (
@@ -106,11 +109,21 @@ def declared(name: str = "defaults") -> Declared:
     return of_recording(recording, cluster, settings)
 
 
+class Access(ClusterAccess):
+    """Counts logins to a cluster that nobody asks anything."""
+
+    logins = 0
+
+    async def client(self) -> Any:
+        type(self).logins += 1
+        return SimpleNamespace(_session=None)
+
+
 class Rehearsal(Drill):
     """A drill without a cluster: what it would call, and how its steps end."""
 
     def __init__(self, answer: Any) -> None:
-        super().__init__(declared(), mock.MagicMock(), tell=lambda _: None)
+        super().__init__(declared(), Access("lab"), tell=lambda _: None)
         self.did: list[str] = []
         self._answer = answer
 
@@ -135,6 +148,20 @@ def rehearse(answer: Any) -> tuple[Rehearsal, Outcome]:
     drill, outcome = Rehearsal(answer), Outcome(BACKUP, "repo1")
     asyncio.run(drill.run(outcome))
     return drill, outcome
+
+
+def test_it_logs_in_once() -> None:
+    """A login may run a credential plugin, and the drill looks every three seconds."""
+
+    class Look(Rehearsal):
+        async def _ask(self, cluster: str, query: str) -> str:
+            async with self._cluster.connected():
+                return await super()._ask(cluster, query)
+
+    Access.logins = 0
+    drill, outcome = Look({CLUSTER: "1", COPY: "1"}), Outcome(BACKUP, "repo1")
+    asyncio.run(drill.run(outcome))
+    assert Access.logins == 1
 
 
 def test_it_removes_what_an_earlier_drill_left_and_its_own_copy() -> None:

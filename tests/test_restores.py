@@ -166,10 +166,11 @@ class Pods:
 
 
 def reached(api: Pods) -> ClusterAccess:
-    async def client() -> Any:
-        return api
+    class Access(ClusterAccess):
+        async def client(self) -> Any:
+            return api
 
-    return cast("ClusterAccess", SimpleNamespace(client=client, kubectl="kubectl"))
+    return Access("lab")
 
 
 ARGS = {"cluster": "shlink-db", "workloads": [Workload("shlink", "shlink")]}

@@ -1,5 +1,6 @@
 """`make vault-renew`: what it deletes, what it asks Pulumi for, and when it does nothing."""
 
+import contextlib
 from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 from unittest import mock
@@ -78,8 +79,9 @@ class Cluster:
         self.objects = {"pods": [], "persistentvolumeclaims": [], **objects}
         self.did: list[tuple[str, str, Mapping[str, Any]]] = []
 
-    async def client(self) -> "Cluster":
-        return self
+    @contextlib.asynccontextmanager
+    async def connected(self) -> AsyncGenerator["Cluster"]:
+        yield self
 
     async def async_get(
         self, resource: str, name: str | None = None, **_: Any
@@ -105,7 +107,6 @@ def renew(monkeypatch: pytest.MonkeyPatch) -> Renew:
 
     def run(command: Command, cluster: Cluster) -> Cluster:
         monkeypatch.setattr(vault_renew, "access", mock.Mock(return_value=cluster))
-        monkeypatch.setattr(vault_renew, "disconnect", mock.AsyncMock())
         monkeypatch.setattr(vault_renew, "_create", create)
         monkeypatch.setattr(vault_forward, "Forward", forward)
         vault_renew.renew(command)  # pyright: ignore[reportArgumentType] -- a stand-in
