@@ -33,7 +33,11 @@ $(UV):
 .venv/.locked: uv.lock pyproject.toml | $(UV)
 	$(UV) sync --locked --quiet --group dev --compile-bytecode && touch $@
 
-setup: .venv/.locked ## install what uv.lock names into .venv
+# The rules for Pulumi's engine: policy/__main__.py says why they have an environment of their own.
+policy/.venv/.locked: policy/uv.lock policy/pyproject.toml | $(UV)
+	$(UV) sync --project policy --locked --quiet --compile-bytecode && touch $@
+
+setup: .venv/.locked policy/.venv/.locked ## install what the uv.lock files name
 
 preview: setup ## show what STACK would hold, offline; manifests in build/preview/STACK
 	@$(PY) -m offline $(stack)
@@ -72,7 +76,8 @@ mutants: setup ## break the program on purpose and name the check that notices
 schema: setup ## write Pulumi.schema.json and docs/configuration.md from the settings' models
 	@$(PY) -m offline.schema
 
-# The targets below talk to a cluster.
+# The targets below talk to a cluster. Each preview and each `up` is held to the rules in policy/.
+export PULUMI_OPTION_POLICY_PACK := $(CURDIR)/policy
 PULUMI = $(shell command -v pulumi)
 define need_pulumi
 @test -n "$(PULUMI)" || { \

@@ -148,6 +148,18 @@ def object_name(resource: Recorded) -> str:
     return str(cast("Mapping[str, Any]", metadata).get("name", ""))
 
 
+def generated(recording: Recording) -> dict[str, str]:
+    """The value that each password has in a recording, by its resource's name."""
+    return {
+        resource.name: _password(resource.name, resource.inputs)
+        for resource in recording.of_kind("RandomPassword")
+    }
+
+
+def _password(name: str, inputs: Mapping[str, Any]) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[: int(inputs["length"])]
+
+
 def plain(value: Any) -> Any:
     """A recorded value with its secrets in clear; for tests, never for output."""
     if isinstance(value, Secret):
@@ -181,7 +193,7 @@ class _Provider(mocks.Mocks):
         state = dict(cast("dict[str, Any]", args.inputs))  # pyright: ignore[reportUnknownMemberType]
         digest = hashlib.sha256(args.name.encode())
         if args.typ == "random:index/randomPassword:RandomPassword":
-            state["result"] = digest.hexdigest()[: int(state["length"])]
+            state["result"] = _password(args.name, state)
         if args.typ == "random:index/randomId:RandomId":
             state["hex"] = digest.hexdigest()[: 2 * int(state["byteLength"])]
         if args.typ == "random:index/randomBytes:RandomBytes":

@@ -26,7 +26,7 @@ _CONFIGURED_ELSEWHERE = ("kubernetes", "vault", "postgresql")
 """Packages whose default provider would take its target from the environment. Those that only
 compute (random, tls) have no target."""
 _MAY_HOLD_SECRETS = re.compile(
-    r"kubernetes:core/v1:Secret|vault:kv/|random:|tls:|pulumi:providers:(vault|postgresql)$"
+    r"kubernetes:core/v1:Secret$|vault:kv/|random:|tls:|pulumi:providers:"
 )
 
 
@@ -49,6 +49,8 @@ class Resource:
     inputs: Mapping[str, Any]
     provider: str
     """Name of its provider; empty or `default...` if the program names none."""
+    marked: tuple[str, ...] = ()
+    """Paths of the inputs that the engine encrypts, because a secret went into them."""
 
     @property
     def pods(self) -> list[Any]:
@@ -169,6 +171,28 @@ def no_literal_credential(resource: Resource) -> Iterator[str]:
                     yield f"{container['name']}: {variable['name']} is in clear: use secretKeyRef"
 
 
+def no_secret_in_clear(resource: Resource) -> Iterator[str]:
+    """What came from a secret is in a Secret, in Vault or with a provider, and nowhere else.
+
+    The engine encrypts it in the state only: in a ConfigMap or a pod everybody can read it. The
+    mark is there before the value is, so a first preview sees it too.
+    """
+    if not _MAY_HOLD_SECRETS.match(resource.type):
+        yield from (f"{path} holds a secret: hand it over in a Secret" for path in resource.marked)
+
+
+def marked(value: Any, secret: type, path: str = "") -> Iterator[str]:
+    """The paths at which a value of type `secret` stands in plain data."""
+    if isinstance(value, secret):
+        yield path
+    elif isinstance(value, Mapping):
+        for key, item in cast("Mapping[str, Any]", value).items():
+            yield from marked(item, secret, f"{path}.{key}" if path else key)
+    elif isinstance(value, list):
+        for position, item in enumerate(cast("list[Any]", value)):
+            yield from marked(item, secret, f"{path}[{position}]")
+
+
 RULES = (
     Rule(
         name="restricted",
@@ -190,12 +214,18 @@ RULES = (
         description="Pods take credentials from Secrets.",
         faults=no_literal_credential,
     ),
+    Rule(
+        name="no-secret-in-clear",
+        description="What came from a secret stands only where secrets belong.",
+        faults=no_secret_in_clear,
+    ),
 )
 
 
 def leaks(resources: Iterable[Resource], secrets: Mapping[str, str]) -> Iterator[str]:
     """Where a secret's value stands in something that is no place for secrets.
 
+    It finds what has lost its mark on the way, where the rules above see nothing.
     `secrets`: values by the name of what they are. The message has the names only.
     """
     for resource in resources:

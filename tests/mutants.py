@@ -51,6 +51,54 @@ class Mutant:
 
 MUTANTS = [
     Mutant(
+        "a pod may gain privileges",
+        [Change("components/pods.py", 'Escalation": False', 'Escalation": True')],
+        ["tests/test_policy.py", "-k", "keeps_every_rule"],
+    ),
+    Mutant(
+        "Shlink's image is a tag that moves",
+        [Change("components/pins.py", "shlinkio/shlink:4.6.0", "shlinkio/shlink:stable")],
+        ["tests/test_policy.py", "-k", "keeps_every_rule"],
+    ),
+    Mutant(
+        "what is in Vault follows VAULT_ADDR",
+        [Change("components/vault.py", "            provider=self._provider,\n", "")],
+        ["tests/test_policy.py", "-k", "keeps_every_rule"],
+    ),
+    Mutant(
+        "a secret is written into a ConfigMap",
+        [
+            Change(
+                "components/shlink.py",
+                'data={"timeouts.ini": _PHP_INI}',
+                'data={"timeouts.ini": pulumi.Output.secret(_PHP_INI)}',
+            )
+        ],
+        ["tests/test_policy.py", "-k", "keeps_every_rule"],
+    ),
+    Mutant(
+        "a password stands in a pod's variable",
+        [
+            Change(
+                "components/shlink.py",
+                'secret_variable("DB_PASSWORD", args.database_secret.name, PASSWORD_KEY)',
+                'core.v1.EnvVarArgs(name="DB_PASSWORD", value="shlink")',
+            )
+        ],
+        ["tests/test_policy.py", "-k", "keeps_every_rule"],
+    ),
+    Mutant(
+        "a generated password loses its mark and is written into an annotation",
+        [
+            Change(
+                "components/redis.py",
+                "annotations={REVISION_ANNOTATION: revision},",
+                "annotations={REVISION_ANNOTATION: pulumi.Output.unsecret(current)},",
+            )
+        ],
+        ["tests/test_policy.py", "-k", "keeps_every_rule"],
+    ),
+    Mutant(
         "the grants of two users share a name",
         [
             Change(
