@@ -18,7 +18,7 @@ from components.postgres import PRIMARY
 from components.vault import forward_target
 
 from .declared import Declared
-from .doctor import HEALTHY, Report, examine
+from .doctor import CONFIRM_SECONDS, HEALTHY, Report, examine
 from .findings import Severity
 from .pulumi_cli import PulumiError, executable
 from .smoke import SmokeError, Step, smoke
@@ -26,7 +26,12 @@ from .view import LookError, Object, View, condition, labelled
 
 PATIENCE = 900.0
 """Seconds in which an environment must have recovered."""
+BEGIN_PATIENCE = 300.0
+"""Seconds that a drill waits for what is under way before it begins."""
 _INTERVAL = 2.0
+_CALM = 30.0
+"""Seconds without any finding that make a recovery: redis-operator looks every 30 s, and a Secret's
+new version may reach a server's files after its pod was Ready."""
 
 
 class DrillError(Exception):
@@ -253,7 +258,7 @@ class Outcome:
 
     did: str
     seconds: float
-    """From the act until doctor had nothing to mend and nothing under way."""
+    """From the act until doctor had nothing to mend and nothing under way, and it stayed so."""
     steps: list[Step]
     """Of the smoke test."""
 
@@ -276,10 +281,7 @@ def run(
 
     `again` reads the stack's file anew, which a rotation has changed.
     """
-    before = _look(declared, access)
-    if not _recovered(before):
-        message = _why_not(before)
-        raise DrillError(f"the environment is not healthy to begin with: {message}")
+    _begin(declared, access, tell)
     started = time.monotonic()
     did = drill.act(declared, access, tell)
     tell(f"{did} ({time.monotonic() - started:.0f} s)")
@@ -290,17 +292,19 @@ def run(
     while True:
         # The first look must not come before Kubernetes has noticed.
         time.sleep(_INTERVAL)
+        looked = time.monotonic()
         report = _look(declared, access)
         if not _recovered(report):
             healthy_since = None
-        elif healthy_since is None:
-            healthy_since = time.monotonic()
-        else:
-            # Twice in a row: a look between two steps of a controller finds nothing.
+            if looked - started > patience:
+                message = _why_not(report)
+                raise DrillError(f"not recovered after {patience:g} s: {message}")
+            continue
+        if healthy_since is None:
+            healthy_since = looked
+            tell(f"nothing to mend after {looked - started:.0f} s; watching {_CALM:.0f} s more")
+        if looked - healthy_since >= _CALM:
             break
-        if time.monotonic() - started > patience:
-            message = _why_not(report)
-            raise DrillError(f"not recovered after {patience:g} s: {message}")
     seconds = healthy_since - started
     tell(f"recovered after {seconds:.0f} s")
     try:
@@ -310,8 +314,21 @@ def run(
     return Outcome(did=did, seconds=seconds, steps=steps)
 
 
-def _look(declared: Declared, access: ClusterAccess) -> Report:
-    return asyncio.run(examine(declared, access, confirm=0))
+def _begin(declared: Declared, access: ClusterAccess, tell: Tell) -> None:
+    """Returns when nothing is under way. Raises DrillError: there is something to mend."""
+    deadline = time.monotonic() + BEGIN_PATIENCE
+    report = _look(declared, access, confirm=CONFIRM_SECONDS)
+    while not _recovered(report):
+        message = _why_not(report)
+        if report.exit_code != HEALTHY or time.monotonic() > deadline:
+            raise DrillError(f"the environment is not healthy to begin with: {message}")
+        tell(f"waiting for what is under way: {message}")
+        time.sleep(_INTERVAL)
+        report = _look(declared, access, confirm=CONFIRM_SECONDS)
+
+
+def _look(declared: Declared, access: ClusterAccess, confirm: float = 0) -> Report:
+    return asyncio.run(examine(declared, access, confirm=confirm))
 
 
 def _why_not(report: Report) -> str:

@@ -28,6 +28,8 @@ _IMAGE_REASONS = {
     "ImageInspectError",
     "SignatureValidationFailed",
 }
+_STARTED = {"running", "terminated"}
+"""States of a container that the kubelet has started."""
 _REFUSALS = {"FailedCreate", "ReplicaSetCreateError"}
 _FROM_THE_CLUSTER = ("cluster.reachable", "cluster.namespaces", "cluster.nodes")
 """What explains a fault that no server of the environment can cause."""
@@ -69,7 +71,8 @@ async def pod_problems(environment: Environment, workload: Workload) -> list[Pro
     problems: list[Problem] = []
     for pod in pods:
         problems += _of_pod(environment, workload, pod, events)
-    missing = workload.replicas - len([pod for pod in pods if not _stopping(pod)])
+    problems += await _rollouts(environment, workload)
+    missing = workload.replicas - len([pod for pod in pods if not stopping(pod)])
     if missing > 0:
         refused = list(_refused(environment, workload, missing, events))
         problems += refused
@@ -88,22 +91,44 @@ def _awaited(environment: Environment, workload: Workload, missing: int) -> Prob
     )
 
 
-def rollout_refused(
-    environment: Environment, workload: Workload, deployment: Object
-) -> list[Problem]:
-    """A Deployment whose new pods the API server refuses, while older ones may still serve."""
-    failure = condition(deployment, "ReplicaFailure")
-    if failure is None or failure["status"] != "True":
-        return []
-    name = deployment["metadata"]["name"]
-    return [
-        Problem(
+async def _rollouts(environment: Environment, workload: Workload) -> list[Problem]:
+    """Controllers that have not replaced all their pods yet, though each pod may be Ready."""
+    problems: list[Problem] = []
+    for kind in ("deployments", "statefulsets"):
+        for item in await environment.view.objects(f"apps/v1/{kind}", workload.namespace):
+            if workload.labels.items() <= mapped(item, "spec", "selector", "matchLabels").items():
+                problems += _rollout(environment, workload, item)
+    return problems
+
+
+def _rollout(environment: Environment, workload: Workload, controller: Object) -> Iterator[Problem]:
+    name, replicas = controller["metadata"]["name"], int(controller["spec"].get("replicas", 1))
+    failure = condition(controller, "ReplicaFailure")
+    if failure is not None and failure["status"] == "True":
+        yield Problem(
             f"{workload.title}: new pods are refused: {_line(str(failure.get('message', '')))}",
             "pod-refused",
             environment.kubectl_in(workload.namespace, f"describe deployment {name}"),
             causes=workload.outside,
         )
-    ]
+        return
+    seen = int(at(controller, "status", "observedGeneration") or 0)
+    new = int(at(controller, "status", "updatedReplicas") or 0)
+    if seen < int(controller["metadata"].get("generation", 1)) or new < replicas:
+        yield Problem(
+            f"{workload.title}: {name} is being rolled out, {new} of {replicas} pods are new",
+            "pod-not-ready",
+            environment.kubectl_in(workload.namespace, "get pods"),
+            severity=Severity.PROGRESS,
+        )
+
+
+def moved(view: View, pod: Object, seconds: float = GRACE) -> bool:
+    """Whether a pod stops, or has become or ceased to be Ready within some seconds."""
+    if stopping(pod):
+        return True
+    changed = (condition(pod, "Ready") or {}).get("lastTransitionTime")
+    return age(view, changed or pod["metadata"]["creationTimestamp"]) < seconds
 
 
 async def pods_of(view: View, workload: Workload) -> list[Object]:
@@ -116,14 +141,14 @@ async def pods_of(view: View, workload: Workload) -> list[Object]:
 def ready(pod: Object) -> bool:
     """Whether a pod is Ready and stays."""
     status = condition(pod, "Ready")
-    return status is not None and status["status"] == "True" and not _stopping(pod)
+    return status is not None and status["status"] == "True" and not stopping(pod)
 
 
 def container_runs(pod: Object, name: str) -> bool:
     """Whether a container of a pod runs and the pod stays; its probe may fail."""
     for status in listed(pod, "status", "containerStatuses"):
         if status["name"] == name and "running" in mapped(status, "state"):
-            return not _stopping(pod)
+            return not stopping(pod)
     return False
 
 
@@ -132,15 +157,16 @@ def _of_pod(
 ) -> Iterator[Problem]:
     view, name = environment.view, pod["metadata"]["name"]
     describe = environment.kubectl_in(workload.namespace, f"describe pod {name}")
-    if _stopping(pod):
-        if age(view, pod["metadata"]["deletionTimestamp"]) > GRACE:
-            yield Problem(
-                f"{workload.title}: pod {name} should have stopped and has not; "
-                "its node may be lost",
-                "pod-does-not-stop",
-                describe,
-                causes=workload.outside,
-            )
+    if stopping(pod):
+        late = age(view, pod["metadata"]["deletionTimestamp"]) > GRACE
+        text = "should have stopped and has not; its node may be lost" if late else "is stopping"
+        yield Problem(
+            f"{workload.title}: pod {name} {text}",
+            "pod-does-not-stop",
+            describe,
+            severity=error_unless(changing=not late),
+            causes=workload.outside,
+        )
         return
     if _phase(pod) == "Failed":
         reason = pod["status"].get("reason") or "failed"
@@ -207,6 +233,9 @@ def _unstarted(
                 environment.make("refresh"),
                 causes=(*workload.outside, *workload.secrets),
             )
+    if any(mapped(status, "state").keys() & _STARTED for status in _containers(pod)):
+        return None  # Its volumes are mounted, whatever an event told before.
+    young = age(environment.view, pod["metadata"]["creationTimestamp"]) < _WAIT_GRACE
     for event in _of(events, "Pod", (name,)):
         if _recent(environment.view, event) and event.get("reason") == "FailedMount":
             message = str(event.get("message", ""))
@@ -215,6 +244,7 @@ def _unstarted(
                     f"{workload.title}: pod {name} can't start: {_line(message)}",
                     "secret-not-found",
                     environment.make("refresh"),
+                    severity=error_unless(changing=young),
                     causes=(*workload.outside, *workload.secrets),
                 )
     return None
@@ -352,7 +382,8 @@ def _containers(pod: Object) -> list[Object]:
     ]
 
 
-def _stopping(pod: Object) -> bool:
+def stopping(pod: Object) -> bool:
+    """Whether a pod is being deleted."""
     return "deletionTimestamp" in pod["metadata"]
 
 

@@ -6,6 +6,7 @@ never mistakes "I could not look" for "it is not there".
 
 import asyncio
 import contextlib
+import math
 import ssl
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
@@ -255,6 +256,19 @@ def age(view: View, moment: str | None) -> float:
     if not moment:
         return 0
     return (view.now - datetime.fromisoformat(moment)).total_seconds()
+
+
+def written(view: View, item: Object) -> float:
+    """Seconds since the program last wrote an object's specification; infinite if it never did.
+
+    Each of its updates writes as another field manager of this prefix (pulumi-kubernetes, ssa).
+    """
+    moments = [
+        age(view, entry.get("time"))
+        for entry in listed(item, "metadata", "managedFields")
+        if str(entry.get("manager", "")).startswith("pulumi-") and not entry.get("subresource")
+    ]
+    return min(moments, default=math.inf)
 
 
 def condition(item: Object, kind: str) -> Object | None:

@@ -51,6 +51,11 @@ class Mutant:
 
 MUTANTS = [
     Mutant(
+        "a drill calls a moment between two faults a recovery",
+        [Change("operate/drills.py", "if looked - healthy_since >= _CALM:", "if True:")],
+        ["tests/test_drills.py", "-k", "does_not_last"],
+    ),
+    Mutant(
         "a pod may gain privileges",
         [Change("components/pods.py", 'Escalation": False', 'Escalation": True')],
         ["tests/test_policy.py", "-k", "keeps_every_rule"],

@@ -24,7 +24,8 @@ from operate.findings import Check, Environment, Problem, Severity, fold
 from operate.report import show
 from tests import configurations, faults
 from tests.faults import FAULTS, Fault
-from tests.world import Api, World, ago, broken, healthy
+from tests.world import Api, World, ago, broken, healthy, pod
+from tests.world import scaled as scaled_as
 
 
 @cache
@@ -75,7 +76,7 @@ def test_the_first_finding_is_the_cause(fault: Fault) -> None:
 def test_there_are_enough_faults() -> None:
     """The acceptance asks for thirty, the guide's cases among them."""
     assert len(FAULTS) >= 30
-    only_warnings = {"postgres.replicas", "cluster.peers"}
+    only_warnings = {"postgres.replicas", "cluster.peers", "shlink.autoscaler"}
     assert {fault.check for fault in FAULTS} >= {check.name for check in CHECKS} - only_warnings
 
 
@@ -165,6 +166,84 @@ def scheduling(world: World) -> None:
     world.unscheduled("shlink-7f8b-0", "0/1 nodes are available", seconds=10)
 
 
+def vault_stops(world: World) -> None:
+    """Vault seals itself before it ends."""
+    world.health["vault-0"] = {"initialized": True, "sealed": True}
+    world.pods("vault-0")[0]["metadata"]["deletionTimestamp"] = ago(2)
+
+
+def vault_restarts_in_its_pod(world: World) -> None:
+    world.health["vault-0"] = {"initialized": True, "sealed": True}
+    world.not_ready("vault-0", seconds=5)
+    for status in world.pods("vault-0")[0]["status"]["containerStatuses"]:
+        status["state"] = {"running": {"startedAt": ago(5)}}
+
+
+def vault_is_back(world: World) -> None:
+    """External Secrets tries again a moment later."""
+    faults.store_down(world, "cannot login")
+    world.pods("vault-0")[0]["status"]["conditions"][1]["lastTransitionTime"] = ago(15)
+
+
+def password_rotated(world: World) -> None:
+    """The program has asked for another version three seconds ago."""
+    for item in world.of("ExternalSecret"):
+        item["metadata"]["generation"] = 2
+        by_program(item)
+
+
+def by_program(item: dict[str, Any]) -> None:
+    item["metadata"]["managedFields"] = [
+        {"manager": "pulumi-kubernetes-1a2b3c4d", "time": ago(3)},
+        {"manager": "controller", "time": ago(1), "subresource": "status"},
+    ]
+
+
+def database_changed(world: World) -> None:
+    """PGO has not looked at it yet, and makes another repository."""
+    cluster = world.of("PostgresCluster")[0]
+    cluster["metadata"]["generation"] = 2
+    by_program(cluster)
+    repositories = cluster["status"]["pgbackrest"]["repos"]
+    repositories.append({"name": "repo2", "stanzaCreated": False})
+
+
+def primary_stops(world: World) -> None:
+    world.pods("shlink-db-instance1-axyz")[0]["metadata"]["deletionTimestamp"] = ago(2)
+    shlink_waits(world)
+
+
+def database_restarts(world: World) -> None:
+    world.not_ready("shlink-db-instance1-axyz", seconds=20)
+    shlink_waits(world)
+
+
+def shlink_waits(world: World) -> None:
+    """Its probe asks the database."""
+    world.not_ready("shlink-7f8b", seconds=10)
+
+
+def redis_master_stops(world: World) -> None:
+    world.pods("rfr-shlink-redis-0")[0]["metadata"]["deletionTimestamp"] = ago(2)
+    world.metrics["rfr-shlink-redis-1"] = "redis_master_link_up 0"
+
+
+def migration_tried_again(world: World) -> None:
+    """Its first pod met a restart of PostgreSQL."""
+    migrating(world)
+    job = world.find("Job", "shlink-migration")
+    labels = {**job["spec"]["template"]["metadata"]["labels"], "job-name": "shlink-migration"}
+    pod(world, "shlink", "shlink-migration-x", labels, "migration")["status"]["phase"] = "Failed"
+    world.logs["shlink-migration-x"] = "SQLSTATE[08006] connection refused"
+
+
+def volume_was_missing(world: World) -> None:
+    """PGO makes pods and their Secrets at the same time, so the first mounts fail."""
+    starting(world)
+    message = 'MountVolume.SetUp failed for volume "x": secret "y" not found'
+    world.event("Pod", "shlink-7f8b-0", "shlink", "FailedMount", message)
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -178,6 +257,16 @@ def scheduling(world: World) -> None:
         vault_starts,
         scheduling,
         first_up,
+        vault_stops,
+        vault_restarts_in_its_pod,
+        vault_is_back,
+        password_rotated,
+        database_changed,
+        primary_stops,
+        database_restarts,
+        redis_master_stops,
+        migration_tried_again,
+        volume_was_missing,
     ],
     ids=lambda change: change.__name__,
 )
@@ -185,6 +274,106 @@ def test_an_environment_that_changes_has_nothing_to_mend(change: Any) -> None:
     result = report(broken(stack("dev"), [change]))
     assert {item.severity for item in result.findings} <= {Severity.PROGRESS}
     assert result.exit_code == HEALTHY
+
+
+def test_a_server_that_leads_may_stop() -> None:
+    """The next leader has its label a moment later."""
+    world = healthy(configured("vault-awskms"))
+    world.pods("vault-0")[0]["metadata"]["deletionTimestamp"] = ago(2)
+    world.health["vault-0"] = {"initialized": True, "sealed": True}
+    result = report(world)
+    assert {item.severity for item in result.findings} == {Severity.PROGRESS}
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "StatefulSet"])
+def test_a_rollout_is_under_way_until_every_pod_is_new(kind: str) -> None:
+    """Each pod may be Ready between two steps of its controller."""
+    world = healthy(stack("dev"))
+    names: set[str] = set()
+    for item in world.of(kind):
+        item["status"]["updatedReplicas"] = 0
+        names.add(item["metadata"]["name"])
+    findings = report(world).findings
+    assert {item.severity for item in findings} == {Severity.PROGRESS}
+    for name in names:
+        assert f"{name} is being rolled out, 0 of" in json.dumps(report(world).as_json())
+
+
+def test_pods_that_are_refused_in_a_rollout_are_an_error() -> None:
+    world = healthy(stack("dev"))
+    shlink = world.find("Deployment", "shlink")
+    failure = {"type": "ReplicaFailure", "status": "True", "message": "exceeded quota: q"}
+    shlink["status"] |= {"updatedReplicas": 0, "conditions": [failure]}
+    first = report(world).findings[0]
+    assert first.message == "Shlink: new pods are refused: exceeded quota: q"
+    assert first.severity is Severity.ERROR
+
+
+def test_a_cause_under_way_does_not_hide_another_fault() -> None:
+    """A wrong image has nothing to do with the database's restart."""
+
+    def image(world: World) -> None:
+        world.waiting("shlink-7f8b-0", "ImagePullBackOff")
+
+    result = report(broken(stack("dev"), [database_restarts, image]))
+    assert result.findings[0].runbook.endswith("#image-not-pulled")
+    assert result.exit_code == ILL
+
+
+# The autoscaler
+
+
+@cache
+def configured(name: str) -> Declared:
+    settings = parse(configurations.configuration(name))
+    return of_recording(configurations.recording(name), *settings)
+
+
+@pytest.mark.parametrize(
+    ("conditions", "page"),
+    [
+        ({"AbleToScale": "False", "ScalingActive": "True"}, "shlink-not-scaling"),
+        ({"AbleToScale": "True", "ScalingActive": "False"}, "shlink-not-scaling"),
+        ({"ScalingActive": "True", "ScalingLimited": "True"}, "shlink-at-its-maximum"),
+    ],
+    ids=str,
+)
+def test_an_autoscaler_that_stands_still_is_a_warning(
+    conditions: dict[str, str], page: str
+) -> None:
+    world = healthy(configured("autoscaled"))
+    scaled_as(world.of("HorizontalPodAutoscaler")[0], "FailedX", **conditions)
+    (finding,) = report(world).findings
+    assert (finding.severity, finding.check) == (Severity.WARNING, "shlink.autoscaler")
+    assert finding.runbook.endswith(f"#{page}")
+
+
+def test_a_cluster_without_a_metrics_server_is_named() -> None:
+    world = healthy(configured("autoscaled"))
+    message = (
+        "the HPA was unable to compute the replica count: failed to get cpu utilization: unable to "
+        "get metrics for resource cpu: unable to fetch metrics from resource metrics API: the "
+        "server could not find the requested resource (get pods.metrics.k8s.io)"
+    )
+    scaler = world.of("HorizontalPodAutoscaler")[0]
+    scaled_as(scaler, "FailedGetResourceMetric", message, ScalingActive="False")
+    assert "it has no metrics-server" in report(world).findings[0].message
+
+
+def test_an_autoscaler_with_little_to_do_is_well() -> None:
+    world = healthy(configured("autoscaled"))
+    scaled_as(world.of("HorizontalPodAutoscaler")[0], "TooFewReplicas", ScalingLimited="True")
+    assert list(report(world).findings) == []
+
+
+@pytest.mark.parametrize("age_of_it", [10, 3600])
+def test_a_new_autoscaler_is_waited_for(age_of_it: int) -> None:
+    world = healthy(configured("autoscaled"))
+    scaler = world.of("HorizontalPodAutoscaler")[0]
+    scaler["metadata"]["creationTimestamp"] = ago(age_of_it)
+    scaler["status"] = {}
+    expected = Severity.PROGRESS if age_of_it < 60 else Severity.WARNING
+    assert [item.severity for item in report(world).findings] == [expected]
 
 
 def test_an_error_must_be_there_at_the_second_look() -> None:
@@ -266,9 +455,9 @@ def test_a_change_within_its_time_explains_an_error() -> None:
 
 def test_the_step_that_shlinks_start_has_reached_is_told() -> None:
     world = broken(stack("dev"), [faults.shlink_down])
-    for pod in world.pods("shlink-7f8b"):
+    for started in world.pods("shlink-7f8b"):
         log = "Initializing database if needed... Success!\nUpdating database... pw=hunter2"
-        world.logs[pod["metadata"]["name"]] = log
+        world.logs[started["metadata"]["name"]] = log
     first = report(world).findings[0]
     assert first.message.endswith("its start has reached: migrating the database (db:migrate)")
     assert "hunter2" not in first.message

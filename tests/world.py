@@ -234,6 +234,7 @@ class World:
             item["status"] = {
                 "observedGeneration": 1,
                 "replicas": len(pods),
+                "updatedReplicas": len(pods),
                 "readyReplicas": number,
                 "availableReplicas": number,
                 "conditions": self.conditions.get(item["metadata"]["name"], []),
@@ -550,6 +551,8 @@ def _shlink(world: World) -> None:
         for number in range(deployment["spec"]["replicas"]):
             pod(world, namespace, f"shlink-7f8b-{number}", labels, "shlink")
         slices(world, namespace, "shlink", "shlink-7f8b")
+    for scaler in world.of("HorizontalPodAutoscaler"):
+        scaled(scaler, ScalingActive="True", AbleToScale="True", ScalingLimited="False")
     for ingress in world.of("Ingress"):
         ingress["status"] = {"loadBalancer": {"ingress": [{"ip": "192.0.2.7"}]}}
     for route in world.of("HTTPRoute"):
@@ -558,6 +561,15 @@ def _shlink(world: World) -> None:
             {"type": "ResolvedRefs", "status": "True"},
         ]
         route["status"] = {"parents": [{"conditions": conditions}]}
+
+
+def scaled(
+    scaler: dict[str, Any], reason: str = "Any", message: str = "", **conditions: str
+) -> None:
+    """Conditions of an autoscaler, an hour old."""
+    entry = {"reason": reason, "message": message, "lastTransitionTime": ago(3600)}
+    kinds = [{"type": kind, "status": status, **entry} for kind, status in conditions.items()]
+    scaler["status"] = {"conditions": kinds}
 
 
 class Api:

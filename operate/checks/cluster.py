@@ -8,7 +8,7 @@ from components import ports
 from operate import drift
 from operate.findings import Check, Environment, Problem, Severity, error_unless, skip
 from operate.names import serves
-from operate.pods import GRACE, Workload, pod_problems, rollout_refused
+from operate.pods import GRACE, Workload, pod_problems
 from operate.view import ForbiddenError, Object, age, at, condition, labels_of, listed, mapped
 
 CLUSTER = ("cluster.reachable", "cluster.namespaces")
@@ -320,7 +320,6 @@ async def deployment_problems(
         unchanged="operators.unchanged",
     )
     problems = await pod_problems(environment, workload)
-    problems = problems or rollout_refused(environment, workload, deployment)
     available = int(at(deployment, "status", "availableReplicas") or 0)
     if available == 0 and not problems:
         problems.append(

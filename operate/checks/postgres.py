@@ -11,7 +11,7 @@ from operate import certificates, inside
 from operate.drift import unchanged
 from operate.findings import Check, Environment, Problem, Severity, error_unless, skip
 from operate.names import unnamed
-from operate.pods import GRACE, Workload, pod_problems, pods_of, ready
+from operate.pods import GRACE, Workload, moved, pod_problems, pods_of, ready
 from operate.view import (
     NoAnswerError,
     Object,
@@ -22,6 +22,7 @@ from operate.view import (
     labels_of,
     listed,
     mapped,
+    written,
 )
 
 from .cluster import CLUSTER
@@ -83,7 +84,7 @@ async def _created(environment: Environment) -> list[Problem]:
         "generation", 1
     )
     if behind or not at(cluster, "status", "instances"):
-        young = age(view, cluster["metadata"]["creationTimestamp"]) < GRACE
+        young = min(age(view, cluster["metadata"]["creationTimestamp"]), written(view, cluster))
         text = "PGO has not acted on the latest change of the PostgresCluster"
         warning = await _last_warning(environment, namespace, name)
         return [
@@ -91,7 +92,7 @@ async def _created(environment: Environment) -> list[Problem]:
                 f"{text}{warning}",
                 "postgres-not-created",
                 described,
-                severity=error_unless(changing=young),
+                severity=error_unless(changing=young < GRACE),
             )
         ]
     return []
@@ -137,7 +138,7 @@ async def _primary(environment: Environment) -> list[Problem]:
     primaries = await _primaries(environment)
     if len(primaries) == 1:
         return []
-    young = any(age(environment.view, pod["metadata"]["creationTimestamp"]) < GRACE for pod in pods)
+    moving = any(moved(environment.view, pod) for pod in pods)
     names = ", ".join(pod["metadata"]["name"] for pod in primaries) or "none"
     command = f"get pods -L {_LABEL}/role -l {_LABEL}/cluster={name}"
     return [
@@ -145,7 +146,7 @@ async def _primary(environment: Environment) -> list[Problem]:
             f"PostgreSQL has no single Ready primary: {names} of {len(pods)} pods",
             "postgres-no-primary",
             environment.kubectl_in(namespace, command),
-            severity=error_unless(changing=young and bool(pods)),
+            severity=error_unless(changing=moving),
         )
     ]
 
@@ -224,8 +225,9 @@ async def _repository(environment: Environment) -> list[Problem]:
         return []
     status = mapped(cluster, "status", "pgbackrest")
     described = environment.kubectl_in(namespace, f"describe postgrescluster {name}")
-    young = age(environment.view, cluster["metadata"]["creationTimestamp"]) < 2 * GRACE
-    severity = Severity.PROGRESS if young else Severity.ERROR
+    created = age(environment.view, cluster["metadata"]["creationTimestamp"])
+    young = min(created, written(environment.view, cluster)) < 2 * GRACE
+    severity = error_unless(changing=young)
     for repository in listed(status, "repos"):
         if not repository.get("stanzaCreated"):
             warning = await _last_warning(environment, namespace, name)

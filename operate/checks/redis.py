@@ -12,7 +12,7 @@ from operate.drift import unchanged
 from operate.findings import Check, Environment, Problem, Severity, error_unless, skip
 from operate.inside import tunnel
 from operate.names import unnamed
-from operate.pods import GRACE, Workload, pod_problems, pods_of, ready
+from operate.pods import GRACE, Workload, moved, pod_problems, pods_of, ready
 from operate.view import (
     ForbiddenError,
     LookError,
@@ -20,7 +20,6 @@ from operate.view import (
     Object,
     age,
     at,
-    condition,
     labels_of,
 )
 
@@ -113,7 +112,7 @@ async def _master(environment: Environment) -> list[Problem]:
     masters = [pod["metadata"]["name"] for pod in pods if labels_of(pod).get(_ROLE) == "master"]
     if len(masters) == 1 or not pods:
         return []
-    moving = any(_moving(environment, pod) for pod in pods)
+    moving = any(moved(environment.view, pod) for pod in pods)
     names = ", ".join(masters) or "none"
     return [
         Problem(
@@ -123,15 +122,6 @@ async def _master(environment: Environment) -> list[Problem]:
             severity=error_unless(changing=moving),
         )
     ]
-
-
-def _moving(environment: Environment, pod: Object) -> bool:
-    """Whether a pod is new or stopping, as in a failover: the operator looks every 30 s."""
-    if "deletionTimestamp" in pod["metadata"]:
-        return True
-    ready = condition(pod, "Ready")
-    changed = ready.get("lastTransitionTime") if ready else None
-    return age(environment.view, changed or pod["metadata"]["creationTimestamp"]) < GRACE
 
 
 async def _names(environment: Environment) -> list[Problem]:
@@ -161,7 +151,7 @@ async def _names(environment: Environment) -> list[Problem]:
 async def _settled(environment: Environment, workload: Workload) -> list[Object]:
     """Pods that have been Ready for a while, so that whoever watches them has seen it."""
     pods = await pods_of(environment.view, workload)
-    return [pod for pod in pods if ready(pod) and not _moving(environment, pod)]
+    return [pod for pod in pods if ready(pod) and not moved(environment.view, pod)]
 
 
 async def _sentinels(environment: Environment) -> list[Problem]:
@@ -189,7 +179,7 @@ async def _sentinels(environment: Environment) -> list[Problem]:
         return skipped
     told = "; ".join(f"{', '.join(pods)}: {master}" for master, pods in sorted(named.items()))
     label = ", ".join(labelled_masters) or "none"
-    moving = any(_moving(environment, pod) for pod in servers)
+    moving = any(moved(environment.view, pod) for pod in servers)
     return [
         Problem(
             f"the sentinels do not agree with the label of the master ({label}): {told}",
@@ -231,6 +221,9 @@ async def _memory(environment: Environment) -> list[Problem]:
     if manifest is None:
         return []
     limit = _bytes(str(at(manifest, "spec", "redis", "resources", "limits", "memory") or ""))
+    servers = await pods_of(environment.view, _workload(manifest, "redis"))
+    # The operator looks every 30 s; until then a replica may ask a master that is gone.
+    moving = any(moved(environment.view, pod) for pod in servers)
     pods = await _settled(environment, _workload(manifest, "redis"))
     told = await asyncio.gather(*(_metrics(environment, pod) for pod in pods))
     problems: list[Problem] = []
@@ -255,7 +248,8 @@ async def _memory(environment: Environment) -> list[Problem]:
             command = environment.kubectl_in(
                 pod["metadata"]["namespace"], f"logs {name} -c redis --tail=20"
             )
-            problems.append(Problem(text, "redis-replica-alone", command))
+            severity = error_unless(changing=moving)
+            problems.append(Problem(text, "redis-replica-alone", command, severity=severity))
     return problems
 
 

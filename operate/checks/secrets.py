@@ -4,14 +4,20 @@ from components.waits import synced
 from operate.drift import unchanged
 from operate.findings import Check, Environment, Problem, error_unless
 from operate.pods import GRACE
-from operate.view import Object, age, at, condition
+from operate.view import Object, age, at, condition, written
 
 from .cluster import CLUSTER
+from .vault import restarted
 
 _STORES = "external-secrets.io/v1/secretstores"
 _EXTERNAL = "external-secrets.io/v1/externalsecrets"
 _MISSED_REFRESHES = 3
 """Refresh intervals without a refresh that mean that nobody refreshes."""
+_SYNC_SECONDS = 30.0
+"""Seconds in which a Secret follows a change of its ExternalSecret."""
+_RETRY_SECONDS = 60.0
+"""Seconds after a restart of Vault in which External Secrets has tried again: after each failure it
+waits longer."""
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -28,6 +34,7 @@ async def _stores(environment: Environment) -> list[Problem]:
         if ready is not None and ready["status"] == "True":
             continue
         young = age(environment.view, store["metadata"]["creationTimestamp"]) < GRACE / 3
+        changing = (young and ready is None) or await restarted(environment, _RETRY_SECONDS)
         reason = _reason(ready)
         # As Go says it: https://pkg.go.dev/crypto/x509#CertificateInvalidError
         page = "certificate-refused" if "x509:" in reason else "secret-store-not-ready"
@@ -36,7 +43,7 @@ async def _stores(environment: Environment) -> list[Problem]:
                 f"SecretStore {namespace}/{name} can't log in to Vault: {reason}",
                 page,
                 environment.make("refresh"),
-                severity=error_unless(changing=young and ready is None),
+                severity=error_unless(changing=changing),
             )
         )
     return problems
@@ -51,11 +58,11 @@ async def _synced(environment: Environment) -> list[Problem]:
             text = f"ExternalSecret {namespace}/{name} does not exist"
             problems.append(Problem(text, "object-missing", environment.make("refresh")))
             continue
-        problems += _of_external(environment, external)
+        problems += await _of_external(environment, external)
     return problems
 
 
-def _of_external(environment: Environment, external: Object) -> list[Problem]:
+async def _of_external(environment: Environment, external: Object) -> list[Problem]:
     namespace, name = external["metadata"]["namespace"], external["metadata"]["name"]
     secret = external["spec"].get("target", {}).get("name", name)
     ready = condition(external, "Ready")
@@ -63,13 +70,17 @@ def _of_external(environment: Environment, external: Object) -> list[Problem]:
     if ready is not None and ready["status"] != "True":
         reason = _reason(ready)
     if reason is not None:
-        young = age(environment.view, external["metadata"]["creationTimestamp"]) < GRACE / 3
+        view = environment.view
+        young = age(view, external["metadata"]["creationTimestamp"]) < GRACE / 3
+        # A rotation has asked for another version, or Vault was away when it was asked for.
+        changing = (young and ready is None) or written(view, external) < _SYNC_SECONDS
+        changing = changing or await restarted(environment, _RETRY_SECONDS)
         return [
             Problem(
                 f"Secret {namespace}/{secret} is not delivered (ExternalSecret {name}): {reason}",
                 "secret-not-synced",
                 environment.make("refresh"),
-                severity=error_unless(changing=young and ready is None),
+                severity=error_unless(changing=changing),
             )
         ]
     interval = _seconds(str(external["spec"].get("refreshInterval", "1h")))

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from operate.drift import unchanged
-from operate.findings import Check, Environment, Problem, Severity
-from operate.pods import GRACE, Workload, pod_problems, rollout_refused
+from operate.findings import Check, Environment, Problem, Severity, error_unless
+from operate.pods import GRACE, Workload, pod_problems
 from operate.view import LookError, Object, age, at, condition, labels_of, listed, mapped
 
 from .cluster import CLUSTER
@@ -80,6 +80,22 @@ _CAUSES: tuple[tuple[str, str, str], ...] = (
 )
 
 
+_SCALERS = "autoscaling/v2/horizontalpodautoscalers"
+_SCALER_CONDITIONS = (
+    ("AbleToScale", "False", "it can't change the number of pods"),
+    ("ScalingActive", "False", "it gets no measurements, so the number of pods stays as it is"),
+    ("ScalingLimited", "True", "the load asks for more pods than shlink:app.maxReplicas"),
+)
+"""Conditions and the status of each that is a finding, the gravest first
+(kubernetes/pkg/controller/podautoscaler/horizontal.go)."""
+_SCALER_WELL = {"ScalingDisabled", "TooFewReplicas", "ScaleUpLimit", "ScaleDownLimit"}
+"""Reasons of conditions that are as they should be: it is stopped on purpose, there is little to
+do, or it takes its steps one by one."""
+_NO_METRICS = "could not find the requested resource"
+_PASSING = ("network-policy-missing", "redis-no-master")
+"""Pages of what a log tells during the restart of a server too."""
+
+
 def _deployment(environment: Environment) -> Object:
     for deployment in environment.declared.of_kind("Deployment"):
         if deployment["metadata"]["name"] != _WEB_CLIENT:
@@ -119,17 +135,25 @@ async def _migrated(environment: Environment) -> list[Problem]:
         unchanged="shlink.unchanged",
     )
     problems = await pod_problems(environment, workload)
+    running = age(view, job["metadata"]["creationTimestamp"])
     if problems:
         return [problem for problem in problems if problem.anchor != "pod-evicted"] or [
-            await _failure(environment, job, "a pod failed, the next one is tried")
+            await _tried_again(environment, job, young=running < GRACE)
         ]
-    if age(view, job["metadata"]["creationTimestamp"]) > 2 * GRACE:
+    if running > 2 * GRACE:
         text = f"Shlink's migration has not finished after {2 * GRACE:.0f} s"
         remedy = environment.kubectl_in(namespace, f"logs job/{name} --tail=30")
         return [Problem(text, "shlink-migration-failed", remedy)]
     text = "Shlink's migration is running"
     remedy = environment.kubectl_in(namespace, f"logs job/{name} --follow")
     return [Problem(text, "shlink-migration-failed", remedy, severity=Severity.PROGRESS)]
+
+
+async def _tried_again(environment: Environment, job: Object, *, young: bool) -> Problem:
+    """A pod of the Job failed, and the next one is tried. It may have met a server's restart."""
+    problem = await _failure(environment, job, "a pod failed, the next one is tried")
+    named = problem.anchor not in ("shlink-migration-failed", *_PASSING)
+    return dataclasses.replace(problem, severity=error_unless(changing=young and not named))
 
 
 async def _failure(environment: Environment, job: Object, reason: str) -> Problem:
@@ -219,7 +243,6 @@ async def _running(environment: Environment) -> list[Problem]:
         grace=_STARTUP,
     )
     problems = await pod_problems(environment, workload)
-    problems = problems or rollout_refused(environment, workload, deployment)
     explained: list[Problem] = []
     for problem in problems:
         if problem.anchor in ("container-crashes", "pod-not-ready"):
@@ -244,6 +267,42 @@ async def _running(environment: Environment) -> list[Problem]:
         severity = Severity.PROGRESS if young else Severity.ERROR
         explained.append(Problem(text, "pod-not-ready", remedy, severity=severity))
     return explained
+
+
+async def _scales(environment: Environment) -> list[Problem]:
+    """The autoscaler measures, may change the number of pods, and asks for no more than it may."""
+    problems: list[Problem] = []
+    for manifest in environment.declared.of_kind("HorizontalPodAutoscaler"):
+        namespace, name = manifest["metadata"]["namespace"], manifest["metadata"]["name"]
+        scaler = await environment.view.named(_SCALERS, namespace, name)
+        if scaler is not None:
+            problems += _of_scaler(environment, scaler)
+    return problems
+
+
+def _of_scaler(environment: Environment, scaler: Object) -> list[Problem]:
+    """Shlink serves in any case, with as many pods as there are: these are warnings."""
+    namespace, name = scaler["metadata"]["namespace"], scaler["metadata"]["name"]
+    remedy = environment.kubectl_in(namespace, f"describe hpa {name}")
+    since = scaler["metadata"]["creationTimestamp"]
+    text, page = "its controller has not looked at it yet", "shlink-not-scaling"
+    if listed(scaler, "status", "conditions"):
+        text = ""
+    for kind, wrong, meaning in _SCALER_CONDITIONS:
+        entry = condition(scaler, kind)
+        if entry is None or entry["status"] != wrong or entry.get("reason") in _SCALER_WELL:
+            continue
+        text, since = f"{meaning} ({entry.get('reason', '')})", entry.get("lastTransitionTime")
+        if _NO_METRICS in str(entry.get("message", "")):
+            text = f"{meaning}: this cluster serves no metrics.k8s.io, so it has no metrics-server"
+        if kind == "ScalingLimited":
+            page = "shlink-at-its-maximum"
+        break
+    if not text:
+        return []
+    young = age(environment.view, since) < GRACE
+    severity = Severity.PROGRESS if young else Severity.WARNING
+    return [Problem(f"Shlink's autoscaler: {text}", page, remedy, severity=severity)]
 
 
 async def _redis_mode(environment: Environment) -> list[Problem]:
@@ -386,6 +445,12 @@ CHECKS = (
         description="Shlink's pods are Ready",
         depends_on=("shlink.migrated", "cluster.objects"),
         look=_running,
+    ),
+    Check(
+        name="shlink.autoscaler",
+        description="the autoscaler measures and decides",
+        depends_on=("shlink.running", "cluster.objects"),
+        look=_scales,
     ),
     Check(
         name="shlink.reached",

@@ -6,15 +6,26 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from operate import certificates, drift
-from operate.findings import Check, Environment, Problem, Severity
-from operate.pods import GRACE, Workload, container_runs, pod_problems, pods_of, ready
-from operate.view import LookError, Object, age, at, condition, labels_of
+from operate.findings import Check, Environment, Problem, Severity, error_unless
+from operate.pods import (
+    GRACE,
+    Workload,
+    container_runs,
+    moved,
+    pod_problems,
+    pods_of,
+    ready,
+    stopping,
+)
+from operate.view import LookError, Object, age, at, condition, labels_of, listed, mapped
 
 from .cluster import CLUSTER
 
 _LABELS = {"app.kubernetes.io/name": "vault", "component": "server"}
 _PROXY_SECONDS = 2.0
 """Seconds for an answer through the API server's proxy, which some networks fence out."""
+_UNSEAL_SECONDS = 30.0
+"""Seconds after a restart in its pod in which the sidecar or the key service unseals Vault."""
 _SEALED = "statuscode: 503"
 _NOT_INITIALISED = "statuscode: 501"
 """What a failed readiness probe says: https://developer.hashicorp.com/vault/api-docs/system/health"""
@@ -72,7 +83,7 @@ async def _running(environment: Environment) -> list[Problem]:
 
 async def _unsealed(environment: Environment) -> list[Problem]:
     workload = await _workload(environment)
-    pods = await pods_of(environment.view, workload)
+    pods = [pod for pod in await pods_of(environment.view, workload) if not stopping(pod)]
     told: list[tuple[Object, Mapping[str, Any]]] = []
     answers = await asyncio.gather(*(_health(environment, pod) for pod in pods))
     for pod, answer in zip(pods, answers, strict=True):
@@ -96,7 +107,7 @@ def _judge(
     if health["initialized"] and not health["sealed"]:
         return ()
     name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
-    young = age(environment.view, pod["metadata"].get("creationTimestamp")) < GRACE
+    young = _young(environment, pod)
     severity = Severity.WARNING if serving else Severity.ERROR
     if young:
         severity = Severity.PROGRESS
@@ -118,6 +129,17 @@ def _judge(
             severity=severity,
         ),
     )
+
+
+def _young(environment: Environment, pod: Object) -> bool:
+    """Whether a server may still be sealed because it has just started."""
+    if age(environment.view, pod["metadata"].get("creationTimestamp")) < GRACE:
+        return True
+    for status in listed(pod, "status", "containerStatuses"):
+        if status["name"] == "vault":
+            started = mapped(status, "state", "running").get("startedAt")
+            return age(environment.view, started) < _UNSEAL_SECONDS
+    return False
 
 
 async def _health(environment: Environment, pod: Object) -> Mapping[str, Any] | None:
@@ -170,6 +192,12 @@ async def _certificate(environment: Environment) -> list[Problem]:
     )
 
 
+async def restarted(environment: Environment, seconds: float) -> bool:
+    """Whether a server of Vault stops, or has become Ready within some seconds."""
+    pods = await pods_of(environment.view, await _workload(environment))
+    return any(moved(environment.view, pod, seconds) for pod in pods)
+
+
 async def _initialised(environment: Environment) -> list[Problem]:
     """The Job that initialises Vault has not failed."""
     job = environment.declared.named("Job", "vault-init")
@@ -199,10 +227,10 @@ async def _leader(environment: Environment) -> list[Problem]:
     active = [pod for pod in pods if labels_of(pod).get("vault-active") == "true" and ready(pod)]
     if len(active) == 1 or not pods:
         return []
-    young = any(age(environment.view, pod["metadata"]["creationTimestamp"]) < GRACE for pod in pods)
+    moving = any(moved(environment.view, pod) for pod in pods)
     text = f"Vault: {len(active)} of {len(pods)} servers are active, there must be one"
     remedy = environment.kubectl_in(environment.declared.vault.namespace, "get pods --show-labels")
-    severity = Severity.PROGRESS if young else Severity.ERROR
+    severity = error_unless(changing=moving)
     return [Problem(text, "vault-no-leader", remedy, severity=severity)]
 
 
