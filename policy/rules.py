@@ -25,6 +25,9 @@ _CREDENTIAL = re.compile(r"(PASSWORD|PASSWD|TOKEN|API_KEY|SECRET_KEY|PRIVATE_KEY
 _CONFIGURED_ELSEWHERE = ("kubernetes", "vault", "postgresql")
 """Packages whose default provider would take its target from the environment. Those that only
 compute (random, tls) have no target."""
+_COMPONENTS = re.compile(r"kubernetes:(helm\.sh/v4|kustomize/v2|yaml/v2):")
+"""What the provider makes other resources of, and the engine tells no provider of. The rule sees
+those others."""
 _MAY_HOLD_SECRETS = re.compile(
     r"kubernetes:core/v1:Secret$|vault:kv/|random:|tls:|pulumi:providers:"
 )
@@ -156,7 +159,7 @@ def provided(resource: Resource) -> Iterator[str]:
     """No resource that would follow the ambient kubeconfig, VAULT_ADDR or PGHOST."""
     package = resource.type.partition(":")[0]
     unnamed = not resource.provider or resource.provider.startswith("default")
-    if package in _CONFIGURED_ELSEWHERE and unnamed:
+    if package in _CONFIGURED_ELSEWHERE and unnamed and not _COMPONENTS.match(resource.type):
         yield "has no provider of the program: pass one in its options"
 
 

@@ -66,6 +66,7 @@ def test_the_program_keeps_every_rule(name: str) -> None:
             ["no-secret-in-clear"],
         ),
         (Resource("kubernetes:core/v1:Secret", "s", {}, "cluster", marked=("data",)), []),
+        (Resource("kubernetes:helm.sh/v4:Chart", "c", {"version": "1.0.0"}, ""), []),
         (Resource("random:index/randomPassword:RandomPassword", "p", {}, ""), []),
     ],
     ids=str,
