@@ -548,7 +548,8 @@ def _shlink(world: World) -> None:
     ]:
         namespace = deployment["metadata"]["namespace"]
         labels = deployment["spec"]["selector"]["matchLabels"]
-        for number in range(deployment["spec"]["replicas"]):
+        # An autoscaler's number is not declared.
+        for number in range(deployment["spec"].setdefault("replicas", 1)):
             pod(world, namespace, f"shlink-7f8b-{number}", labels, "shlink")
         slices(world, namespace, "shlink", "shlink-7f8b")
     for scaler in world.of("HorizontalPodAutoscaler"):
