@@ -1,6 +1,7 @@
 """Whether an environment's servers show certificates that their clients accept, and until when."""
 
 import asyncio
+import dataclasses
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -32,9 +33,14 @@ async def problems(
     title: str,
     port: int,
     name: str,
+    server: str,
     opening: Opening = _at_once,
 ) -> list[Problem]:
-    """What is wrong with the certificates that these pods show to a client that asks for `name`."""
+    """What is wrong with the certificates that these pods show to a client that asks for `name`.
+
+    `server`: the check that the server runs. The authority that a store names may be what is wrong,
+    which `secrets.unchanged` tells.
+    """
     trusted = await authority(environment)
     if not trusted:
         # Nothing is deployed yet that could tell.
@@ -49,7 +55,8 @@ async def problems(
     shown = await asyncio.gather(*(_shown(environment, pod, client) for pod in pods))
     for pod, result in zip(pods, shown, strict=True):
         problems += _judge(environment, f"{title} (pod {pod['metadata']['name']})", result)
-    return problems
+    causes = (server, "secrets.unchanged")
+    return [dataclasses.replace(problem, causes=causes) for problem in problems]
 
 
 @dataclass(frozen=True)

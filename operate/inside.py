@@ -8,12 +8,15 @@ it lacks; it is no finding.
 import base64
 import contextlib
 import json
+import re
 import ssl
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from typing import Any, TypeVar, cast
 
 from .findings import Environment
-from .view import NoAnswerError, Object, SkippedError, View, at
+from .view import NoAnswerError, Object, Reply, SkippedError, View, at
+
+T = TypeVar("T")
 
 _PROTOCOL = "v4.channel.k8s.io"
 """Of both streams: the first byte of each frame is its channel."""
@@ -118,25 +121,83 @@ def trusting(authority_pem: str) -> ssl.SSLContext:
     return context
 
 
+class _Session:
+    """A TLS session of a client over a tunnel."""
+
+    def __init__(self, connection: Tunnel, context: ssl.SSLContext, name: str) -> None:
+        self._connection = connection
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
+
+    async def handshake(self) -> None:
+        """Raises ssl.SSLCertVerificationError: this client refuses the server's certificate."""
+        await self._step(self.tls.do_handshake)
+        # The end of the handshake, without which the server would log an error.
+        await self._connection.send(self._outgoing.read())
+
+    async def send(self, data: bytes) -> None:
+        self.tls.write(data)
+        await self._connection.send(self._outgoing.read())
+
+    async def receive(self) -> bytes:
+        return await self._step(self.tls.read)
+
+    async def _step(self, act: Callable[[], T]) -> T:
+        """Do something that may have to wait for bytes of the server."""
+        while True:
+            try:
+                return act()
+            except ssl.SSLWantReadError:
+                if self._outgoing.pending:
+                    await self._connection.send(self._outgoing.read())
+                self._incoming.write(await self._connection.receive())
+
+
 async def certificate(connection: Tunnel, context: ssl.SSLContext, name: str) -> Object:
     """The certificate that a server shows.
 
     Raises ssl.SSLCertVerificationError: a client refuses it.
     """
-    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    session = context.wrap_bio(incoming, outgoing, server_hostname=name)
-    while True:
-        try:
-            session.do_handshake()
-        except ssl.SSLWantReadError:
-            if outgoing.pending:
-                await connection.send(outgoing.read())
-            incoming.write(await connection.receive())
-        else:
-            break
-    # The end of the handshake, without which the server would log an error.
-    await connection.send(outgoing.read())
-    return cast("Mapping[str, Any]", session.getpeercert())
+    session = _Session(connection, context, name)
+    await session.handshake()
+    return cast("Mapping[str, Any]", session.tls.getpeercert())
+
+
+async def posted(
+    connection: Tunnel, context: ssl.SSLContext, host: str, path: str, fields: Object
+) -> Reply:
+    """The answer of an HTTPS server to a POST of JSON. Raises NoAnswerError and ssl.SSLError."""
+    session = _Session(connection, context, host)
+    await session.handshake()
+    body = json.dumps(fields)
+    lines = (
+        f"POST {path} HTTP/1.1",
+        f"Host: {host}",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+        "Connection: close",
+        "",
+        body,
+    )
+    await session.send("\r\n".join(lines).encode())
+    head, text = b"", b""
+    while not text:
+        head += await session.receive()
+        head, found, text = head.partition(b"\r\n\r\n")
+        if not found:
+            continue
+        length = re.search(rb"(?i)content-length: *(\d+)", head)
+        while length and len(text) < int(length[1]):
+            text += await session.receive()
+        break
+    status = re.match(rb"HTTP/1\.\d (\d+)", head)
+    if status is None:
+        raise NoAnswerError(f"{host} does not speak HTTP")
+    try:
+        answer = json.loads(text)
+    except ValueError:
+        answer = text.decode(errors="replace")
+    return Reply(int(status[1]), answer)
 
 
 def days_left(view: View, shown: Object) -> float:

@@ -31,7 +31,12 @@ _IMAGE_REASONS = {
 _STARTED = {"running", "terminated"}
 """States of a container that the kubelet has started."""
 _REFUSALS = {"FailedCreate", "ReplicaSetCreateError"}
-_FROM_THE_CLUSTER = ("cluster.reachable", "cluster.namespaces", "cluster.nodes")
+_FROM_THE_CLUSTER = (
+    "cluster.reachable",
+    "cluster.namespaces",
+    "cluster.nodes",
+    "cluster.admission",
+)
 """What explains a fault that no server of the environment can cause."""
 
 
@@ -370,9 +375,14 @@ def _of(events: Sequence[Object], kind: str, names: Sequence[str]) -> Iterator[O
 
 
 def _recent(view: View, event: Object) -> bool:
+    return age(view, last_seen(event)) < _RECENT
+
+
+def last_seen(event: Object) -> str:
+    """When an event was told last."""
     series = mapped(event, "series")
     moment = series.get("lastObservedTime") or event.get("lastTimestamp") or event.get("eventTime")
-    return age(view, moment or event["metadata"].get("creationTimestamp")) < _RECENT
+    return str(moment or event["metadata"].get("creationTimestamp") or "")
 
 
 def _containers(pod: Object) -> list[Object]:

@@ -7,6 +7,7 @@ in, Secrets that are not synced and pods that wait.
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from tests.world import PGO, World, ago
 
@@ -52,6 +53,12 @@ def store_down(world: World, message: str) -> None:
     """The SecretStore can't log in, and what follows from that."""
     world.condition("SecretStore", "vault-backend", "False", "InvalidProviderConfig", message)
     unsynced(world, "store is not ready")
+
+
+def tells(world: World, **facts: Any) -> None:
+    """What the primary of PostgreSQL tells of itself."""
+    assert world.psql is not None
+    world.psql |= facts
 
 
 def shlink_down(world: World) -> None:
@@ -185,6 +192,30 @@ def external_secrets_may_not_request_the_token_of_the_store(world: World) -> Non
     role = world.find("Role", "external-secrets-sa")
     world.edit(role, "rules", [{**role["rules"][0], "resourceNames": ["other"]}])
     store_down(world, 'serviceaccounts "external-secrets-sa" is forbidden')
+
+
+@fault("cluster.nodes", "node-takes-no-pods")
+def the_only_node_is_cordoned(world: World) -> None:
+    world.find("Node", "node-1")["spec"] = {"unschedulable": True}
+    world.unscheduled("shlink-7f8b", "0/1 nodes are available: 1 node(s) were unschedulable")
+
+
+@fault("cluster.nodes", "node-takes-no-pods")
+def the_disk_of_the_node_is_full(world: World) -> None:
+    conditions = world.find("Node", "node-1")["status"]["conditions"]
+    conditions.append({"type": "DiskPressure", "status": "True"})
+    world.unscheduled("shlink-7f8b-0", "0/1 nodes are available: 1 node(s) had untolerated taint")
+
+
+@fault("cluster.admission", "admission-webhook-down")
+def an_admission_webhook_is_down(world: World) -> None:
+    message = 'Internal error occurred: failed calling webhook "validate.policy": refused'
+    for prefix, owner, namespace in (
+        ("rfr-shlink-redis-2", "rfr-shlink-redis", REDIS),
+        ("shlink-7f8b-0", "shlink-7f8b", SHLINK),
+    ):
+        world.remove("Pod", prefix)
+        world.event("StatefulSet", owner, namespace, "FailedCreate", message)
 
 
 # The operators
@@ -326,6 +357,50 @@ def the_certificate_of_vault_has_expired_and_only_the_store_tells(world: World) 
     store_down(world, "tls: failed to verify certificate: x509: certificate has expired")
 
 
+@fault("vault.login", "vault-login-changed")
+def the_kubernetes_auth_of_vault_is_disabled(world: World) -> None:
+    """The store tells it only after minutes."""
+    world.refusal = "403 permission denied, nothing at this mount"
+
+
+@fault("vault.login", "vault-login-changed")
+def the_role_in_vault_is_missing(world: World) -> None:
+    world.refusal = '400 invalid role name "shlink"'
+
+
+@fault("vault.login", "vault-login-changed")
+def the_role_in_vault_asks_for_another_audience(world: World) -> None:
+    world.refusal = "403 invalid audience (aud) claim: audience claim does not match"
+    store_down(world, "Code: 403. invalid audience (aud) claim")
+
+
+@fault("vault.login", "vault-login-changed")
+def the_role_in_vault_is_bound_to_another_account(world: World) -> None:
+    world.refusal = "403 service account name not authorized"
+    store_down(world, "Code: 403. service account name not authorized")
+
+
+@fault("vault.login", "vault-refuses-all")
+def the_audit_log_of_vault_can_not_be_written(world: World) -> None:
+    world.refusal = "500 1 error occurred: no audit backend succeeded"
+    store_down(world, "Code: 500. Errors: * internal error")
+
+
+@fault("vault.names", "vault-no-names")
+def the_service_of_vault_was_deleted(world: World) -> None:
+    world.remove("Service", VAULT)
+    world.remove("EndpointSlice", "vault-abc")
+    store_down(world, "dial tcp: lookup vault.vault.svc: no such host")
+
+
+@fault("vault.names", "vault-no-names")
+def the_service_of_vault_leads_nowhere(world: World) -> None:
+    for item in world.of("EndpointSlice"):
+        if item["metadata"]["name"] == "vault-abc":
+            item["metadata"]["annotations"]["pods"] = "nobody"
+    store_down(world, "connection refused")
+
+
 # Secrets
 
 
@@ -340,6 +415,7 @@ def the_authority_of_the_store_was_edited(world: World) -> None:
     """Its certificate is not known without an update, so only the record tells."""
     bundle = world.find("SecretStore", "")["spec"]["provider"]["vault"]["caBundle"]
     world.edit(world.find("SecretStore", ""), "spec.provider.vault.caBundle", bundle)
+    world.shown["vault-0"] = "foreign"
     store_down(world, "tls: failed to verify certificate: x509: signed by unknown authority")
 
 
@@ -482,26 +558,64 @@ def the_certificate_of_the_database_has_expired(world: World) -> None:
     migration(world, "SSL error: certificate verify failed")
 
 
+@fault("postgres.logins", "postgres-password-refused")
+def the_password_of_shlink_was_changed_in_the_database(world: World) -> None:
+    tells(world, refused=[["authentication failed for user", "shlink"]])
+    shlink_down(world)
+
+
+@fault("postgres.logins", "postgres-login-refused")
+def the_login_of_shlink_does_not_belong_to_the_owner(world: World) -> None:
+    tells(world, logins={"shlink": True, "shlink-b": False})
+    shlink_down(world)
+
+
+@fault("postgres.logins", "postgres-database-missing")
+def the_database_was_dropped(world: World) -> None:
+    tells(world, databases={})
+    shlink_down(world)
+
+
+@fault("postgres.logins", "postgres-no-connections")
+def all_connections_are_in_use(world: World) -> None:
+    tells(world, free=0)
+    shlink_down(world)
+
+
+@fault("postgres.logins", "postgres-read-only")
+def the_database_is_read_only(world: World) -> None:
+    tells(world, read_only=True)
+
+
+@fault("postgres.patroni", "postgres-paused")
+def patroni_is_paused(world: World) -> None:
+    for pod in world.pods("shlink-db-instance1"):
+        state = json.loads(pod["metadata"]["annotations"]["status"])
+        pod["metadata"]["annotations"]["status"] = json.dumps({**state, "pause": True})
+    world.not_ready("shlink-db-instance1")
+    shlink_down(world)
+
+
 @fault("postgres.grant", "postgres-grant-missing")
 def the_grant_was_revoked(world: World) -> None:
     """Shlink runs on; its next migration would fail."""
-    world.psql = "false|false|0|true"
+    tells(world, may_create=False)
 
 
 @fault("postgres.grant", "postgres-grant-missing")
 def the_role_of_shlink_is_gone(world: World) -> None:
-    world.psql = "|false|0|true"
+    tells(world, may_create=None, logins={})
     migration(world, 'FATAL:  role "shlink" does not exist')
 
 
 @fault("postgres.archiving", "postgres-archiving-failing")
 def archiving_fails(world: World) -> None:
-    world.psql = "true|true|900|true"
+    tells(world, failing=True, waiting=900)
 
 
 @fault("postgres.archiving", "postgres-archiving-failing")
 def archiving_is_off(world: World) -> None:
-    world.psql = "true|false|0|false"
+    tells(world, archiving=False)
 
 
 # Redis

@@ -4,6 +4,7 @@ import contextlib
 import json
 import ssl
 import struct
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -73,10 +74,20 @@ class RedisSentinel:
 
 
 class TlsServer:
-    """A server's side of a TLS handshake, after PostgreSQL's question where it asks one."""
+    """A server's side of a TLS handshake, after PostgreSQL's question where it asks one.
 
-    def __init__(self, context: ssl.SSLContext, *, starts_plain: bool) -> None:
+    `http`: answers the requests that follow, each of which comes as a whole.
+    """
+
+    def __init__(
+        self,
+        context: ssl.SSLContext,
+        *,
+        starts_plain: bool,
+        http: Callable[[bytes], bytes] | None = None,
+    ) -> None:
         self._plain = starts_plain
+        self._http = http
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._session = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
 
@@ -89,4 +100,18 @@ class TlsServer:
         # A refusal of the client ends it; what it knows of the client is not asked here.
         with contextlib.suppress(ssl.SSLError):
             self._session.do_handshake()
+            request = self._session.read()
+            if self._http:
+                self._session.write(self._http(request))
         return self._outgoing.read()
+
+
+def vault_login(request: bytes, refusal: str) -> bytes:
+    """What Vault answers to a login with a token of nobody's; `refusal` to a role that is known."""
+    role = json.loads(request.partition(b"\r\n\r\n")[2])["role"]
+    status, error = refusal.partition(" ")[::2] if refusal else ("403", "permission denied")
+    if role == "doctor-asks-for-no-role" and status in ("400", "403") and "mount" not in error:
+        status, error = "400", f'invalid role name "{role}"'
+    body = json.dumps({"errors": [error]})
+    head = f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\n\r\n"
+    return f"{head}{body}".encode()

@@ -478,7 +478,9 @@ def test_a_missing_right_is_told_and_is_no_health() -> None:
 
 BEYOND_READING = {
     "vault.certificate",
+    "vault.login",
     "postgres.certificate",
+    "postgres.logins",
     "postgres.grant",
     "postgres.archiving",
     "redis.sentinels",
@@ -504,7 +506,11 @@ def test_a_pod_that_does_not_answer_is_skipped_and_quotes_nothing() -> None:
     world.psql = None
     result = report(world)
     assert result.exit_code == HEALTHY
-    assert {skip.check for skip in result.skipped} == {"postgres.grant", "postgres.archiving"}
+    assert {skip.check for skip in result.skipped} == {
+        "postgres.logins",
+        "postgres.grant",
+        "postgres.archiving",
+    }
     assert "hunter2" not in printed(result)
 
 
@@ -707,10 +713,12 @@ KUBECTL = {
     "describe",
     "drain",
     "edit",
+    "exec",
     "get",
     "logs",
     "rollout",
     "scale",
+    "uncordon",
     "version",
 }
 

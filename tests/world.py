@@ -18,7 +18,7 @@ import httpx
 
 from operate.declared import Declared
 from tests.certificates import made
-from tests.streams import Command, Port, RedisSentinel, TlsServer
+from tests.streams import Command, Port, RedisSentinel, TlsServer, vault_login
 
 PGO = "postgres-operator.crunchydata.com"
 PLURALS = {
@@ -52,6 +52,20 @@ PLURALS = {
 }
 
 
+PRIMARY: dict[str, Any] = {
+    "failing": False,
+    "waiting": 0,
+    "archiving": True,
+    "read_only": False,
+    "free": 80,
+    "databases": {"shlink": True},
+    "logins": {"shlink": True},
+    "refused": [],
+    "may_create": True,
+}
+"""What a healthy primary tells of itself."""
+
+
 def ago(seconds: float) -> str:
     """A moment in Kubernetes' notation."""
     moment = datetime.now(tz=UTC) - timedelta(seconds=seconds)
@@ -78,8 +92,10 @@ class World:
     """Subresources of pods, `exec` and `portforward`, that this login may not use."""
     shown: dict[str, str] = field(default_factory=dict[str, str])
     """The certificate that a pod shows, by tests.certificates' names. `good` if not listed."""
-    psql: str | None = "true|false|0|true"
-    """What the database's psql prints; None: it fails."""
+    psql: dict[str, Any] | None = field(default_factory=lambda: dict(PRIMARY))
+    """What the primary tells by psql; None: it fails."""
+    refusal: str = ""
+    """What Vault answers to a login of the store: `400 invalid role name`. Empty: as it should."""
     sentinels: dict[str, str] = field(default_factory=dict[str, str])
     """The master's address that a sentinel names, by pod; the first Redis pod's elsewhere."""
     metrics: dict[str, str] = field(default_factory=dict[str, str])
@@ -420,6 +436,8 @@ def _vault(world: World) -> None:
         pod(world, install.namespace, name, own, "vault", "unseal")
         world.health[name] = {"initialized": True, "sealed": False, "standby": number > 0}
         _claim(world, install.namespace, f"data-{name}")
+    slices(world, install.namespace, "vault", "vault-")
+    _service(world, install.namespace, "vault")
     for job in world.of("Job"):
         job["status"] = {"conditions": [{"type": "Complete", "status": "True"}]}
 
@@ -678,9 +696,11 @@ class Api:
         assert subprotocols == ["v4.channel.k8s.io"]
         _, pod, subresource = url.split("/")
         assert subresource not in self.world.forbidden_inside
-        self.world.asked.append(f"WEBSOCKET {namespace}/{pod} {subresource} {params.get('ports')}")
         if subresource == "exec":
-            yield Command(self.world.psql)
+            self.world.asked.append(f"WEBSOCKET {namespace}/{pod} {params['command'][-1]}")
+        if subresource == "exec":
+            psql = self.world.psql
+            yield Command(None if psql is None else json.dumps(psql, indent=1))
         else:
             yield Port(int(params["ports"]), self._server(pod, int(params["ports"])))
 
@@ -690,7 +710,11 @@ class Api:
             first = masters[0]["status"]["podIP"] if masters else ""
             return RedisSentinel(self.world.sentinels.get(pod, first))
         shown = self.world.shown.get(pod, "good")
-        return TlsServer(made().server(shown), starts_plain=port == 5432)
+
+        def vault(request: bytes) -> bytes:
+            return vault_login(request, self.world.refusal)
+
+        return TlsServer(made().server(shown), starts_plain=port == 5432, http=vault)
 
     def _listed(self, version: str, plural: str, namespace: str) -> httpx.Response:
         kinds = [kind for kind, name in PLURALS.items() if name == plural]

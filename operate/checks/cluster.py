@@ -1,5 +1,6 @@
 """The cluster itself, its namespaces and network, and the operators that everything else needs."""
 
+import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, cast
@@ -8,11 +9,15 @@ from components import ports
 from operate import drift
 from operate.findings import Check, Environment, Problem, Severity, error_unless, skip
 from operate.names import serves
-from operate.pods import GRACE, Workload, pod_problems
+from operate.pods import GRACE, Workload, last_seen, pod_problems
 from operate.view import ForbiddenError, Object, age, at, condition, labels_of, listed, mapped
 
 CLUSTER = ("cluster.reachable", "cluster.namespaces")
 """What every check of an object in a namespace depends on."""
+_PRESSURES = ("DiskPressure", "MemoryPressure", "PIDPressure")
+_WEBHOOK = re.compile(r'failed calling webhook "([^"]+)"')
+_WEBHOOK_SECONDS = 600
+"""How long an event of a webhook that does not answer still says something."""
 _NAMESPACE_LABEL = "kubernetes.io/metadata.name"
 _POLICIES = "networking.k8s.io/v1/networkpolicies"
 _RBAC = "rbac.authorization.k8s.io/v1"
@@ -61,26 +66,64 @@ async def _served(environment: Environment) -> list[Problem]:
 
 
 async def _nodes(environment: Environment) -> list[Problem]:
-    """Nodes that run pods of this environment are Ready."""
+    """Nodes that run pods of this environment are Ready and take more of them."""
     view = environment.view
     used: set[str] = set()
     for namespace in environment.declared.namespaces:
         for pod in await view.objects("v1/pods", namespace):
             used.add(str(pod.get("spec", {}).get("nodeName", "")))
+    nodes = await view.objects("v1/nodes")
+    closed = all(mapped(node, "spec").get("unschedulable") for node in nodes)
     problems: list[Problem] = []
-    for node in await view.objects("v1/nodes"):
+    for node in nodes:
         name, ready = node["metadata"]["name"], condition(node, "Ready")
-        if name not in used or (ready is not None and ready["status"] == "True"):
-            continue
-        reason = ready.get("reason", "") if ready else "no status"
-        problems.append(
-            Problem(
-                f"node {name}, which runs pods of this environment, is not Ready ({reason})",
-                "node-not-ready",
-                f"{environment.kubectl} describe node {name}",
-            )
-        )
+        describe = f"{environment.kubectl} describe node {name}"
+        if name in used and (ready is None or ready["status"] != "True"):
+            reason = ready.get("reason", "") if ready else "no status"
+            text = f"node {name}, which runs pods of this environment, is not Ready ({reason})"
+            problems.append(Problem(text, "node-not-ready", describe))
+        elif name in used or closed:
+            problems += _full(environment, node)
     return problems
+
+
+def _full(environment: Environment, node: Object) -> list[Problem]:
+    """Why a node that is Ready takes no more pods; that matters when one looks for a place."""
+    name = node["metadata"]["name"]
+    reasons = [kind for kind in _PRESSURES if (condition(node, kind) or {}).get("status") == "True"]
+    remedy = f"{environment.kubectl} describe node {name}"
+    if mapped(node, "spec").get("unschedulable"):
+        reasons.append("cordoned")
+        remedy = f"{environment.kubectl} uncordon {name}"
+    if not reasons:
+        return []
+    text = f"node {name} takes no more pods: {', '.join(reasons)}"
+    warning = Severity.WARNING
+    return [Problem(text, "node-takes-no-pods", remedy, severity=warning, may_explain=True)]
+
+
+async def _admission(environment: Environment) -> list[Problem]:
+    """No admission webhook keeps the API server from creating pods, because it does not answer."""
+    view = environment.view
+    for namespace in environment.declared.namespaces:
+        for event in await view.objects("v1/events", namespace):
+            match = _WEBHOOK.search(str(event.get("message", "")))
+            if match and age(view, last_seen(event)) < _WEBHOOK_SECONDS:
+                text = (
+                    f"admission webhook {match[1]} does not answer, and what it judges is refused"
+                )
+                remedy = f"{environment.kubectl} get validatingwebhookconfigurations,"
+                remedy = f"{remedy}mutatingwebhookconfigurations"
+                return [
+                    Problem(
+                        text,
+                        "admission-webhook-down",
+                        remedy,
+                        severity=Severity.WARNING,
+                        may_explain=True,
+                    )
+                ]
+    return []
 
 
 async def _namespaces(environment: Environment) -> list[Problem]:
@@ -396,9 +439,15 @@ CHECKS = (
     ),
     Check(
         name="cluster.nodes",
-        description="the nodes in use are Ready",
+        description="the nodes in use are Ready and take pods",
         depends_on=CLUSTER,
         look=_nodes,
+    ),
+    Check(
+        name="cluster.admission",
+        description="no admission webhook is down",
+        depends_on=CLUSTER,
+        look=_admission,
     ),
     Check(
         name="cluster.kinds",

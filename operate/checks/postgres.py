@@ -3,13 +3,12 @@
 import json
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, cast
 
 from components import ports
 from operate import certificates, inside
 from operate.drift import unchanged
-from operate.findings import Check, Environment, Problem, Severity, error_unless, skip
+from operate.findings import Check, Environment, Problem, Severity, error_unless
 from operate.names import unnamed
 from operate.pods import GRACE, Workload, moved, pod_problems, pods_of, ready
 from operate.view import (
@@ -19,15 +18,15 @@ from operate.view import (
     at,
     condition,
     labelled,
-    labels_of,
     listed,
     mapped,
     written,
 )
 
+from . import postgres_inside
 from .cluster import CLUSTER
+from .postgres_cluster import LABEL, declared_cluster, instances, place, primaries
 
-_LABEL = "postgres-operator.crunchydata.com"
 _CLUSTERS = "postgres-operator.crunchydata.com/v1beta1/postgresclusters"
 _LAG = 256 * 1024 * 1024
 """Bytes of WAL that a replica may be behind. Patroni tells positions only every 10 s."""
@@ -37,35 +36,10 @@ _BACKUP_DAYS = 8
 """Days without any scheduled backup; the longest schedule by default is a week."""
 
 
-def _declared(environment: Environment) -> Object:
-    return environment.declared.of_kind("PostgresCluster")[0]
-
-
-def _name(environment: Environment) -> tuple[str, str]:
-    metadata = _declared(environment)["metadata"]
-    return metadata["namespace"], metadata["name"]
-
-
-def _workload(environment: Environment) -> Workload:
-    manifest = _declared(environment)
-    namespace, name = _name(environment)
-    replicas = sum(int(item.get("replicas", 1)) for item in manifest["spec"]["instances"])
-    return Workload(
-        title="PostgreSQL",
-        namespace=namespace,
-        labels={f"{_LABEL}/cluster": name, f"{_LABEL}/data": "postgres"},
-        owners=(name,),
-        replicas=replicas,
-        memory_setting="shlink:postgres.resources.memoryLimit",
-        secrets=("cluster.objects",),
-        unchanged="postgres.unchanged",
-    )
-
-
 async def _created(environment: Environment) -> list[Problem]:
     """PGO has acted on the PostgresCluster."""
     view = environment.view
-    namespace, name = _name(environment)
+    namespace, name = place(environment)
     cluster = await view.named(_CLUSTERS, namespace, name)
     if cluster is None:
         text = f"PostgresCluster {namespace}/{name} does not exist"
@@ -109,11 +83,11 @@ async def _last_warning(environment: Environment, namespace: str, name: str) -> 
 
 
 async def _running(environment: Environment) -> list[Problem]:
-    workload = _workload(environment)
+    workload = instances(environment)
     problems = await pod_problems(environment, workload)
     pods = await pods_of(environment.view, workload)
     if not pods and not problems:
-        namespace, name = _name(environment)
+        namespace, name = place(environment)
         text = "PostgreSQL: no pod exists"
         warning = await _last_warning(environment, namespace, name)
         remedy = environment.kubectl_in(namespace, f"describe postgrescluster {name}")
@@ -121,26 +95,16 @@ async def _running(environment: Environment) -> list[Problem]:
     return problems
 
 
-async def _primaries(environment: Environment) -> list[Object]:
-    """The Ready pods that Patroni has labelled as the primary."""
-    primaries: list[Object] = []
-    for pod in await pods_of(environment.view, _workload(environment)):
-        role = labels_of(pod).get(f"{_LABEL}/role")
-        if role in ("master", "primary") and ready(pod):
-            primaries.append(pod)
-    return primaries
-
-
 async def _primary(environment: Environment) -> list[Problem]:
-    workload = _workload(environment)
-    namespace, name = _name(environment)
+    workload = instances(environment)
+    namespace, name = place(environment)
     pods = await pods_of(environment.view, workload)
-    primaries = await _primaries(environment)
-    if len(primaries) == 1:
+    leaders = await primaries(environment)
+    if len(leaders) == 1:
         return []
     moving = any(moved(environment.view, pod) for pod in pods)
-    names = ", ".join(pod["metadata"]["name"] for pod in primaries) or "none"
-    command = f"get pods -L {_LABEL}/role -l {_LABEL}/cluster={name}"
+    names = ", ".join(pod["metadata"]["name"] for pod in leaders) or "none"
+    command = f"get pods -L {LABEL}/role -l {LABEL}/cluster={name}"
     return [
         Problem(
             f"PostgreSQL has no single Ready primary: {names} of {len(pods)} pods",
@@ -153,15 +117,15 @@ async def _primary(environment: Environment) -> list[Problem]:
 
 async def _pooler(environment: Environment) -> list[Problem]:
     """PgBouncer's pods are Ready; nothing where there is none."""
-    declared = mapped(_declared(environment), "spec", "proxy", "pgBouncer")
+    declared = mapped(declared_cluster(environment), "spec", "proxy", "pgBouncer")
     if not declared:
         return []
-    namespace, name = _name(environment)
+    namespace, name = place(environment)
     deployment = f"{name}-pgbouncer"
     workload = Workload(
         title="PgBouncer",
         namespace=namespace,
-        labels={f"{_LABEL}/cluster": name, f"{_LABEL}/role": "pgbouncer"},
+        labels={f"{LABEL}/cluster": name, f"{LABEL}/role": "pgbouncer"},
         owners=(deployment,),
         replicas=int(declared["replicas"]),
         secrets=("cluster.objects",),
@@ -176,7 +140,7 @@ async def _pooler(environment: Environment) -> list[Problem]:
 
 async def _replicas(environment: Environment) -> list[Problem]:
     """Replicas stream from the primary. Patroni writes each member's state into its pod."""
-    workload = _workload(environment)
+    workload = instances(environment)
     members: dict[str, Mapping[str, Any]] = {}
     for pod in await pods_of(environment.view, workload):
         settled = age(environment.view, pod["metadata"]["creationTimestamp"]) > GRACE
@@ -187,17 +151,12 @@ async def _replicas(environment: Environment) -> list[Problem]:
         return []
     differences: list[str] = []
     for name, member in members.items():
-        if member is leaders[0] or "xlog_location" not in member:
-            continue
-        behind = int(leaders[0].get("xlog_location", 0)) - int(member["xlog_location"])
-        if member.get("timeline") != leaders[0].get("timeline"):
-            differences.append(f"{name} is on another timeline than the primary")
-        elif behind > _LAG:
-            differences.append(f"{name} is {behind / 1024 / 1024:.0f} MiB behind")
+        if member is not leaders[0]:
+            differences += _differences(name, member, leaders[0])
     if not differences:
         return []
-    namespace, cluster = _name(environment)
-    command = f"get pods -l {_LABEL}/cluster={cluster}"
+    namespace, cluster = place(environment)
+    command = f"get pods -l {LABEL}/cluster={cluster}"
     return [
         Problem(
             f"PostgreSQL replicas: {'; '.join(differences)}",
@@ -206,6 +165,31 @@ async def _replicas(environment: Environment) -> list[Problem]:
             severity=Severity.WARNING,
         )
     ]
+
+
+def _differences(name: str, member: Mapping[str, Any], leader: Mapping[str, Any]) -> list[str]:
+    """What keeps a member from following the leader."""
+    if member.get("replication_state", "streaming") != "streaming":
+        return [f"{name} receives no changes ({member['replication_state']})"]
+    if "xlog_location" not in member:
+        return []
+    if member.get("timeline") != leader.get("timeline"):
+        return [f"{name} is on another timeline than the primary"]
+    behind = int(leader.get("xlog_location", 0)) - int(member["xlog_location"])
+    return [f"{name} is {behind / 1024 / 1024:.0f} MiB behind"] if behind > _LAG else []
+
+
+async def _patroni_acts(environment: Environment) -> list[Problem]:
+    """Patroni looks after the instances. Paused, it neither restarts nor fails over."""
+    pods = await pods_of(environment.view, instances(environment))
+    paused = [pod["metadata"]["name"] for pod in pods if _patroni(pod).get("pause")]
+    if not paused:
+        return []
+    namespace, _ = place(environment)
+    text = "PostgreSQL: Patroni is paused: it restarts nothing and does not fail over"
+    remedy = environment.kubectl_in(namespace, f"exec {paused[0]} -c database -- patronictl resume")
+    warning = Severity.WARNING
+    return [Problem(text, "postgres-paused", remedy, severity=warning, may_explain=True)]
 
 
 def _patroni(pod: Object) -> Mapping[str, Any]:
@@ -219,7 +203,7 @@ def _patroni(pod: Object) -> Mapping[str, Any]:
 
 async def _repository(environment: Environment) -> list[Problem]:
     """PgBackRest's repositories exist and hold the first backup."""
-    namespace, name = _name(environment)
+    namespace, name = place(environment)
     cluster = await environment.view.named(_CLUSTERS, namespace, name)
     if cluster is None:
         return []
@@ -251,10 +235,10 @@ async def _repository(environment: Environment) -> list[Problem]:
 async def _backups(environment: Environment) -> list[Problem]:
     """Each scheduled backup has succeeded in its time."""
     view = environment.view
-    namespace, name = _name(environment)
+    namespace, name = place(environment)
     problems: list[Problem] = []
     for job in await view.objects("batch/v1/cronjobs", namespace):
-        if not labelled(job, {f"{_LABEL}/cluster": name}):
+        if not labelled(job, {f"{LABEL}/cluster": name}):
             continue
         schedule, status = job["metadata"]["name"], job.get("status", {})
         due = age(view, status.get("lastScheduleTime"))
@@ -270,7 +254,7 @@ async def _backups(environment: Environment) -> list[Problem]:
             text = f"backup {schedule} was last started {due / 86400:.0f} days ago"
         else:
             continue
-        command = f"get jobs,pods -l {_LABEL}/cluster={name}"
+        command = f"get jobs,pods -l {LABEL}/cluster={name}"
         remedy = environment.kubectl_in(namespace, command)
         problems.append(Problem(text, "postgres-backup-old", remedy))
     return problems[:1]
@@ -280,10 +264,11 @@ async def _certificate(environment: Environment) -> list[Problem]:
     """The primary shows a certificate of this environment's authority."""
     return await certificates.problems(
         environment,
-        await _primaries(environment),
+        await primaries(environment),
         title="PostgreSQL",
         port=ports.POSTGRES,
         name=environment.declared.outputs.database_host,
+        server="postgres.primary",
         opening=_ask_for_tls,
     )
 
@@ -300,16 +285,16 @@ async def _ask_for_tls(connection: inside.Tunnel) -> None:
 
 async def _names(environment: Environment) -> list[Problem]:
     """The Service by which clients find the primary leads to it. Patroni keeps its endpoint."""
-    namespace, name = _name(environment)
-    primaries = await _primaries(environment)
-    if len(primaries) != 1:
+    namespace, name = place(environment)
+    leaders = await primaries(environment)
+    if len(leaders) != 1:
         return []
     service = f"{name}-ha"
-    missing = await unnamed(environment.view, namespace, service, primaries, by_address=True)
+    missing = await unnamed(environment.view, namespace, service, leaders, by_address=True)
     if not missing:
         return []
     # Patroni writes the endpoint a moment after the label.
-    changed = condition(primaries[0], "Ready") or {}
+    changed = condition(leaders[0], "Ready") or {}
     moving = age(environment.view, changed.get("lastTransitionTime")) < GRACE
     remedy = environment.kubectl_in(namespace, f"describe service {service}")
     return [
@@ -318,96 +303,6 @@ async def _names(environment: Environment) -> list[Problem]:
             "postgres-no-names",
             remedy,
             severity=error_unless(changing=moving),
-        )
-    ]
-
-
-@dataclass(frozen=True)
-class _Told:
-    """What the primary says of itself."""
-
-    may_create: bool | None
-    """Whether the owner of Shlink's tables may create some; None: that role does not exist."""
-    failing: bool
-    """Whether the last attempt to archive WAL failed."""
-    waiting: int
-    """Seconds that the oldest finished WAL file has waited to be archived."""
-    archiving: bool
-
-
-_QUESTION = """
-select coalesce((select has_schema_privilege(oid, 'public', 'CREATE')::text
-                 from pg_roles where rolname = '{role}'), ''),
-       (coalesce(last_failed_time, '-infinity') > coalesce(last_archived_time, '-infinity'))::text,
-       (select coalesce(max(extract(epoch from now() - modification)), 0)::int
-        from pg_ls_archive_statusdir() where name like '%.ready'),
-       (current_setting('archive_mode') <> 'off')::text
-from pg_stat_archiver
-"""
-"""https://www.postgresql.org/docs/16/monitoring-stats.html#MONITORING-PG-STAT-ARCHIVER-VIEW"""
-
-
-async def _asked(environment: Environment) -> _Told | Problem | None:
-    """What the primary tells, asked once for all checks."""
-    return await environment.view.once(("psql",), lambda: _ask(environment))
-
-
-async def _ask(environment: Environment) -> _Told | Problem | None:
-    """What the primary's psql tells, by a local login. None: there is no primary to ask."""
-    primaries = await _primaries(environment)
-    users = listed(_declared(environment), "spec", "users")
-    owners = [user for user in users if user.get("databases")]
-    if len(primaries) != 1 or not owners:
-        return None
-    role, database = owners[0]["name"], owners[0]["databases"][0]
-    question = " ".join(_QUESTION.format(role=role).split())
-    command = ("psql", "-X", "-A", "-t", "-q", "-d", database, "-c", question)
-    namespace, _ = _name(environment)
-    try:
-        text = await inside.output(
-            environment.view, namespace, primaries[0]["metadata"]["name"], "database", command
-        )
-    except NoAnswerError as error:
-        return skip(str(error))
-    may_create, failing, waiting, archiving = text.strip().split("|")
-    granted = None if not may_create else may_create == "true"
-    return _Told(
-        may_create=granted,
-        failing=failing == "true",
-        waiting=int(waiting),
-        archiving=archiving == "true",
-    )
-
-
-async def _grant(environment: Environment) -> list[Problem]:
-    """Shlink's role may create its tables, which only its next migration would notice."""
-    told = await _asked(environment)
-    if not isinstance(told, _Told):
-        return [told] if told else []
-    if told.may_create:
-        return []
-    reason = "its role does not exist" if told.may_create is None else "the grant is missing"
-    text = f"PostgreSQL: Shlink's user may not create tables in schema public: {reason}"
-    return [Problem(text, "postgres-grant-missing", environment.make("refresh"))]
-
-
-async def _archiving(environment: Environment) -> list[Problem]:
-    """WAL is archived. A repository can be there and be full, or refuse the write."""
-    told = await _asked(environment)
-    if not isinstance(told, _Told):
-        return [told] if told else []
-    namespace, name = _name(environment)
-    if not told.archiving:
-        text = "PostgreSQL archives no WAL: archive_mode is off"
-        return [Problem(text, "postgres-archiving-failing", environment.make("refresh"))]
-    if not told.failing:
-        return []
-    return [
-        Problem(
-            f"PostgreSQL can't archive its WAL; the oldest file waits for {told.waiting} s",
-            "postgres-archiving-failing",
-            environment.kubectl_in(namespace, f"describe postgrescluster {name}"),
-            severity=error_unless(changing=told.waiting <= GRACE),
         )
     ]
 
@@ -427,6 +322,12 @@ CHECKS = (
         look=_created,
     ),
     Check(
+        name="postgres.patroni",
+        description="Patroni looks after the instances",
+        depends_on=("postgres.created",),
+        look=_patroni_acts,
+    ),
+    Check(
         name="postgres.running",
         description="PostgreSQL's pods are Ready",
         depends_on=(
@@ -435,13 +336,14 @@ CHECKS = (
             "cluster.volumes",
             "cluster.policies",
             "postgres.created",
+            "postgres.patroni",
         ),
         look=_running,
     ),
     Check(
         name="postgres.primary",
         description="there is one primary",
-        depends_on=("postgres.running",),
+        depends_on=("postgres.running", "postgres.patroni"),
         look=_primary,
     ),
     Check(
@@ -457,10 +359,16 @@ CHECKS = (
         look=_certificate,
     ),
     Check(
+        name="postgres.logins",
+        description="Shlink can log in to its database and write there",
+        depends_on=("postgres.primary",),
+        look=postgres_inside.logins,
+    ),
+    Check(
         name="postgres.grant",
         description="Shlink's user may create its tables",
-        depends_on=("postgres.primary",),
-        look=_grant,
+        depends_on=("postgres.primary", "postgres.logins"),
+        look=postgres_inside.grant,
     ),
     Check(
         name="postgres.pooler",
@@ -484,7 +392,7 @@ CHECKS = (
         name="postgres.archiving",
         description="PostgreSQL archives its WAL",
         depends_on=("postgres.repository",),
-        look=_archiving,
+        look=postgres_inside.archiving,
     ),
     Check(
         name="postgres.backups",

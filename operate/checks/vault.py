@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from operate import certificates, drift
 from operate.findings import Check, Environment, Problem, Severity, error_unless
+from operate.names import unnamed
 from operate.pods import (
     GRACE,
     Workload,
@@ -19,6 +20,7 @@ from operate.pods import (
 )
 from operate.view import LookError, Object, age, at, condition, labels_of, listed, mapped
 
+from . import vault_login
 from .cluster import CLUSTER
 
 _LABELS = {"app.kubernetes.io/name": "vault", "component": "server"}
@@ -189,6 +191,7 @@ async def _certificate(environment: Environment) -> list[Problem]:
         title="Vault",
         port=address.port or 8200,
         name=address.hostname or "",
+        server="vault.running",
     )
 
 
@@ -234,6 +237,34 @@ async def _leader(environment: Environment) -> list[Problem]:
     return [Problem(text, "vault-no-leader", remedy, severity=severity)]
 
 
+async def _login(environment: Environment) -> list[Problem]:
+    """The auth mount and the roles of the stores are as declared, and Vault can write."""
+    return await vault_login.look(environment, await _workload(environment))
+
+
+async def _names(environment: Environment) -> list[Problem]:
+    """The Service by which clients find Vault exists, and leads to its pods."""
+    host = urlsplit(environment.declared.outputs.vault_address).hostname or ""
+    service, namespace, *_ = *host.split("."), ""
+    if namespace != environment.declared.vault.namespace:
+        # An address of its own, outside the cluster.
+        return []
+    described = environment.kubectl_in(namespace, f"describe service {service}")
+    if await environment.view.named("v1/services", namespace, service) is None:
+        text = f"Vault: Service {namespace}/{service} does not exist"
+        return [Problem(text, "vault-no-names", environment.make("refresh"))]
+    pods = await pods_of(environment.view, await _workload(environment))
+    serving = [pod for pod in pods if ready(pod)]
+    missing = await unnamed(environment.view, namespace, service, serving)
+    if not serving or len(missing) < len(serving):
+        return []
+    changed = condition(serving[0], "Ready") or {}
+    moving = age(environment.view, changed.get("lastTransitionTime")) < GRACE
+    text = f"Vault: Service {namespace}/{service} leads to none of its pods"
+    severity = error_unless(changing=moving)
+    return [Problem(text, "vault-no-names", described, severity=severity)]
+
+
 CHECKS = (
     Check(
         name="vault.unchanged",
@@ -272,9 +303,21 @@ CHECKS = (
         look=_certificate,
     ),
     Check(
+        name="vault.names",
+        description="Vault's Service leads to it",
+        depends_on=(*CLUSTER, "vault.running", "vault.unsealed", "vault.unchanged"),
+        look=_names,
+    ),
+    Check(
         name="vault.leader",
         description="one Vault server leads",
         depends_on=("vault.unsealed", "cluster.policies"),
         look=_leader,
+    ),
+    Check(
+        name="vault.login",
+        description="Vault knows the roles of the stores",
+        depends_on=("vault.leader", "vault.certificate"),
+        look=_login,
     ),
 )

@@ -1,0 +1,192 @@
+"""What the primary of PostgreSQL tells by a local login: who may log in, the grant, archiving."""
+
+import json
+from collections.abc import Iterator
+from typing import cast
+
+from operate import inside
+from operate.findings import Environment, Problem, error_unless, skip
+from operate.pods import GRACE
+from operate.view import NoAnswerError, Object, listed
+
+from .postgres_cluster import declared_cluster, place, primaries
+
+_SERVER = """
+select json_build_object(
+  'failing', coalesce(last_failed_time, '-infinity') > coalesce(last_archived_time, '-infinity'),
+  'waiting', (select coalesce(max(extract(epoch from now() - modification)), 0)::int
+              from pg_ls_archive_statusdir() where name like '%.ready'),
+  'archiving', current_setting('archive_mode') <> 'off',
+  'read_only', current_setting('default_transaction_read_only') = 'on'
+               or exists (select from pg_db_role_setting
+                          where 'default_transaction_read_only=on' = any(setconfig)),
+  'free', current_setting('max_connections')::int
+          - current_setting('superuser_reserved_connections')::int
+          - (select count(*) from pg_stat_activity where backend_type = 'client backend'),
+  'databases', (
+    select coalesce(json_object_agg(datname, datallowconn and datconnlimit <> 0), '{{}}')
+    from pg_database where datname in ({databases})),
+  'logins', (select coalesce(json_object_agg(rolname, rolcanlogin and rolconnlimit <> 0
+               and coalesce(rolvaliduntil > now(), true)
+               and pg_has_role(oid, (select oid from pg_roles where rolname = {owner}), 'MEMBER')),
+               '{{}}') from pg_roles where rolname in ({logins})),
+  'refused', (
+    select coalesce(json_agg(distinct array[reason[1], reason[2]]), '[]') from (
+      select regexp_match(
+        line, 'FATAL:.* (authentication failed for user|pg_hba.conf entry).*"({names})"')
+      from regexp_split_to_table(
+        (select pg_read_file(file, greatest(size - 100000, 0), 100000)
+         from pg_current_logfile() file, pg_stat_file(file)), chr(10)) line
+      where case when line ~ '^[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}} [0-9:.]{{8,12}} [A-Z]+ '
+        then left(line, 19)::timestamp
+             > (now() at time zone current_setting('log_timezone')) - interval '{seconds} s'
+        else false end
+    ) told(reason) where reason is not null)
+) from pg_stat_archiver
+"""
+"""Asked in the database `postgres`.
+
+https://www.postgresql.org/docs/16/monitoring-stats.html#MONITORING-PG-STAT-ARCHIVER-VIEW"""
+_SCHEMA = """
+select json_build_object('may_create',
+  (select has_schema_privilege(oid, 'public', 'CREATE') from pg_roles where rolname = {owner}))
+"""
+_REFUSED_SECONDS = 60
+"""How long a refused login counts. Each probe of a Shlink pod logs in, every ten seconds."""
+
+
+async def _server(environment: Environment) -> Object | Problem | None:
+    """What the primary tells of itself, asked once for all checks. None: nobody can be asked."""
+    users = [user for user in _users(environment) if user.get("databases")]
+    if not users:
+        return None
+    owner, databases = str(users[0]["name"]), list(users[0]["databases"])
+    every = [str(user["name"]) for user in _users(environment)]
+    # Both logins that take turns: components/postgres.py, DatabaseUser.
+    logins = [name for name in every if name.startswith(owner)]
+    question = _SERVER.format(
+        owner=_quoted(owner),
+        databases=", ".join(_quoted(name) for name in databases),
+        logins=", ".join(_quoted(name) for name in logins),
+        names="|".join(logins),
+        seconds=_REFUSED_SECONDS,
+    )
+    ask = environment.view.once(("psql",), lambda: _ask(environment, "postgres", question))
+    return await ask
+
+
+async def _schema(environment: Environment) -> Object | Problem | None:
+    """What the database of Shlink tells."""
+    users = [user for user in _users(environment) if user.get("databases")]
+    if not users:
+        return None
+    question = _SCHEMA.format(owner=_quoted(str(users[0]["name"])))
+    return await _ask(environment, str(users[0]["databases"][0]), question)
+
+
+def _users(environment: Environment) -> list[Object]:
+    return listed(declared_cluster(environment), "spec", "users")
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+async def _ask(environment: Environment, database: str, question: str) -> Object | Problem | None:
+    """What the primary's psql tells, by a local login. None: there is no primary to ask."""
+    leaders = await primaries(environment)
+    if len(leaders) != 1:
+        return None
+    line = " ".join(question.split())
+    command = ("psql", "-X", "-A", "-t", "-q", "-d", database, "-c", line)
+    namespace, _ = place(environment)
+    try:
+        text = await inside.output(
+            environment.view, namespace, leaders[0]["metadata"]["name"], "database", command
+        )
+    except NoAnswerError as error:
+        return skip(str(error))
+    return cast("Object", json.loads(text))
+
+
+async def logins(environment: Environment) -> list[Problem]:
+    """Shlink can log in to its database, and may write there."""
+    told = await _server(environment)
+    if told is None or isinstance(told, Problem):
+        return [told] if told else []
+    closed = [*_databases(environment, told), *_roles(environment, told)]
+    return [*closed, *_refusals(environment, told)][:1]
+
+
+def _databases(environment: Environment, told: Object) -> Iterator[Problem]:
+    remedy = environment.make("refresh")
+    for user in _users(environment):
+        for database in user.get("databases", []):
+            if database not in told["databases"]:
+                text = f"PostgreSQL: the database {database} does not exist"
+                yield Problem(text, "postgres-database-missing", remedy)
+            elif not told["databases"][database]:
+                text = f"PostgreSQL: the database {database} takes no connections"
+                yield Problem(text, "postgres-login-refused", remedy)
+
+
+def _roles(environment: Environment, told: Object) -> Iterator[Problem]:
+    for login, allowed in told["logins"].items():
+        if not allowed:
+            yield Problem(
+                f"PostgreSQL: the role {login} may not log in, its time is over, or it does not "
+                "belong to the owner of Shlink's tables",
+                "postgres-login-refused",
+                environment.make("refresh"),
+            )
+
+
+def _refusals(environment: Environment, told: Object) -> Iterator[Problem]:
+    """Why the server itself lets nobody in, or refuses what they ask."""
+    if told["free"] <= 0:
+        namespace, name = place(environment)
+        remedy = environment.kubectl_in(namespace, f"describe postgrescluster {name}")
+        yield Problem(
+            "PostgreSQL: all its connections are in use", "postgres-no-connections", remedy
+        )
+    if told["read_only"]:
+        text = "PostgreSQL: every transaction is read-only (default_transaction_read_only)"
+        yield Problem(text, "postgres-read-only", environment.make("refresh"))
+    for reason, login in told["refused"]:
+        text = f"PostgreSQL refuses the password of {login}"
+        if "pg_hba" in reason:
+            text = f"PostgreSQL has no rule in pg_hba.conf that lets {login} in"
+        yield Problem(text, "postgres-password-refused", environment.make("up"))
+
+
+async def grant(environment: Environment) -> list[Problem]:
+    """Shlink's role may create its tables, which only its next migration would notice."""
+    told = await _schema(environment)
+    if told is None or isinstance(told, Problem):
+        return [told] if told else []
+    if told["may_create"]:
+        return []
+    reason = "its role does not exist" if told["may_create"] is None else "the grant is missing"
+    text = f"PostgreSQL: Shlink's user may not create tables in schema public: {reason}"
+    return [Problem(text, "postgres-grant-missing", environment.make("refresh"))]
+
+
+async def archiving(environment: Environment) -> list[Problem]:
+    """WAL is archived. A repository can be there and be full, or refuse the write."""
+    told = await _server(environment)
+    if told is None or isinstance(told, Problem):
+        return [told] if told else []
+    namespace, name = place(environment)
+    if not told["archiving"]:
+        text = "PostgreSQL archives no WAL: archive_mode is off"
+        return [Problem(text, "postgres-archiving-failing", environment.make("refresh"))]
+    if not told["failing"]:
+        return []
+    return [
+        Problem(
+            f"PostgreSQL can't archive its WAL; the oldest file waits for {told['waiting']} s",
+            "postgres-archiving-failing",
+            environment.kubectl_in(namespace, f"describe postgrescluster {name}"),
+            severity=error_unless(changing=told["waiting"] <= GRACE),
+        )
+    ]
