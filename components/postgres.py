@@ -702,11 +702,10 @@ def _exporter(images: Images) -> PgMonitorExporter:
 
 
 def _pooler(pooler: Pooler, args: PostgresArgs) -> PgBouncer:
-    """PgBouncer in session mode.
+    """PgBouncer in session mode, which asks nothing of a client.
 
-    In transaction mode PHP's driver loses its prepared statements: before libpq 17 it ends them by
-    SQL, which PgBouncer does not see. Shlink's connections live as long as a request, so a session
-    holds one no longer than a transaction would.
+    Shlink's connections live as long as a request, so transaction mode would save little. It would
+    need a libpq that ends prepared statements in a way that PgBouncer follows (17 and newer).
     """
     resources = Resources(cpu="50m", memory="32Mi", memory_limit="128Mi")
     fields: PgBouncer = {
