@@ -725,6 +725,33 @@ MUTANTS = [
         ],
     ),
     Mutant(
+        "the archived redis-operator starts beside its fork",
+        [Change("components/changes.py", '== ("freshworks", "spotahome")', '== ("", "")')],
+        ["tests/test_changes.py", "-k", "destroys_is_refused"],
+    ),
+    Mutant(
+        "an autoscaler holds up the pods that a restore stops",
+        [
+            Change(
+                "components/restores.py",
+                """deployment.raw["spec"].get("replicas") != 0:""",
+                """deployment.raw["spec"].get("replicas") == 3:""",
+            )
+        ],
+        ["tests/test_restores.py", "-k", "overruled"],
+    ),
+    Mutant(
+        "a Deployment that did not stop for a restore stays at 0",
+        [
+            Change(
+                "components/restores.py",
+                '            await deployment.patch({"spec": {"replicas": replicas}})\n',
+                "",
+            )
+        ],
+        ["tests/test_restores.py", "-k", "runs_again"],
+    ),
+    Mutant(
         "PostgreSQL's image changes without pgBackRest's",
         [Change("components/changes.py", ".count(False) == 1", ".count(False) > 1")],
         ["tests/test_changes.py", "-k", "destroys_is_refused or ordinary_change"],
