@@ -273,7 +273,7 @@ Name = Annotated[
     str,
     _pattern(
         rf"^{_LABEL}$",
-        "1 to 63 small letters, digits and dashes, such as ingress-nginx",
+        "1 to 63 small letters, digits and dashes, such as traefik",
         "platform",
     ),
     BeforeValidator(text),

@@ -177,8 +177,7 @@ def no_literal_credential(resource: Resource) -> Iterator[str]:
 def no_secret_in_clear(resource: Resource) -> Iterator[str]:
     """What came from a secret is in a Secret, in Vault or with a provider, and nowhere else.
 
-    The engine encrypts it in the state only: in a ConfigMap or a pod everybody can read it. The
-    mark is there before the value is, so a first preview sees it too.
+    The engine encrypts it in the state only: in a ConfigMap or a pod everybody can read it.
     """
     if not _MAY_HOLD_SECRETS.match(resource.type):
         yield from (f"{path} holds a secret: hand it over in a Secret" for path in resource.marked)

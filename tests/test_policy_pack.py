@@ -76,7 +76,7 @@ def names(diagnostics: list[tuple[str, str]]) -> list[str]:
     return [name for name, _ in diagnostics]
 
 
-def test_a_secret_in_a_config_map_is_refused_before_its_value_is_known(ask: Ask) -> None:
+def test_a_secret_in_a_config_map_is_refused(ask: Ask) -> None:
     for value in (PASSWORD, UNKNOWN):
         ((name, message),) = ask("kubernetes:core/v1:ConfigMap", {"data": {"a": marked(value)}})
         assert name == "no-secret-in-clear"

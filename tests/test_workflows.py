@@ -13,6 +13,15 @@ from offline import stacks
 from offline.record import ROOT
 
 FOLDER = ROOT / ".github" / "workflows"
+LOGIN = ROOT / ".github" / "actions" / "cloud_login" / "action.yml"
+CLOUD_JOBS = (
+    "deploy/plan",
+    "deploy/up",
+    "drift/drift",
+    "preview-live/preview",
+    "restore-drill/restore-drill",
+)
+"""Those that reach a cluster or a state."""
 WORKFLOWS = {
     path.stem: cast("dict[Any, Any]", yaml.safe_load(path.read_text()))
     for path in sorted(FOLDER.glob("*.yml"))
@@ -59,14 +68,12 @@ def test_every_hook_runs_what_the_project_has_installed() -> None:
 
 def test_every_action_is_pinned_by_commit_and_says_its_version() -> None:
     """A tag can be moved to other code; the comment tells readers and Renovate the version."""
-    text = "\n".join(path.read_text() for path in FOLDER.glob("*.yml"))
+    text = "\n".join(path.read_text() for path in [*FOLDER.glob("*.yml"), LOGIN])
     lines = [line for line in text.splitlines() if re.search(r"\buses:", line)]
     assert lines
-    assert [
-        line
-        for line in lines
-        if not re.search(r"uses: [\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$", line)
-    ] == []
+    pinned = re.compile(r"uses: [\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$")
+    own = f"uses: $/{LOGIN.parent.relative_to(ROOT)}"
+    assert [line for line in lines if not pinned.search(line) and own not in line] == []
 
 
 def test_every_workflow_starts_with_no_permission_and_no_job_gets_more_than_it_uses() -> None:
@@ -76,13 +83,38 @@ def test_every_workflow_starts_with_no_permission_and_no_job_gets_more_than_it_u
         for name, job in JOBS.items()
         if "write" in job["permissions"].values()
     }
+    cloud = {"contents": "read", "id-token": "write"}
     assert writing == {
         "pull-request-comment/comment": {
             "actions": "read",
             "contents": "read",
             "pull-requests": "write",
-        }
+        },
+        **dict.fromkeys(CLOUD_JOBS, cloud),
     }
+
+
+def test_whatever_reaches_a_cluster_can_log_in_to_a_cloud_without_a_stored_key() -> None:
+    """By the OIDC token of a job that has an environment, which the cloud's trust names."""
+    for name in CLOUD_JOBS:
+        uses = [str(step.get("uses", "")) for step in JOBS[name]["steps"]]
+        commands = [position for position, item in enumerate(uses) if not item]
+        login = uses.index(f"$/{LOGIN.parent.relative_to(ROOT)}")
+        assert JOBS[name]["steps"][login]["with"] == {"variables": "${{ toJSON(vars) }}"}
+        assert login < max(commands)
+        assert "environment" in JOBS[name]
+    with_cluster = {name for name, job in JOBS.items() if "secrets.KUBECONFIG" in json.dumps(job)}
+    assert with_cluster == set(CLOUD_JOBS)
+
+
+def test_the_login_takes_no_secret_and_each_step_waits_for_its_variable() -> None:
+    action = yaml.safe_load(LOGIN.read_text())
+    assert "secrets." not in LOGIN.read_text()
+    conditions = [step["if"] for step in action["runs"]["steps"]]
+    assert len(conditions) == 4
+    documented = (ROOT / "docs" / "state.md").read_text()
+    for variable in re.findall(r"fromJSON\(inputs\.variables\)\.(\w+)", LOGIN.read_text()):
+        assert f"`{variable}`" in documented
 
 
 def test_every_job_ends_by_itself_and_keeps_no_credentials() -> None:
