@@ -46,12 +46,16 @@ def unsynced(world: World, message: str) -> None:
     """No ExternalSecret can be refreshed."""
     for item in world.of("ExternalSecret"):
         name = item["metadata"]["name"]
-        world.condition("ExternalSecret", name, "False", "SecretSyncedError", message)
+        told = "could not get secret data from provider"
+        world.condition("ExternalSecret", name, "False", "SecretSyncedError", told)
+        world.event("ExternalSecret", name, SHLINK, "UpdateFailed", message)
 
 
 def store_down(world: World, message: str) -> None:
     """The SecretStore can't log in, and what follows from that."""
-    world.condition("SecretStore", "vault-backend", "False", "InvalidProviderConfig", message)
+    told = "unable to create client"
+    world.condition("SecretStore", "vault-backend", "False", "InvalidProviderConfig", told)
+    world.event("SecretStore", "vault-backend", SHLINK, "InvalidProviderConfig", message)
     unsynced(world, "store is not ready")
 
 
@@ -690,14 +694,37 @@ def the_sentinels_name_an_address_that_is_gone(world: World) -> None:
     shlink_down(world)
 
 
-@fault("redis.memory", "redis-replica-alone")
+@fault("redis.servers", "redis-replica-alone")
 def a_replica_of_redis_does_not_reach_its_master(world: World) -> None:
     world.metrics["rfr-shlink-redis-1"] = "redis_master_link_up 0"
 
 
-@fault("redis.memory", "redis-password-refused")
+@fault("redis.servers", "redis-password-refused")
 def a_server_of_redis_has_another_password(world: World) -> None:
-    world.metrics["rfr-shlink-redis-2"] = "redis_up 0"
+    error = 'redis_exporter_last_scrape_error{err="WRONGPASS invalid username-password pair"} 1'
+    world.metrics["rfr-shlink-redis-2"] = f"redis_up 0\n{error}"
+
+
+@fault("redis.servers", "redis-does-not-answer")
+def a_server_of_redis_hangs(world: World) -> None:
+    error = 'redis_exporter_last_scrape_error{err="dial tcp 127.0.0.1:6379: i/o timeout"} 1'
+    world.metrics["rfr-shlink-redis-2"] = f"redis_up 0\n{error}"
+
+
+@fault("redis.servers", "redis-no-master")
+def two_servers_of_redis_are_masters(world: World) -> None:
+    for name in ("rfr-shlink-redis-0", "rfr-shlink-redis-1"):
+        world.metrics[name] = 'redis_instance_info{maxmemory_policy="allkeys-lru",role="master"} 1'
+
+
+@fault("redis.servers", "redis-memory")
+def redis_is_full_and_evicts_nothing(world: World) -> None:
+    lines = [
+        'redis_instance_info{maxmemory_policy="noeviction",role="master"} 1',
+        "redis_memory_max_bytes 1.6e+08",
+        "redis_memory_used_bytes 1.7e+08",
+    ]
+    world.metrics["rfr-shlink-redis-0"] = "\n".join(lines)
 
 
 # Shlink
@@ -842,6 +869,11 @@ def certificate_ends(world: World) -> None:
 def policy_peer_missing(world: World) -> None:
     """A warning: nobody can come from there."""
     world.remove("Namespace", "monitoring")
+
+
+def redis_does_not_save(world: World) -> None:
+    """A warning: it goes on, and would lose more in a restart of all servers."""
+    world.metrics["rfr-shlink-redis-0"] = "redis_rdb_last_bgsave_status 0"
 
 
 def harmless_edit(world: World) -> None:

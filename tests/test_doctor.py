@@ -15,7 +15,7 @@ from rich.console import Console
 
 from components.cluster import ClusterAccess
 from components.settings import parse
-from offline.record import ROOT
+from offline.record import ROOT, object_name
 from operate import __main__ as command
 from operate.checks import CHECKS, shlink
 from operate.declared import Declared, declared, of_recording
@@ -76,7 +76,7 @@ def test_the_first_finding_is_the_cause(fault: Fault) -> None:
 def test_there_are_enough_faults() -> None:
     """The acceptance asks for thirty, the guide's cases among them."""
     assert len(FAULTS) >= 30
-    only_warnings = {"postgres.replicas", "cluster.peers", "shlink.autoscaler"}
+    only_warnings = {"postgres.replicas", "cluster.peers", "shlink.autoscaler", "shlink.web-client"}
     assert {fault.check for fault in FAULTS} >= {check.name for check in CHECKS} - only_warnings
 
 
@@ -408,10 +408,11 @@ class _Switching(Api):
     ("fault", "check", "anchor"),
     [
         (faults.replica_behind, "postgres.replicas", "postgres-replica-behind"),
-        (faults.redis_nearly_full, "redis.memory", "redis-memory"),
+        (faults.redis_nearly_full, "redis.servers", "redis-memory"),
         (faults.certificate_ends, "vault.certificate", "certificate-near-its-end"),
         (faults.policy_peer_missing, "cluster.peers", "network-policy-peer-missing"),
         (faults.policy_added, "cluster.policies", "network-policy-changed"),
+        (faults.redis_does_not_save, "redis.servers", "redis-not-saved"),
         (faults.harmless_edit, "shlink.unchanged", "not-as-declared"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
@@ -461,6 +462,36 @@ def test_the_step_that_shlinks_start_has_reached_is_told() -> None:
     first = report(world).findings[0]
     assert first.message.endswith("its start has reached: migrating the database (db:migrate)")
     assert "hunter2" not in first.message
+
+
+def _with_more(switch: str) -> Declared:
+    """A stack with a setting of tests.configurations."""
+    settings = parse(configurations.configuration(switch))
+    return of_recording(configurations.recording(switch), *settings)
+
+
+def test_a_web_client_without_pods_is_found() -> None:
+    name = next(
+        name
+        for name in configurations.NAMES
+        if "shlink-web-client"
+        in map(object_name, configurations.recording(name).of_kind("Deployment"))
+    )
+    declared = _with_more(name)
+    before = [item for item in report(healthy(declared)).findings if item.layer == "shlink"]
+    assert before == []
+    world = broken(declared, [lambda world: world.not_ready("shlink-web-client")])
+    assert report(world).findings[0].check == "shlink.web-client"
+
+
+def test_an_ingress_of_an_unknown_class_is_found() -> None:
+    name = next(
+        name for name in configurations.NAMES if configurations.recording(name).of_kind("Ingress")
+    )
+    world = broken(_with_more(name), [lambda world: world.remove("IngressClass", "")])
+    finding = report(world).findings[0]
+    assert (finding.check, finding.severity) == ("shlink.reached", Severity.ERROR)
+    assert "which does not exist" in finding.message
 
 
 # What it can't see

@@ -36,6 +36,7 @@ PLURALS = {
     "Deployment": "deployments",
     "StatefulSet": "statefulsets",
     "Ingress": "ingresses",
+    "IngressClass": "ingressclasses",
     "HTTPRoute": "httproutes",
     "SecretStore": "secretstores",
     "ExternalSecret": "externalsecrets",
@@ -569,10 +570,26 @@ def _shlink(world: World) -> None:
         # An autoscaler's number is not declared.
         for number in range(deployment["spec"].setdefault("replicas", 1)):
             pod(world, namespace, f"shlink-7f8b-{number}", labels, "shlink")
-        slices(world, namespace, "shlink", "shlink-7f8b")
+        for service in world.of("Service"):
+            if service["spec"].get("selector") == labels:
+                slices(world, namespace, service["metadata"]["name"], "shlink-7f8b")
+    for client in world.of("Deployment"):
+        name, namespace = client["metadata"]["name"], client["metadata"]["namespace"]
+        if name == "shlink-web-client":
+            labels = client["spec"]["selector"]["matchLabels"]
+            pod(world, namespace, f"{name}-5c-0", labels, name)
+            slices(world, namespace, name, f"{name}-5c")
     for scaler in world.of("HorizontalPodAutoscaler"):
         scaled(scaler, ScalingActive="True", AbleToScale="True", ScalingLimited="False")
     for ingress in world.of("Ingress"):
+        name = ingress["spec"].get("ingressClassName")
+        world.objects.append(
+            {
+                "apiVersion": "networking.k8s.io/v1",
+                "kind": "IngressClass",
+                "metadata": {"name": name},
+            }
+        )
         ingress["status"] = {"loadBalancer": {"ingress": [{"ip": "192.0.2.7"}]}}
     for route in world.of("HTTPRoute"):
         conditions = [

@@ -338,9 +338,18 @@ async def _unchanged(environment: Environment) -> list[Problem]:
 
 
 async def deployment_problems(
-    environment: Environment, deployment: Object, *, title: str, memory_setting: str
+    environment: Environment,
+    deployment: Object,
+    *,
+    title: str,
+    memory_setting: str = "",
+    unchanged: str = "operators.unchanged",
+    page: str = "operator-down",
 ) -> list[Problem]:
-    """What is wrong with a Deployment of an operator: its pods, or that it has none."""
+    """What is wrong with a Deployment: its pods, or that it has none.
+
+    `page`: the runbook's, for a Deployment without pods.
+    """
     name = deployment["metadata"]["name"]
     namespace = deployment["metadata"]["namespace"]
     replicas = int(deployment["spec"].get("replicas", 1))
@@ -348,7 +357,7 @@ async def deployment_problems(
         return [
             Problem(
                 f"{title}: Deployment {name} is scaled to 0",
-                "operator-down",
+                page,
                 environment.kubectl_in(namespace, f"scale deployment {name} --replicas=1"),
                 causes=CLUSTER,
             )
@@ -360,7 +369,7 @@ async def deployment_problems(
         owners=(name,),
         replicas=replicas,
         memory_setting=memory_setting,
-        unchanged="operators.unchanged",
+        unchanged=unchanged,
     )
     problems = await pod_problems(environment, workload)
     available = int(at(deployment, "status", "availableReplicas") or 0)
@@ -368,7 +377,7 @@ async def deployment_problems(
         problems.append(
             Problem(
                 f"{title}: none of its {replicas} pods is available",
-                "operator-down",
+                page,
                 environment.kubectl_in(namespace, f"describe deployment {name}"),
                 causes=CLUSTER,
             )

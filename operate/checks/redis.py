@@ -5,6 +5,8 @@ Redis itself asks for a password, which doctor never reads. Its exporter and the
 
 import asyncio
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from components import ports
 from components.redis import MASTER
@@ -215,45 +217,91 @@ def _lines(answer: bytes) -> int:
     return 5 if not answer or answer.startswith(b"*2") else 1
 
 
-async def _memory(environment: Environment) -> list[Problem]:
-    """No server is near the limit at which the kernel kills it; replicas reach their master."""
+async def _servers(environment: Environment) -> list[Problem]:
+    """Each server answers, takes writes and is not near its memory limit; there is one master."""
     manifest = _declared(environment)
     if manifest is None:
         return []
-    limit = _bytes(str(at(manifest, "spec", "redis", "resources", "limits", "memory") or ""))
     servers = await pods_of(environment.view, _workload(manifest, "redis"))
     # The operator looks every 30 s; until then a replica may ask a master that is gone.
     moving = any(moved(environment.view, pod) for pod in servers)
     pods = await _settled(environment, _workload(manifest, "redis"))
-    told = await asyncio.gather(*(_metrics(environment, pod) for pod in pods))
+    told = await asyncio.gather(*(_exported(environment, pod) for pod in pods))
     problems: list[Problem] = []
-    for pod, metrics in zip(pods, told, strict=True):
-        name = pod["metadata"]["name"]
-        if isinstance(metrics, Problem):
-            problems.append(metrics)
+    masters: list[str] = []
+    for pod, server in zip(pods, told, strict=True):
+        if isinstance(server, Problem):
+            problems.append(server)
             continue
-        used = metrics.get("redis_memory_used_rss_bytes", 0)
-        if limit and used > _MEMORY_SHARE * limit:
-            text = f"Redis: {name} uses {used / limit:.0%} of its memory limit"
-            stack = environment.declared.stack
-            remedy = (
-                f"pulumi config set --stack {stack} --path shlink:redis.resources.memoryLimit 1Gi"
-            )
-            problems.append(Problem(text, "redis-memory", remedy, severity=Severity.WARNING))
-        if metrics.get("redis_up") == 0:
-            text = f"Redis: {name} refuses its own exporter's password"
-            problems.append(Problem(text, "redis-password-refused", environment.make("up")))
-        elif metrics.get("redis_master_link_up") == 0:
-            text = f"Redis: replica {name} does not reach its master"
-            command = environment.kubectl_in(
-                pod["metadata"]["namespace"], f"logs {name} -c redis --tail=20"
-            )
-            severity = error_unless(changing=moving)
-            problems.append(Problem(text, "redis-replica-alone", command, severity=severity))
+        problems += _of_server(environment, pod, server, moving=moving)
+        if server.label("role") == "master":
+            masters.append(pod["metadata"]["name"])
+    if len(masters) > 1:
+        namespace = manifest["metadata"]["namespace"]
+        text = f"Redis: several servers are a master and take writes: {', '.join(masters)}"
+        remedy = environment.kubectl_in(namespace, f"get pods -L {_ROLE}")
+        severity = error_unless(changing=moving)
+        problems.append(Problem(text, "redis-no-master", remedy, severity=severity))
     return problems
 
 
-async def _metrics(environment: Environment, pod: Object) -> dict[str, float] | Problem:
+def _of_server(
+    environment: Environment, pod: Object, server: "_Exported", *, moving: bool
+) -> Iterator[Problem]:
+    namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
+    logs = environment.kubectl_in(namespace, f"logs {name} -c redis --tail=20")
+    yield from _memory(environment, name, server)
+    if server.value("redis_up") == 0:
+        if re.search("WRONGPASS|NOAUTH|invalid password", server.text):
+            text = f"Redis: {name} refuses its own exporter's password"
+            yield Problem(text, "redis-password-refused", environment.make("up"))
+        else:
+            text = f"Redis: {name} does not answer its own exporter"
+            yield Problem(text, "redis-does-not-answer", logs)
+    elif server.value("redis_master_link_up") == 0:
+        text = f"Redis: replica {name} does not reach its master"
+        severity = error_unless(changing=moving)
+        yield Problem(text, "redis-replica-alone", logs, severity=severity)
+    if server.value("redis_rdb_last_bgsave_status") == 0:
+        text = f"Redis: {name} can't save its data: its volume is full, or not writable"
+        yield Problem(text, "redis-not-saved", logs, severity=Severity.WARNING)
+
+
+def _memory(environment: Environment, name: str, server: "_Exported") -> Iterator[Problem]:
+    """How near a server is to the kernel's limit, and to its own where it evicts nothing."""
+    stack = environment.declared.stack
+    remedy = f"pulumi config set --stack {stack} --path shlink:redis.resources.memoryLimit 1Gi"
+    manifest = _declared(environment) or {}
+    limit = _bytes(str(at(manifest, "spec", "redis", "resources", "limits", "memory") or ""))
+    used = server.value("redis_memory_used_rss_bytes") or 0
+    if limit and used > _MEMORY_SHARE * limit:
+        text = f"Redis: {name} uses {used / limit:.0%} of its memory limit"
+        yield Problem(text, "redis-memory", remedy, severity=Severity.WARNING)
+    most, holds = server.value("redis_memory_max_bytes"), server.value("redis_memory_used_bytes")
+    if server.label("maxmemory_policy") == "noeviction" and most and holds and holds >= most:
+        text = f"Redis: {name} is full, evicts nothing (noeviction) and refuses every write"
+        yield Problem(text, "redis-memory", environment.make("refresh"))
+
+
+@dataclass(frozen=True)
+class _Exported:
+    """What a server's exporter tells (redis_exporter 1.74)."""
+
+    text: str
+
+    def value(self, name: str) -> float | None:
+        """A metric; None where it is not told."""
+        values = re.findall(rf"^{name}(?:\{{[^}}]*\}})? (\S+)$", self.text, re.MULTILINE)
+        return float(values[-1]) if values else None
+
+    def label(self, name: str) -> str:
+        """A label of `redis_instance_info`; empty where it is not told."""
+        pattern = rf'^redis_instance_info\{{.*\b{name}="([^"]*)"'
+        values = re.findall(pattern, self.text, re.MULTILINE)
+        return str(values[-1]) if values else ""
+
+
+async def _exported(environment: Environment, pod: Object) -> _Exported | Problem:
     """What a pod's exporter tells of its server, through the API server's proxy."""
     metadata = pod["metadata"]
     place = f"v1/pods/{metadata['name']}:{ports.REDIS_EXPORTER}/proxy/metrics"
@@ -263,12 +311,10 @@ async def _metrics(environment: Environment, pod: Object) -> dict[str, float] | 
         raise
     except LookError as error:
         return skip(str(error))
-    values: dict[str, float] = {}
-    for name, value in re.findall(
-        r"^(redis_\w+)(?:\{[^}]*\})? (\S+)$", str(reply.body), re.MULTILINE
-    ):
-        values[name] = float(value)
-    return values or skip(f"the exporter of {metadata['name']} tells nothing ({reply.status})")
+    told = _Exported(str(reply.body))
+    if told.value("redis_up") is None:
+        return skip(f"the exporter of {metadata['name']} tells nothing ({reply.status})")
+    return told
 
 
 def _bytes(amount: str) -> float:
@@ -323,9 +369,9 @@ CHECKS = (
         look=_sentinels,
     ),
     Check(
-        name="redis.memory",
-        description="no Redis server is near its memory limit or without its master",
+        name="redis.servers",
+        description="every Redis server answers, takes writes and has memory left",
         depends_on=("redis.master", "redis.running"),
-        look=_memory,
+        look=_servers,
     ),
 )

@@ -1,10 +1,12 @@
 """External Secrets: the stores can log in to Vault, and every Secret is as new as it should be."""
 
+import re
+
 from components.waits import synced
 from operate.drift import unchanged
 from operate.findings import Check, Environment, Problem, error_unless
-from operate.pods import GRACE
-from operate.view import Object, age, at, condition, written
+from operate.pods import GRACE, last_seen
+from operate.view import Object, age, at, condition, mapped, written
 
 from .cluster import CLUSTER
 from .vault import restarted
@@ -18,6 +20,19 @@ _SYNC_SECONDS = 30.0
 _RETRY_SECONDS = 60.0
 """Seconds after a restart of Vault in which External Secrets has tried again: after each failure it
 waits longer."""
+_TOLD = 300
+"""Characters of a message that are repeated."""
+_FAILURES = ("InvalidProviderConfig", "UpdateFailed", "MissingProviderSecret")
+"""Reasons of the events that tell a failure: apis/externalsecrets/v1 of External Secrets 2.9.0."""
+_MEANINGS = {
+    r"x509:": "it refuses Vault's certificate",
+    r"no such host|timeout|connection refused|deadline exceeded|no route": "it can't reach Vault",
+    r"Vault is sealed": "Vault is sealed",
+    r"/login.*(permission denied|Code: 40)": "Vault refuses its login",
+    r"permission denied": "the policy in Vault does not allow it, or its mount is gone",
+    r"does not exist|not found|no handler|cannot find": "its path or version in Vault is missing",
+}
+"""What a failure means, by what it says; the first that fits."""
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -35,7 +50,7 @@ async def _stores(environment: Environment) -> list[Problem]:
             continue
         young = age(environment.view, store["metadata"]["creationTimestamp"]) < GRACE / 3
         changing = (young and ready is None) or await restarted(environment, _RETRY_SECONDS)
-        reason = _reason(ready)
+        reason = await _reason(environment, store, ready)
         # As Go says it: https://pkg.go.dev/crypto/x509#CertificateInvalidError
         page = "certificate-refused" if "x509:" in reason else "secret-store-not-ready"
         problems.append(
@@ -68,7 +83,7 @@ async def _of_external(environment: Environment, external: Object) -> list[Probl
     ready = condition(external, "Ready")
     reason = synced(external)
     if ready is not None and ready["status"] != "True":
-        reason = _reason(ready)
+        reason = await _reason(environment, external, ready)
     if reason is not None:
         view = environment.view
         young = age(view, external["metadata"]["creationTimestamp"]) < GRACE / 3
@@ -107,11 +122,33 @@ def _seconds(duration: str) -> float:
     return int(number) * _UNITS[unit]
 
 
-def _reason(ready: Object | None) -> str:
+async def _reason(environment: Environment, item: Object, ready: Object | None) -> str:
+    """Why it is not Ready. The condition says only what failed, an event of the object says why."""
     if ready is None:
         return "the controller has not looked at it yet"
-    message = str(ready.get("message", "")).splitlines()
-    return f"{ready.get('reason', '')}: {message[0][:240] if message else 'no message'}"
+    told = " ".join(str(ready.get("message", "")).split())[:_TOLD] or "no message"
+    namespace, name = item["metadata"]["namespace"], item["metadata"]["name"]
+    events = await environment.view.objects("v1/events", namespace)
+    own = [
+        event
+        for event in events
+        if event.get("type") == "Warning"
+        and mapped(event, "involvedObject").get("name") == name
+        and event.get("reason") in _FAILURES
+    ]
+    own.sort(key=last_seen)
+    if own:
+        told = f"{told}: {_meaning(str(own[-1].get('message', '')))}"
+    return f"{ready.get('reason', '')}: {told}"
+
+
+def _meaning(message: str) -> str:
+    """What External Secrets tells of Vault's answer, on one line, after what it means."""
+    line = " ".join(message.split())[:_TOLD]
+    for pattern, meaning in _MEANINGS.items():
+        if re.search(pattern, line):
+            return f"{meaning} ({line})"
+    return line
 
 
 CHECKS = (

@@ -6,11 +6,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from operate.drift import unchanged
-from operate.findings import Check, Environment, Problem, Severity, error_unless
+from operate.findings import Check, Environment, Problem, Severity, error_unless, skip
 from operate.pods import GRACE, Workload, pod_problems
-from operate.view import LookError, Object, age, at, condition, labels_of, listed, mapped
+from operate.view import (
+    ForbiddenError,
+    LookError,
+    Object,
+    age,
+    at,
+    condition,
+    labels_of,
+    listed,
+    mapped,
+)
 
-from .cluster import CLUSTER
+from .cluster import CLUSTER, deployment_problems
 
 _WEB_CLIENT = "shlink-web-client"
 _STARTUP = 330.0
@@ -269,6 +279,25 @@ async def _running(environment: Environment) -> list[Problem]:
     return explained
 
 
+async def _web_client(environment: Environment) -> list[Problem]:
+    """The web client runs, where there is one. Nothing depends on it but the people who use it."""
+    manifest = environment.declared.named("Deployment", _WEB_CLIENT)
+    if manifest is None:
+        return []
+    namespace = manifest["metadata"]["namespace"]
+    deployment = await environment.view.named("apps/v1/deployments", namespace, _WEB_CLIENT)
+    if deployment is None:
+        text = f"Shlink's web client: Deployment {namespace}/{_WEB_CLIENT} does not exist"
+        return [Problem(text, "object-missing", environment.make("up"))]
+    return await deployment_problems(
+        environment,
+        deployment,
+        title="Shlink's web client",
+        unchanged="shlink.unchanged",
+        page="web-client-down",
+    )
+
+
 async def _scales(environment: Environment) -> list[Problem]:
     """The autoscaler measures, may change the number of pods, and asks for no more than it may."""
     problems: list[Problem] = []
@@ -364,7 +393,25 @@ async def _reached(environment: Environment) -> list[Problem]:
             name = route["metadata"]["name"]
             actual = await view.named(resource, namespace, name)
             problems += _route(environment, kind, name, actual)
+            if actual is not None:
+                problems += await _class(environment, actual)
     return problems
+
+
+async def _class(environment: Environment, route: Object) -> list[Problem]:
+    """The class that an Ingress names exists, so that a controller can take it up."""
+    name = at(route, "spec", "ingressClassName")
+    if name is None:
+        return []
+    try:
+        known = await environment.view.objects("networking.k8s.io/v1/ingressclasses")
+    except ForbiddenError as error:
+        return [skip(f"{error}; deploy/rbac/doctor.yaml grants it")]
+    if name in [item["metadata"]["name"] for item in known]:
+        return []
+    text = f"Ingress {route['metadata']['name']} names the class {name}, which does not exist"
+    remedy = f"{environment.kubectl} get ingressclass"
+    return [Problem(text, "shlink-route", remedy, causes=(*CLUSTER, "shlink.unchanged"))]
 
 
 def _refuses(entry: Object) -> bool:
@@ -453,9 +500,15 @@ CHECKS = (
         look=_scales,
     ),
     Check(
+        name="shlink.web-client",
+        description="Shlink's web client runs",
+        depends_on=(*CLUSTER, "cluster.nodes", "shlink.unchanged"),
+        look=_web_client,
+    ),
+    Check(
         name="shlink.reached",
         description="Shlink's Service and route lead to it",
-        depends_on=("shlink.running", "cluster.objects"),
+        depends_on=("shlink.running", "shlink.web-client", "cluster.objects"),
         look=_reached,
     ),
 )
