@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-NAMES = ("vault.vault.svc", "shlink-db-primary.postgres.svc")
+NAMES = (
+    "vault.vault.svc",
+    "shlink-db-primary.postgres.svc",
+    "shlink-db-pgbouncer.postgres.svc",
+)
 """What the servers of an environment are called by their clients."""
 _KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
 

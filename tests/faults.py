@@ -523,6 +523,12 @@ def the_pooler_crashes(world: World) -> None:
     shlink_down(world)
 
 
+@fault("postgres.pooler", "certificate-refused", stack="pooler")
+def the_pooler_shows_the_certificate_of_another_authority(world: World) -> None:
+    world.shown["shlink-db-pgbouncer-5da"] = "foreign"
+    shlink_down(world)
+
+
 @fault("postgres.pooler", "pooler-not-ready", stack="pooler")
 def pgo_makes_no_pooler(world: World) -> None:
     world.remove("Pod", "shlink-db-pgbouncer")

@@ -116,7 +116,7 @@ async def _primary(environment: Environment) -> list[Problem]:
 
 
 async def _pooler(environment: Environment) -> list[Problem]:
-    """PgBouncer's pods are Ready; nothing where there is none."""
+    """PgBouncer's pods are Ready, and clients accept its certificate; nothing where it is not."""
     declared = mapped(declared_cluster(environment), "spec", "proxy", "pgBouncer")
     if not declared:
         return []
@@ -131,11 +131,22 @@ async def _pooler(environment: Environment) -> list[Problem]:
         secrets=("cluster.objects",),
     )
     problems = await pod_problems(environment, workload)
-    if not problems and not await pods_of(environment.view, workload):
+    pods = await pods_of(environment.view, workload)
+    if problems:
+        return problems
+    if not pods:
         text = f"PgBouncer: no pod exists{await _last_warning(environment, namespace, name)}"
         remedy = environment.kubectl_in(namespace, f"describe deployment {deployment}")
-        problems.append(Problem(text, "pooler-not-ready", remedy))
-    return problems
+        return [Problem(text, "pooler-not-ready", remedy)]
+    return await certificates.problems(
+        environment,
+        pods,
+        title="PgBouncer",
+        port=ports.POSTGRES,
+        name=f"{deployment}.{namespace}.svc",
+        server="postgres.created",
+        opening=_ask_for_tls,
+    )
 
 
 async def _replicas(environment: Environment) -> list[Problem]:
@@ -372,7 +383,7 @@ CHECKS = (
     ),
     Check(
         name="postgres.pooler",
-        description="PgBouncer's pods are Ready",
+        description="PgBouncer's pods are Ready, and clients accept its certificate",
         depends_on=("cluster.nodes", "cluster.policies", "postgres.created"),
         look=_pooler,
     ),
