@@ -14,7 +14,7 @@ from components.cluster import ClusterAccess, ClusterError, disconnect
 
 from .checks import CHECKS
 from .declared import Declared
-from .findings import Check, Environment, Finding, Problem, Severity, fold, skip
+from .findings import Check, Environment, Finding, Problem, Severity, fold, skip, suspected
 from .view import ForbiddenError, LookError, NotServedError, SkippedError, View
 
 HEALTHY, ILL, BLIND = 0, 1, 2
@@ -117,6 +117,7 @@ async def examine(
     finally:
         await disconnect(api)
     problems, skipped = _without_skips(problems)
+    problems = suspected(checks, problems)
     skipped_checks = {skip.check for skip in skipped}
     quiet = [check.name for check in checks if not problems[check.name]]
     return Report(

@@ -122,9 +122,17 @@ def unchanged(name: str, kinds: Mapping[str, str]) -> Check:
 
 
 def told(
-    environment: Environment, kind: str, actual: Object, differences: Sequence[Change]
+    environment: Environment,
+    kind: str,
+    actual: Object,
+    differences: Sequence[Change],
+    *,
+    hidden: bool = False,
 ) -> list[Problem]:
-    """One warning for an object that is not as declared, which may explain what fails behind it."""
+    """One warning for an object that is not as declared, which may explain what fails behind it.
+
+    `hidden`: told only then, because what it should be is not known.
+    """
     if not differences:
         return []
     namespace, name = actual["metadata"].get("namespace", ""), actual["metadata"]["name"]
@@ -139,7 +147,16 @@ def told(
             remedy = environment.kubectl_in(namespace, f"edit {kind.lower()} {name}")
     place = f"{namespace}/{name}" if namespace else name
     text = f"{kind} {place} is not as declared: {told}"
-    return [Problem(text, "not-as-declared", remedy, severity=Severity.WARNING, may_explain=True)]
+    return [
+        Problem(
+            text,
+            "not-as-declared",
+            remedy,
+            severity=Severity.WARNING,
+            may_explain=True,
+            hidden=hidden,
+        )
+    ]
 
 
 def _labels(item: Object) -> Mapping[str, str]:

@@ -45,8 +45,10 @@ class Problem:
     causes: tuple[str, ...] | None = None
     """The checks whose failure would explain this one; the check's own dependencies when None."""
     may_explain: bool = False
-    """Whether this warning is an error once a check that depends on its own has one: a field that
-    somebody changed may be harmless, and is the cause of what fails behind it."""
+    """Whether this warning is an error once a check that names its own as a cause has one: a field
+    that somebody changed may be harmless, and is the cause of what fails behind it."""
+    hidden: bool = False
+    """Whether it is told only then."""
 
 
 def skip(reason: str) -> Problem:
@@ -113,9 +115,6 @@ def fold(checks: Sequence[Check], problems: Mapping[str, Sequence[Problem]]) -> 
     none has, but one is changing within its time, an error is part of that change.
     """
     graph = _Graph(checks, problems)
-    suspects = graph.suspects()
-    if suspects:
-        graph = _Graph(checks, _promoted(problems, suspects))
     roots: list[Finding] = []
     beneath: dict[str, list[Finding]] = {}
     for check in checks:
@@ -134,18 +133,21 @@ def fold(checks: Sequence[Check], problems: Mapping[str, Sequence[Problem]]) -> 
     return _attached(roots, beneath)
 
 
-def _promoted(
-    problems: Mapping[str, Sequence[Problem]], suspects: set[str]
+def suspected(
+    checks: Sequence[Check], problems: Mapping[str, Sequence[Problem]]
 ) -> dict[str, Sequence[Problem]]:
-    """The problems, those of the suspects as errors."""
-    promoted: dict[str, Sequence[Problem]] = dict(problems)
-    for name in suspects:
-        items: list[Problem] = []
-        for problem in problems[name]:
-            severity = Severity.ERROR if problem.may_explain else problem.severity
-            items.append(dataclasses.replace(problem, severity=severity))
-        promoted[name] = items
-    return promoted
+    """The problems; those that may explain an error are errors where one needs an explanation."""
+    suspects = _Graph(checks, problems).suspects()
+    judged: dict[str, Sequence[Problem]] = {}
+    for name, items in problems.items():
+        kept: list[Problem] = []
+        for problem in items:
+            if problem.may_explain and name in suspects:
+                kept.append(dataclasses.replace(problem, severity=Severity.ERROR))
+            elif not problem.hidden:
+                kept.append(problem)
+        judged[name] = kept
+    return judged
 
 
 class _Graph:
@@ -193,13 +195,16 @@ class _Graph:
         return first
 
     def suspects(self) -> set[str]:
-        """The checks with a warning that may explain an error that nothing else explains."""
+        """The checks with a warning that may explain an error that nothing else explains.
+
+        Only a direct cause: where a check between the two passes, what it looks at is well.
+        """
         names: set[str] = set()
         for name in self._failed:
             for problem in self.problems[name]:
                 if problem.severity is Severity.ERROR and self.root(name, problem) is None:
-                    causes = self._causes(name, problem)
-                    names |= {cause for cause in causes if self._may_explain(cause)}
+                    direct = self._direct(name, problem)
+                    names |= {cause for cause in direct if self._may_explain(cause)}
         return names
 
     def _may_explain(self, name: str) -> bool:
@@ -215,11 +220,13 @@ class _Graph:
         own = [item for item in changes if self.root(name, item) is None]
         return any(self.change(name, item) is None for item in own)
 
+    def _direct(self, name: str, problem: Problem) -> tuple[str, ...]:
+        return self._order[name].depends_on if problem.causes is None else problem.causes
+
     def _causes(self, name: str, problem: Problem) -> list[str]:
         """All checks that would explain a problem, in the table's order."""
-        direct = self._order[name].depends_on if problem.causes is None else problem.causes
         reached: set[str] = set()
-        waiting = list(direct)
+        waiting = list(self._direct(name, problem))
         while waiting:
             current = waiting.pop()
             if current in self._order and current not in reached and current != name:

@@ -430,6 +430,19 @@ def test_a_change_tells_the_field_and_who_wrote_it_and_no_value_of_a_variable() 
     assert "Madrid" not in message
 
 
+def test_what_somebody_wrote_into_a_chart_is_told_only_where_it_explains() -> None:
+    """What it should be is not known: `kubectl scale` may have put it back."""
+
+    def scaled_back(world: World) -> None:
+        world.edit(world.find("Deployment", "pgo"), "spec.replicas", 1)
+
+    assert list(report(broken(stack("dev"), [scaled_back])).findings) == []
+    result = report(broken(stack("dev"), [scaled_back, faults.vault_is_sealed]))
+    assert [item.check for item in result.findings] == ["vault.unsealed"]
+    result = report(broken(stack("dev"), [scaled_back, faults.pgo_crashes]))
+    assert [item.check for item in result.findings] == ["operators.unchanged"]
+
+
 def test_a_harmless_change_does_not_hide_a_cause() -> None:
     """Vault is sealed: what waits for it has nothing to do with an edited variable."""
     result = report(broken(stack("dev"), [faults.harmless_edit, faults.vault_is_sealed]))

@@ -251,7 +251,8 @@ async def _dns(environment: Environment) -> list[Problem]:
     if ready is None:
         # A cloud may answer from outside the cluster.
         text = f"no Service of namespace {namespace} is the cluster's DNS (port {ports.DNS})"
-        return [Problem(text, page, remedy, severity=Severity.WARNING, may_explain=True)]
+        warning = Severity.WARNING
+        return [Problem(text, page, remedy, severity=warning, may_explain=True, hidden=True)]
     return [Problem(f"the cluster's DNS has no Ready pod in namespace {namespace}", page, remedy)]
 
 
@@ -333,7 +334,8 @@ async def _unchanged(environment: Environment) -> list[Problem]:
         for item in await environment.view.objects("apps/v1/deployments", namespace):
             annotations = mapped(item, "metadata", "annotations")
             if annotations.get("meta.helm.sh/release-name") in releases:
-                problems += drift.told(environment, "Deployment", item, drift.by_hand(item))
+                changes = drift.by_hand(item)
+                problems += drift.told(environment, "Deployment", item, changes, hidden=True)
     return problems
 
 

@@ -174,7 +174,7 @@ CHECKS = (
     Check(
         name="secrets.synced",
         description="every Secret is delivered, in the version that its pods are made for",
-        depends_on=("secrets.store",),
+        depends_on=("secrets.store", "secrets.unchanged"),
         look=_synced,
     ),
 )

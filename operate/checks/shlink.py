@@ -26,6 +26,9 @@ _WEB_CLIENT = "shlink-web-client"
 _STARTUP = 330.0
 """Seconds of the startup probe, 60 times 5, and some more."""
 _SERVERS = (
+    "secrets.unchanged",
+    "postgres.unchanged",
+    "redis.unchanged",
     "secrets.synced",
     "postgres.primary",
     "postgres.names",
@@ -490,7 +493,7 @@ CHECKS = (
     Check(
         name="shlink.running",
         description="Shlink's pods are Ready",
-        depends_on=("shlink.migrated", "cluster.objects"),
+        depends_on=("shlink.migrated", "cluster.objects", "shlink.unchanged", *_SERVERS),
         look=_running,
     ),
     Check(
@@ -508,7 +511,12 @@ CHECKS = (
     Check(
         name="shlink.reached",
         description="Shlink's Service and route lead to it",
-        depends_on=("shlink.running", "shlink.web-client", "cluster.objects"),
+        depends_on=(
+            "shlink.running",
+            "shlink.web-client",
+            "cluster.objects",
+            "shlink.unchanged",
+        ),
         look=_reached,
     ),
 )

@@ -54,7 +54,7 @@ async def _unchanged(environment: Environment) -> list[Problem]:
     namespace = environment.declared.vault.namespace
     for kind, resource in (("StatefulSet", "apps/v1/statefulsets"), ("Service", "v1/services")):
         for item in await environment.view.objects(resource, namespace):
-            problems += drift.told(environment, kind, item, drift.by_hand(item))
+            problems += drift.told(environment, kind, item, drift.by_hand(item), hidden=True)
     return problems
 
 
@@ -293,7 +293,7 @@ CHECKS = (
     Check(
         name="vault.unsealed",
         description="Vault is initialised and unsealed",
-        depends_on=("vault.running", "vault.initialised"),
+        depends_on=("vault.running", "vault.initialised", "vault.unchanged"),
         look=_unsealed,
     ),
     Check(
