@@ -15,20 +15,20 @@ EXTERNAL_SECRETS_REPOSITORY: Final = "https://charts.external-secrets.io"
 # renovate: datasource=docker depName=registry.developers.crunchydata.com/crunchydata/pgo
 PGO_CHART: Final = "6.0.3"
 PGO_REPOSITORY: Final = "oci://registry.developers.crunchydata.com/crunchydata/pgo"
-# The images in that chart's values.yaml, by the chart's own keys: raise them with it. They are used
-# only if a mirror replaces their registry.
+# The images that PGO of that version names (config/components/images-by-tag at its tag), by the
+# chart's own keys: raise them with it. They are used only if a mirror replaces their registry.
 _CRUNCHY: Final = "registry.developers.crunchydata.com/crunchydata"
 # Held: it moves with PGO_CHART, together with the images that the chart names.
 PGO_IMAGE: Final = f"{_CRUNCHY}/postgres-operator:ubi9-6.0.3-0"
 PGO_RELATED_IMAGES: Final = {
-    "postgres_15": f"{_CRUNCHY}/crunchy-postgres:ubi9-15.15-2547",
-    "postgres_16": f"{_CRUNCHY}/crunchy-postgres:ubi9-16.11-2547",
-    "postgres_17": f"{_CRUNCHY}/crunchy-postgres:ubi9-17.7-2547",
-    "postgres_18": f"{_CRUNCHY}/crunchy-postgres:ubi9-18.1-2547",
-    "pgbackrest": f"{_CRUNCHY}/crunchy-pgbackrest:ubi9-2.56.0-2547",
-    "pgbouncer": f"{_CRUNCHY}/crunchy-pgbouncer:ubi9-1.24-2547",
-    "pgexporter": f"{_CRUNCHY}/crunchy-postgres-exporter:ubi9-0.18.1-2547",
-    "pgupgrade": f"{_CRUNCHY}/crunchy-upgrade:ubi9-18.1-2547",
+    "postgres_15": f"{_CRUNCHY}/crunchy-postgres:ubi9-15.19-2633",
+    "postgres_16": f"{_CRUNCHY}/crunchy-postgres:ubi9-16.15-2633",
+    "postgres_17": f"{_CRUNCHY}/crunchy-postgres:ubi9-17.11-2633",
+    "postgres_18": f"{_CRUNCHY}/crunchy-postgres:ubi9-18.6-2633",
+    "pgbackrest": f"{_CRUNCHY}/crunchy-pgbackrest:ubi9-2.59.0-2633",
+    "pgbouncer": f"{_CRUNCHY}/crunchy-pgbouncer:ubi9-1.25-2633",
+    "pgexporter": f"{_CRUNCHY}/crunchy-postgres-exporter:ubi9-0.19.1-2633",
+    "pgupgrade": f"{_CRUNCHY}/crunchy-upgrade:ubi9-18.6-2633",
     "collector": f"{_CRUNCHY}/postgres-operator:ubi9-6.0.3-0",
 }
 # Held at 3.2.9: 3.3.0 has a template inside crds/ and can't be installed.
