@@ -96,7 +96,7 @@ def test_every_image_may_be_pinned_by_its_digest(program: Program, distribution:
         app={"domain": "s.example.org", "route": route},
         images=references,
         operators={"redisOperator": {"distribution": distribution}},
-        postgres={"monitoring": True},
+        postgres={"monitoring": True, "pooler": {}},
     )
     named = {
         image
