@@ -19,7 +19,7 @@ from operate.findings import Environment, Problem, skip
 from operate.pods import Workload, pods_of, ready
 from operate.view import NoAnswerError, Object, Reply, at, labels_of, mapped
 
-_NO_ROLE = "doctor-asks-for-no-role"
+NO_ROLE = "doctor-asks-for-no-role"
 _SERVER_ERRORS = 500
 _REFUSALS = {
     r"invalid role name": "Vault has no role {role}",
@@ -31,7 +31,7 @@ _REFUSALS = {
 
 
 @dataclass(frozen=True)
-class _Login:
+class Login:
     """How a SecretStore logs in."""
 
     namespace: str
@@ -59,13 +59,13 @@ def _encoded(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
-def _logins(environment: Environment) -> list[_Login]:
-    logins: list[_Login] = []
+def _logins(environment: Environment) -> list[Login]:
+    logins: list[Login] = []
     for store in environment.declared.of_kind("SecretStore"):
         auth = mapped(store, "spec", "provider", "vault", "auth", "kubernetes")
         reference = mapped(auth, "serviceAccountRef")
         logins.append(
-            _Login(
+            Login(
                 namespace=store["metadata"]["namespace"],
                 store=store["metadata"]["name"],
                 mount=str(auth["mountPath"]),
@@ -98,12 +98,12 @@ async def look(environment: Environment, workload: Workload) -> list[Problem]:
 
 
 async def _ask(
-    environment: Environment, pod: Object, context: ssl.SSLContext, login: _Login
+    environment: Environment, pod: Object, context: ssl.SSLContext, login: Login
 ) -> Problem | None:
     """What keeps this store from logging in; None: nothing that a token of nobody's can tell."""
     remedy = environment.make("refresh")
     who = f"SecretStore {login.namespace}/{login.store}"
-    answer = await _posted(environment, pod, context, login, _NO_ROLE)
+    answer = await _posted(environment, pod, context, login, NO_ROLE)
     if answer.status >= _SERVER_ERRORS:
         text = f"Vault answers {answer.status} to a login: it can't write its storage or audit log"
         namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
@@ -113,15 +113,23 @@ async def _ask(
         text = f"Vault: nothing is mounted at auth/{login.mount}, where {who} logs in"
         return Problem(text, "vault-login-changed", remedy)
     told = _errors(await _posted(environment, pod, context, login, login.role))
+    meaning = meant(told)
+    if meaning is None:
+        return None
+    text = f"{meaning.format(role=login.role)}, so {who} can't log in"
+    return Problem(text, "vault-login-changed", remedy)
+
+
+def meant(told: str) -> str | None:
+    """What Vault's answer to a token of nobody's means; None: no more than that it is nobody's."""
     for pattern, meaning in _REFUSALS.items():
         if re.search(pattern, told):
-            text = f"{meaning.format(role=login.role)}, so {who} can't log in"
-            return Problem(text, "vault-login-changed", remedy)
+            return meaning
     return None
 
 
 async def _posted(
-    environment: Environment, pod: Object, context: ssl.SSLContext, login: _Login, role: str
+    environment: Environment, pod: Object, context: ssl.SSLContext, login: Login, role: str
 ) -> Reply:
     address = urlsplit(environment.declared.outputs.vault_address)
     metadata = pod["metadata"]
