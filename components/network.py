@@ -128,6 +128,7 @@ REDIS_ROTATION = Pods(
 )
 SERVER = Pods("shlink", SHLINK, {"app.kubernetes.io/name": "shlink"})
 MIGRATION = Pods("shlink-migration", SHLINK, {"app.kubernetes.io/name": "shlink-migration"})
+GEOLITE = Pods("shlink-geolite", SHLINK, {"app.kubernetes.io/name": "shlink-geolite"})
 WEB_CLIENT = Pods("shlink-web-client", SHLINK, {"app.kubernetes.io/name": "shlink-web-client"})
 # cert-manager makes this pod in the Ingress' own namespace to prove the host's ownership.
 ACME_SOLVER = Pods("acme-solver", SHLINK, {"acme.cert-manager.io/http01-solver": "true"})
@@ -260,8 +261,8 @@ def _shlink(shlink: ShlinkSettings) -> list[Flow]:
     rows: list[Flow] = []
     if shlink.resolve_titles:
         rows.append(Flow(SERVER, INTERNET, [ports.HTTP, ports.HTTPS]))
-    elif shlink.geolite_license_key:
-        rows.append(Flow(SERVER, INTERNET, [ports.HTTPS]))
+    if shlink.geolite_license_key:
+        rows += [Flow(GEOLITE, INTERNET, [ports.HTTPS]), Flow(SERVER, GEOLITE, [ports.GEOLITE])]
     if shlink.route is None:
         return rows
     sources: list[Peer] = [

@@ -15,6 +15,8 @@ SENTINEL: Final = 26379
 REDIS_EXPORTER: Final = 9121
 SHLINK: Final = 8080
 WEB_CLIENT: Final = 8080
+GEOLITE: Final = 8080
+"""Serves GeoLite's database to Shlink's pods."""
 SHLINK_METRICS: Final = 2112
 """RoadRunner's metrics; open only where they are scraped."""
 CLOSED: Final = 9

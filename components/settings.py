@@ -703,7 +703,9 @@ class ShlinkSettings(Model):
         default=0, description="The console's SHELL_VERBOSITY, for the server only."
     )
     geolite_license_key: Secret | None = Field(
-        default=None, description="MaxMind licence for visit locations; opens egress on 443."
+        default=None,
+        description="MaxMind licence for visit locations: one pod downloads the database for all, "
+        "and may reach the internet on 443.",
     )
     resolve_titles: bool = Field(
         default=False, description="Fetch the title of each long URL: opens egress on 80 and 443."

@@ -9,7 +9,8 @@ from pulumi_kubernetes import apps, autoscaling, batch, core, meta, policy
 from . import ports, scripts
 from .credentials import password
 from .delivery import Delivery, SecretRef
-from .network import MIGRATION, SERVER
+from .geolite import GEOLITE_LICENSE, GeoliteArgs, follower, geolite
+from .network import GEOLITE, MIGRATION, SERVER
 from .placement import Placement
 from .pods import (
     CONTAINER_SECURITY,
@@ -27,7 +28,6 @@ from .settings import Images, Resources, ShlinkSettings, shlink_version
 
 API_KEY = "api-key"
 """The key of the API key in its Secret."""
-_GEOLITE_LICENSE = "geolite-license-key"
 
 _USER = 1001
 _DATA = "/etc/shlink/data"
@@ -78,14 +78,14 @@ def shlink_secrets(
         path="shlink/api-key",
         values={API_KEY: password("shlink-api-key", api_key_rotation, opts)},
     )
-    geolite = None
+    licence = None
     if settings.geolite_license_key is not None:
         license_key = settings.geolite_license_key.get_secret_value()
-        geolite = Delivery(
+        licence = Delivery(
             name="shlink-geolite",
             secret="shlink-geolite",  # noqa: S106 -- a name
             path="shlink/geolite",
-            values={_GEOLITE_LICENSE: pulumi.Output.secret(license_key)},
+            values={GEOLITE_LICENSE: pulumi.Output.secret(license_key)},
         )
     environment = None
     if settings.secret_environment:
@@ -99,7 +99,7 @@ def shlink_secrets(
             },
         )
     return ShlinkSecrets(
-        api_key=api_key, api_key_rotation=api_key_rotation, geolite=geolite, environment=environment
+        api_key=api_key, api_key_rotation=api_key_rotation, geolite=licence, environment=environment
     )
 
 
@@ -187,7 +187,9 @@ class Shlink(pulumi.ComponentResource):
         )
         volumes = _volumes({"php": php, "database-ca": database_ca})
         migration = _migration(name, args, volumes, child)
-        secrets = [args.database_secret, args.redis_secret, args.geolite, args.environment]
+        secrets = [args.database_secret, args.redis_secret, args.environment]
+        if args.geolite:
+            _geolite(args, args.geolite, child)
         after_redis: list[pulumi.Resource] = []
         redis_ready: list[pulumi.ResourceHook] = []
         if args.redis:
@@ -261,6 +263,22 @@ class Shlink(pulumi.ComponentResource):
         self.register_outputs(
             {"internal_url": self.internal_url, "external_url": self.external_url}
         )
+
+
+def _geolite(args: ShlinkArgs, licence: SecretRef, opts: pulumi.ResourceOptions) -> None:
+    """The pod that downloads GeoLite for all. Shlink does not wait for it."""
+    geolite(
+        GEOLITE.name,
+        GeoliteArgs(
+            namespace=args.namespace,
+            image=args.images.shlink,
+            user=_USER,
+            licence=licence.name,
+            annotations={f"{_VERSION_ANNOTATION}{licence.name}": licence.version},
+            placement=args.placement,
+        ),
+        _after(opts, [licence], []),
+    )
 
 
 def _scaling(settings: ShlinkSettings) -> Mapping[str, str] | None:
@@ -499,10 +517,6 @@ def _server_variables(args: ShlinkArgs) -> list[core.v1.EnvVarArgs]:
         **settings.environment,
     }
     environment = variables({name: value for name, value in plain.items() if value})
-    if args.geolite:
-        environment.append(
-            secret_variable("GEOLITE_LICENSE_KEY", args.geolite.name, _GEOLITE_LICENSE)
-        )
     if args.environment:
         environment += [
             secret_variable(variable, args.environment.name, variable)
@@ -515,6 +529,9 @@ def _waits(args: ShlinkArgs) -> list[core.v1.ContainerArgs]:
     """A pod that starts before its servers answer waits, instead of crashing in a slowing loop."""
     host = args.database.pooler_host or args.database.host
     waits = [_wait(args, "postgres", host, args.database.port)]
+    if args.geolite:
+        # First: it fetches while the others wait.
+        waits.insert(0, follower(GEOLITE.name, args.images.shlink, "data"))
     if args.redis:
         waits.append(_wait(args, "redis", args.redis.host, args.redis.port))
     return waits

@@ -342,6 +342,7 @@ SWITCHES: Mapping[str, Mapping[str, Any]] = {
     "placed": {
         "placement": PLACEMENT,
         "app": {
+            "geoliteLicenseKey": "key",
             "domain": "s.example.org",
             "route": {
                 "type": "gateway",

@@ -29,6 +29,7 @@ DB, REPO, BACKUP, REDIS, SENTINEL, ROTATION = (
     "rotation",
 )
 SHLINK, MIGRATION = "shlink", "shlink-migration"
+GEOLITE = "shlink-geolite"
 POOLER = "shlink-db-pgbouncer"
 DRILL = "shlink-db-drill"
 """Every pod of the copy that `make restore-drill` makes."""
@@ -129,7 +130,15 @@ SWITCHES: Mapping[str, tuple[Sequence[Row], Sequence[Row]]] = {
     # The node's role, for a cluster without workload identity.
     "vault-awskms": ([([VAULT], [METADATA], [80])], []),
     "vault-transit": ([([VAULT], ADDRESSES, [8200])], []),
-    "app": ([([SHLINK], [INTERNET], [80, 443])], []),
+    "app": (
+        [
+            ([SHLINK], [INTERNET], [80, 443]),
+            ([GEOLITE], ["dns"], [53]),
+            ([GEOLITE], [INTERNET], [443]),
+            ([SHLINK], [GEOLITE], [8080]),
+        ],
+        [],
+    ),
     "api-server-narrow": (
         [],
         [

@@ -214,10 +214,10 @@ def test_every_reference_is_pinned_to_the_version_that_was_written(later: Later)
             {
                 "postgres-credentials",
                 "redis-credentials",
-                "shlink-geolite",
                 "shlink-environment",
             },
         ),
+        ("Deployment", "shlink-geolite", {"shlink-geolite"}),
         ("Job", "shlink-migration", {"postgres-credentials", "shlink-api-key"}),
     ],
 )

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from components import scripts
 from offline.record import Recording, plain
 from tests import configurations
 from tests.conftest import (
@@ -20,6 +21,11 @@ from tests.conftest import (
 )
 
 BOTH = [server, migration]
+
+
+def geolite(recording: Recording) -> dict[str, Any]:
+    """The variables of the pod that downloads GeoLite."""
+    return variables(pod(recording, "Deployment", "shlink-geolite")["spec"]["containers"][0])
 
 
 def template(name: str, kind: str = "Deployment", job: str = "shlink") -> Any:
@@ -125,7 +131,43 @@ def test_every_secret_that_a_pod_names_is_delivered_with_that_key(name: str) -> 
         spec = external.inputs["spec"]
         delivered |= {(spec["target"]["name"], entry["secretKey"]) for entry in spec["data"]}
     values = [*server(recording).values(), *migration(recording).values()]
+    if name == "app":
+        values += geolite(recording).values()
     assert {value for value in values if not isinstance(value, str)} == delivered
+
+
+def test_the_licence_of_geolite_stays_with_the_pod_that_downloads() -> None:
+    """Shlink with a key would download in each pod; without one it reads the file beside it."""
+    recording = configurations.recording("app")
+    assert "GEOLITE_LICENSE_KEY" not in server(recording)
+    assert geolite(recording)["GEOLITE_LICENSE_KEY"] == ("shlink-geolite", "geolite-license-key")
+    follower, *_ = pod(recording, "Deployment", "shlink")["spec"]["initContainers"]
+    assert (follower["name"], follower["restartPolicy"]) == ("geolite", "Always")
+    port = manifest(recording, "Service", "shlink-geolite")["spec"]["ports"][0]["port"]
+    environment = {item["name"]: item["value"] for item in follower["env"]}
+    assert environment["URL"] == f"http://shlink-geolite:{port}"
+    folder = {mount["name"]: mount["mountPath"] for mount in follower["volumeMounts"]}["data"]
+    assert environment["FILE"] == f"{folder}/GeoLite2-City.mmdb"
+    mounts = pod(recording, "Deployment", "shlink")["spec"]["containers"][0]["volumeMounts"]
+    assert {"name": "data", "mountPath": "/etc/shlink/data"} in mounts
+
+
+def test_shlink_does_not_wait_for_geolite() -> None:
+    recording = configurations.recording("app")
+    served = recording.one("Deployment", "shlink-geolite").urn
+    assert served not in recording.waits_for(recording.one("Deployment", "shlink"))
+    probe = pod(recording, "Deployment", "shlink-geolite")["spec"]["containers"][0][
+        "readinessProbe"
+    ]
+    assert "tcpSocket" in probe  # it answers before there is a database
+
+
+def test_no_message_of_the_download_holds_the_licence() -> None:
+    """The key is part of the URL, which PHP's own messages quote."""
+    script = scripts.read("geolite_download.php")
+    assert "@copy(" in script
+    assert "error_get_last" not in script
+    assert script.count("fwrite(STDERR") == 1
 
 
 def test_migrating_starts_no_server_and_downloads_nothing(dev: Recording) -> None:
@@ -168,7 +210,6 @@ def test_migrating_starts_no_server_and_downloads_nothing(dev: Recording) -> Non
                 "SHELL_VERBOSITY": "3",
                 "TRUSTED_PROXIES": "10.0.0.0/8",
                 "ANONYMIZE_REMOTE_ADDR": "false",
-                "GEOLITE_LICENSE_KEY": ("shlink-geolite", "geolite-license-key"),
             },
         ),
     ],
@@ -276,10 +317,10 @@ def test_what_selects_the_replicas_selects_nothing_else(
             {
                 "shlink-db-pguser-shlink": "7",
                 "shlink-redis": "3",
-                "shlink-geolite": "5",
                 "shlink-environment": "4",
             },
         ),
+        ("Deployment", "shlink-geolite", {"shlink-geolite": "5"}),
         ("Job", "shlink-migration", {"shlink-db-pguser-shlink": "7", "shlink-api-key": "2"}),
     ],
 )

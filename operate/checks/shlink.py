@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from components.network import GEOLITE, WEB_CLIENT
 from operate.drift import unchanged
 from operate.findings import Check, Environment, Problem, Severity, error_unless, skip
 from operate.pods import GRACE, Workload, pod_problems
@@ -22,7 +23,8 @@ from operate.view import (
 
 from .cluster import CLUSTER, deployment_problems
 
-_WEB_CLIENT = "shlink-web-client"
+_BESIDE = (WEB_CLIENT.name, GEOLITE.name)
+"""Deployments without which Shlink serves."""
 _STARTUP = 330.0
 """Seconds of the startup probe, 60 times 5, and some more."""
 _SERVERS = (
@@ -111,7 +113,7 @@ _PASSING = ("network-policy-missing", "redis-no-master")
 
 def _deployment(environment: Environment) -> Object:
     for deployment in environment.declared.of_kind("Deployment"):
-        if deployment["metadata"]["name"] != _WEB_CLIENT:
+        if deployment["metadata"]["name"] not in _BESIDE:
             return deployment
     raise LookError("no Deployment of Shlink is declared")
 
@@ -337,6 +339,29 @@ def _of_scaler(environment: Environment, scaler: Object) -> list[Problem]:
     return [Problem(f"Shlink's autoscaler: {text}", page, remedy, severity=severity)]
 
 
+async def _places(environment: Environment) -> list[Problem]:
+    """The pod that downloads GeoLite runs; without it visits have no place, and no more."""
+    manifest = environment.declared.named("Deployment", GEOLITE.name)
+    if manifest is None:
+        return []
+    workload = Workload(
+        title="GeoLite",
+        namespace=GEOLITE.namespace,
+        labels=GEOLITE.labels,
+        owners=(GEOLITE.name,),
+        replicas=1,
+        secrets=("secrets.synced",),
+        unchanged="shlink.unchanged",
+    )
+    problems: list[Problem] = []
+    for problem in await pod_problems(environment, workload):
+        severity = problem.severity
+        if severity is Severity.ERROR:
+            severity = Severity.WARNING
+        problems.append(dataclasses.replace(problem, severity=severity))
+    return problems
+
+
 async def _redis_mode(environment: Environment) -> list[Problem]:
     """Shlink reaches Redis in the mode that works: with Sentinel it needs two entries.
 
@@ -384,7 +409,7 @@ async def _reached(environment: Environment) -> list[Problem]:
             severity = Severity.PROGRESS if young else Severity.ERROR
             remedy = environment.make("refresh")
             problems.append(Problem(text, "object-missing", remedy, severity=severity))
-        elif not await _endpoints(environment, namespace, name):
+        elif name != GEOLITE.name and not await _endpoints(environment, namespace, name):
             text = f"no Ready pod stands behind Service {namespace}/{name}"
             remedy = environment.kubectl_in(namespace, f"describe service {name}")
             problems.append(Problem(text, "shlink-no-endpoints", remedy))
@@ -495,6 +520,12 @@ CHECKS = (
         description="Shlink's pods are Ready",
         depends_on=("shlink.migrated", "cluster.objects", "shlink.unchanged", *_SERVERS),
         look=_running,
+    ),
+    Check(
+        name="shlink.geolite",
+        description="GeoLite's database is served to Shlink",
+        depends_on=(*CLUSTER, "cluster.nodes", "secrets.synced"),
+        look=_places,
     ),
     Check(
         name="shlink.autoscaler",
