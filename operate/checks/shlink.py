@@ -286,13 +286,13 @@ async def _running(environment: Environment) -> list[Problem]:
 
 async def _web_client(environment: Environment) -> list[Problem]:
     """The web client runs, where there is one. Nothing depends on it but the people who use it."""
-    manifest = environment.declared.named("Deployment", _WEB_CLIENT)
+    manifest = environment.declared.named("Deployment", WEB_CLIENT.name)
     if manifest is None:
         return []
     namespace = manifest["metadata"]["namespace"]
-    deployment = await environment.view.named("apps/v1/deployments", namespace, _WEB_CLIENT)
+    deployment = await environment.view.named("apps/v1/deployments", namespace, WEB_CLIENT.name)
     if deployment is None:
-        text = f"Shlink's web client: Deployment {namespace}/{_WEB_CLIENT} does not exist"
+        text = f"Shlink's web client: Deployment {namespace}/{WEB_CLIENT.name} does not exist"
         return [Problem(text, "object-missing", environment.make("up"))]
     return await deployment_problems(
         environment,
