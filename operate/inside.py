@@ -22,7 +22,7 @@ _PROTOCOL = "v4.channel.k8s.io"
 """Of both streams: the first byte of each frame is its channel."""
 _STDOUT, _STATUS = 1, 3
 _FORWARD_ERROR = 1
-_RIGHTS = "deploy/rbac/doctor-inside.yaml grants it"
+RIGHTS = "deploy/rbac/doctor-inside.yaml grants it"
 _STORES = "external-secrets.io/v1/secretstores"
 _SECONDS_PER_DAY = 86400
 
@@ -94,7 +94,7 @@ async def _require(view: View, namespace: str, subresource: str) -> None:
     for verb in ("get", "create"):
         if not await view.may(verb, "pods", subresource, namespace):
             raise SkippedError(
-                f"it takes get and create on pods/{subresource} in namespace {namespace}; {_RIGHTS}"
+                f"it takes get and create on pods/{subresource} in namespace {namespace}; {RIGHTS}"
             )
 
 

@@ -568,9 +568,27 @@ def the_certificate_of_the_database_has_expired(world: World) -> None:
     migration(world, "SSL error: certificate verify failed")
 
 
-@fault("postgres.logins", "postgres-password-refused")
+def says(world: World, line: str) -> None:
+    """The log of the database's first pod."""
+    world.logs[world.pods("shlink-db-instance1")[0]["metadata"]["name"]] = line
+
+
+@fault("postgres.log", "postgres-password-refused")
 def the_password_of_shlink_was_changed_in_the_database(world: World) -> None:
-    tells(world, refused=[["authentication failed for user", "shlink"]])
+    says(world, 'FATAL:  password authentication failed for user "shlink"')
+    shlink_down(world)
+
+
+@fault("postgres.log", "postgres-password-refused")
+def no_rule_lets_shlink_in(world: World) -> None:
+    says(world, 'FATAL:  no pg_hba.conf entry for host "10.1.1.1", user "shlink", database "x"')
+    shlink_down(world)
+
+
+@fault("postgres.log", "volume-filling")
+def the_volume_of_the_database_is_full(world: World) -> None:
+    says(world, 'PANIC:  could not write to file "pg_wal/x": No space left on device hunter2')
+    world.not_ready("shlink-db-instance1")
     shlink_down(world)
 
 

@@ -530,6 +530,7 @@ BEYOND_READING = {
     "vault.certificate",
     "vault.login",
     "postgres.certificate",
+    "postgres.log",
     "postgres.logins",
     "postgres.grant",
     "postgres.archiving",
@@ -539,7 +540,7 @@ BEYOND_READING = {
 
 def test_doctors_own_role_skips_what_goes_beyond_reading_and_is_healthy() -> None:
     world = healthy(stack("dev"))
-    world.forbidden_inside = {"exec", "portforward"}
+    world.forbidden_inside = {"exec", "portforward", "log"}
     result = report(world)
     assert (list(result.findings), result.exit_code) == ([], HEALTHY)
     assert {skip.check for skip in result.skipped} == BEYOND_READING

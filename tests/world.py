@@ -61,7 +61,6 @@ PRIMARY: dict[str, Any] = {
     "free": 80,
     "databases": {"shlink": True},
     "logins": {"shlink": True},
-    "refused": [],
     "may_create": True,
 }
 """What a healthy primary tells of itself."""

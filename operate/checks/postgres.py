@@ -339,6 +339,12 @@ CHECKS = (
         look=_patroni_acts,
     ),
     Check(
+        name="postgres.log",
+        description="PostgreSQL's log names no fault",
+        depends_on=("postgres.created", "postgres.unchanged"),
+        look=postgres_inside.log,
+    ),
+    Check(
         name="postgres.running",
         description="PostgreSQL's pods are Ready",
         depends_on=(
@@ -348,6 +354,7 @@ CHECKS = (
             "cluster.policies",
             "postgres.created",
             "postgres.patroni",
+            "postgres.log",
             "postgres.unchanged",
         ),
         look=_running,

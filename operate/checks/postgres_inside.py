@@ -1,15 +1,16 @@
 """What the primary of PostgreSQL tells by a local login: who may log in, the grant, archiving."""
 
 import json
+import re
 from collections.abc import Iterator
 from typing import cast
 
 from operate import inside
 from operate.findings import Environment, Problem, error_unless, skip
-from operate.pods import GRACE
+from operate.pods import GRACE, pods_of
 from operate.view import NoAnswerError, Object, listed
 
-from .postgres_cluster import declared_cluster, place, primaries
+from .postgres_cluster import declared_cluster, instances, place, primaries
 
 _SERVER = """
 select json_build_object(
@@ -29,19 +30,7 @@ select json_build_object(
   'logins', (select coalesce(json_object_agg(rolname, rolcanlogin and rolconnlimit <> 0
                and coalesce(rolvaliduntil > now(), true)
                and pg_has_role(oid, (select oid from pg_roles where rolname = {owner}), 'MEMBER')),
-               '{{}}') from pg_roles where rolname in ({logins})),
-  'refused', (
-    select coalesce(json_agg(distinct array[reason[1], reason[2]]), '[]') from (
-      select regexp_match(
-        line, 'FATAL:.* (authentication failed for user|pg_hba.conf entry).*"({names})"')
-      from regexp_split_to_table(
-        (select pg_read_file(file, greatest(size - 100000, 0), 100000)
-         from pg_current_logfile() file, pg_stat_file(file)), chr(10)) line
-      where case when line ~ '^[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}} [0-9:.]{{8,12}} [A-Z]+ '
-        then left(line, 19)::timestamp
-             > (now() at time zone current_setting('log_timezone')) - interval '{seconds} s'
-        else false end
-    ) told(reason) where reason is not null)
+               '{{}}') from pg_roles where rolname in ({logins}))
 ) from pg_stat_archiver
 """
 """Asked in the database `postgres`.
@@ -51,8 +40,22 @@ _SCHEMA = """
 select json_build_object('may_create',
   (select has_schema_privilege(oid, 'public', 'CREATE') from pg_roles where rolname = {owner}))
 """
-_REFUSED_SECONDS = 60
-"""How long a refused login counts. Each probe of a Shlink pod logs in, every ten seconds."""
+_LOG_SECONDS = 60
+"""How long a line of the log counts. Each probe of a Shlink pod logs in, every ten seconds."""
+_LOG = (
+    (r"No space left on device", "its volume is full", "volume-filling"),
+    (
+        r'FATAL: .*password authentication failed for user "({logins})"',
+        "it refuses the password of {login}",
+        "postgres-password-refused",
+    ),
+    (
+        r'FATAL: .*no pg_hba.conf entry for .*user "({logins})"',
+        "its pg_hba.conf has no rule that lets {login} in",
+        "postgres-password-refused",
+    ),
+)
+"""What PostgreSQL's log says, what that means, and its page. Only our own sentence is printed."""
 
 
 async def _server(environment: Environment) -> Object | Problem | None:
@@ -61,15 +64,11 @@ async def _server(environment: Environment) -> Object | Problem | None:
     if not users:
         return None
     owner, databases = str(users[0]["name"]), list(users[0]["databases"])
-    every = [str(user["name"]) for user in _users(environment)]
-    # Both logins that take turns: components/postgres.py, DatabaseUser.
-    logins = [name for name in every if name.startswith(owner)]
+    logins = _login_names(environment, owner)
     question = _SERVER.format(
         owner=_quoted(owner),
         databases=", ".join(_quoted(name) for name in databases),
         logins=", ".join(_quoted(name) for name in logins),
-        names="|".join(logins),
-        seconds=_REFUSED_SECONDS,
     )
     ask = environment.view.once(("psql",), lambda: _ask(environment, "postgres", question))
     return await ask
@@ -152,11 +151,38 @@ def _refusals(environment: Environment, told: Object) -> Iterator[Problem]:
     if told["read_only"]:
         text = "PostgreSQL: every transaction is read-only (default_transaction_read_only)"
         yield Problem(text, "postgres-read-only", environment.make("refresh"))
-    for reason, login in told["refused"]:
-        text = f"PostgreSQL refuses the password of {login}"
-        if "pg_hba" in reason:
-            text = f"PostgreSQL has no rule in pg_hba.conf that lets {login} in"
-        yield Problem(text, "postgres-password-refused", environment.make("up"))
+
+
+async def log(environment: Environment) -> list[Problem]:
+    """The last minute of PostgreSQL's log, which tells why it lets nobody in, names no fault."""
+    view = environment.view
+    namespace, _ = place(environment)
+    pods = await pods_of(view, instances(environment))
+    owners = [user for user in _users(environment) if user.get("databases")]
+    if not pods or not owners:
+        return []
+    if not await view.may("get", "pods", "log", namespace):
+        return [
+            skip(f"it takes get on pods/log in namespace {namespace}; {inside.RIGHTS}"),
+        ]
+    logins = "|".join(_login_names(environment, str(owners[0]["name"])))
+    for pod in pods:
+        name = pod["metadata"]["name"]
+        place_of_log = f"v1/pods/{name}/log?container=database&sinceSeconds={_LOG_SECONDS}"
+        text = str((await view.reply(place_of_log, namespace)).body)
+        for pattern, meaning, page in _LOG:
+            match = re.search(pattern.format(logins=logins), text)
+            if match:
+                login = match[1] if match.groups() else ""
+                message = f"PostgreSQL ({name}): {meaning.format(login=login)}"
+                return [Problem(message, page, environment.make("up"))]
+    return []
+
+
+def _login_names(environment: Environment, owner: str) -> list[str]:
+    """The logins of an owner's, which take turns: components/postgres.py, DatabaseUser."""
+    every = [str(user["name"]) for user in _users(environment)]
+    return [name for name in every if name.startswith(owner)]
 
 
 async def grant(environment: Environment) -> list[Problem]:
