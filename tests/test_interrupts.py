@@ -20,7 +20,12 @@ def ended(statement: str) -> subprocess.CompletedProcess[str]:
     "statement",
     [
         "raise KeyboardInterrupt",
-        "import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(5)",
+        # A shell starts what runs in the background with interrupts ignored.
+        (
+            "import os, signal, time\n"
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+            "os.kill(os.getpid(), signal.SIGINT); time.sleep(5)"
+        ),
     ],
     ids=["raised", "signalled"],
 )
