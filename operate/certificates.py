@@ -6,13 +6,16 @@ import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from .findings import Environment, Problem, Severity, skip
+from .findings import Environment, Problem, Severity, error_unless, skip
 from .inside import Tunnel, authority, certificate, days_left, trusting, tunnel
+from .pods import moved
 from .view import NoAnswerError, Object, SkippedError, at
 
 _WARNING_DAYS = 21
 """Days before the end that are worth a warning; the alert's threshold too. Any `up` renews a
 server's certificate a year earlier, so nobody has run one for that long."""
+_ROTATION_SECONDS = 60.0
+"""Seconds after a server's restart in which its clients learn of another authority."""
 
 Opening = Callable[[Tunnel], Awaitable[None]]
 """What a protocol says before TLS begins."""
@@ -54,7 +57,7 @@ async def problems(
     client = _Client(context=context, port=port, name=name, opening=opening)
     shown = await asyncio.gather(*(_shown(environment, pod, client) for pod in pods))
     for pod, result in zip(pods, shown, strict=True):
-        problems += _judge(environment, f"{title} (pod {pod['metadata']['name']})", result)
+        problems += _judge(environment, title, pod, result)
     causes = (server, "secrets.unchanged")
     return [dataclasses.replace(problem, causes=causes) for problem in problems]
 
@@ -82,7 +85,8 @@ async def _shown(environment: Environment, pod: Object, client: _Client) -> _Sho
         return error
 
 
-def _judge(environment: Environment, server: str, shown: _Shown) -> list[Problem]:
+def _judge(environment: Environment, title: str, pod: Object, shown: _Shown) -> list[Problem]:
+    server = f"{title} (pod {pod['metadata']['name']})"
     if isinstance(shown, SkippedError):
         return [skip(str(shown))]
     if isinstance(shown, NoAnswerError):
@@ -90,7 +94,10 @@ def _judge(environment: Environment, server: str, shown: _Shown) -> list[Problem
         return [skip(f"{server} shows no certificate: {shown}")]
     if isinstance(shown, ssl.SSLCertVerificationError):
         text = f"{server} shows a certificate that its clients refuse: {shown.verify_message}"
-        return [Problem(text, "certificate-refused", environment.make("refresh"))]
+        # A rotation gives the servers their new certificate before the stores learn its authority.
+        severity = error_unless(changing=moved(environment.view, pod, _ROTATION_SECONDS))
+        remedy = environment.make("refresh")
+        return [Problem(text, "certificate-refused", remedy, severity=severity)]
     if isinstance(shown, ssl.SSLError):
         return [skip(f"{server} does not complete a TLS handshake")]
     return _ending(environment, f"the certificate of {server}", shown)

@@ -234,6 +234,12 @@ def redis_master_stops(world: World) -> None:
     world.metrics["rfr-shlink-redis-1"] = "redis_master_link_up 0"
 
 
+def authority_rotated(world: World) -> None:
+    """Vault has its new certificate, and the stores learn of the authority a moment later."""
+    world.shown["vault-0"] = "foreign"
+    world.pods("vault-0")[0]["status"]["conditions"][1]["lastTransitionTime"] = ago(5)
+
+
 def migration_tried_again(world: World) -> None:
     """Its first pod met a restart of PostgreSQL."""
     migrating(world)
@@ -271,6 +277,7 @@ def volume_was_missing(world: World) -> None:
         primary_stops,
         database_restarts,
         redis_master_stops,
+        authority_rotated,
         migration_tried_again,
         volume_was_missing,
     ],
