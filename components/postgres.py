@@ -367,7 +367,9 @@ class Postgres(pulumi.ComponentResource):
             resource=f"postgresclusters.{_LABEL}",
             namespace=self._args.namespace,
             name=CLUSTER,
-            not_ready=steadily(incomplete),
+            # PGO 6.0.3 says that it has seen a change up to 5 s before it says that the instances
+            # are behind it (measured); the looks are 2 s apart.
+            not_ready=steadily(incomplete, looks=5),
             timeout=_CREATE_SECONDS,
         )
         wait = wait_hook(f"{self._name}-complete", self._args.access, [target])
