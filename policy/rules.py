@@ -135,9 +135,9 @@ def pinned(resource: Resource) -> Iterator[str]:
             fixed = False
         if not fixed:
             yield f"image {image}: use a whole version or a digest"
-    archive = str(resource.inputs.get("chart", "")).endswith(".tgz")  # holds one version
-    charts = resource.type.startswith("kubernetes:helm.sh")
-    if charts and not archive and not resource.inputs.get("version"):
+    # The engine is told of no input of a component; offline its chart and version are there.
+    told = bool(resource.inputs) and resource.type.startswith("kubernetes:helm.sh")
+    if told and not resource.inputs.get("version"):
         yield "the chart has no version: set one"
 
 

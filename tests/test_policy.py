@@ -60,10 +60,8 @@ def test_the_program_keeps_every_rule(name: str) -> None:
             Resource("kubernetes:helm.sh/v3:Release", "r", {"chart": "c"}, "cluster"),
             ["pinned"],
         ),
-        (
-            Resource("kubernetes:helm.sh/v4:Chart", "c", {"chart": "/charts/c-1.0.0.tgz"}, ""),
-            [],
-        ),
+        (Resource("kubernetes:helm.sh/v4:Chart", "c", {"chart": "c"}, ""), ["pinned"]),
+        (Resource("kubernetes:helm.sh/v4:Chart", "c", {}, ""), []),
         (Resource("vault:index/mount:Mount", "m", {}, ""), ["explicit-provider"]),
         (
             Resource("kubernetes:core/v1:ConfigMap", "c", {}, "cluster", marked=("data.a",)),
