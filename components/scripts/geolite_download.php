@@ -1,8 +1,8 @@
 <?php
 
 // Downloads GeoLite's City database to $FOLDER/new.tar.gz, if the one that is served is a day old.
-// MaxMind allows 30 downloads per account and day: at most one attempt an hour, whatever fails. The
-// time of the last attempt outlives a restart of the container.
+// MaxMind allows 30 downloads per account and day, so an hour lies between two that it answers, also
+// over a restart of the container.
 // $GEOLITE_LICENSE_KEY is part of the URL, so no error's own text is printed.
 
 $folder = (string) getenv('FOLDER');
@@ -18,7 +18,10 @@ $query = http_build_query([
 ]);
 if (! @copy(getenv('SOURCE') . "?$query", "$folder/new.tar.gz")) {
     // There may have been redirects, whose status lines come first.
-    $lines = preg_grep('{^HTTP/}', $http_response_header ?? []) ?: ['no answer'];
-    fwrite(STDERR, 'GeoLite could not be downloaded: ' . end($lines) . "\n");
+    $lines = preg_grep('{^HTTP/}', $http_response_header ?? []) ?: [];
+    if ($lines === []) {
+        unlink("$folder/attempt"); // it has counted nothing
+    }
+    fwrite(STDERR, 'GeoLite could not be downloaded: ' . (end($lines) ?: 'no answer') . "\n");
     exit(1);
 }

@@ -1,7 +1,7 @@
 <?php
 
-// Makes $FILE the database that $URL serves, unless it is already. Shlink opens it for each visit, so a
-// new one takes the old one's place at once and whole.
+// Makes $FILE the database that $URL serves, unless it is already. Shlink opens it for each visit, so
+// a new one takes the old one's place at once and whole.
 
 $url = (string) getenv('URL');
 $file = (string) getenv('FILE');

@@ -1,8 +1,8 @@
 # Downloads GeoLite's City database once for all of Shlink's pods, and serves it to them.
-# $1: geolite_download.php. $FOLDER is a volume of the pod. Until a download works there is nothing to
-# serve, and Shlink counts visits without a place.
+# $1: geolite_download.php. $FOLDER is a volume of the pod. Until a download works there is nothing
+# to serve, and Shlink counts visits without a place.
 mkdir -p "$FOLDER/www" "$FOLDER/unpacked"
-PHP_CLI_SERVER_WORKERS=4 php -S "0.0.0.0:$PORT" -t "$FOLDER/www" &
+PHP_CLI_SERVER_WORKERS=4 php -q -q -S "0.0.0.0:$PORT" -t "$FOLDER/www" &
 # The first process of a container ignores SIGTERM unless it says otherwise.
 trap 'exit 143' TERM
 cd "$FOLDER" || exit
@@ -12,6 +12,6 @@ while true; do
     echo "serving GeoLite's database of $(cat www/version)"
   fi
   rm -rf new.tar.gz unpacked/*
-  sleep 600 &
+  sleep 60 &
   wait $!
 done
