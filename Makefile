@@ -76,12 +76,8 @@ mutants: setup ## break the program on purpose and name the check that notices
 schema: setup ## write Pulumi.schema.json and docs/configuration.md from the settings' models
 	@$(PY) -m offline.schema
 
-# The targets below talk to a cluster. Each preview and each `up` is held to the rules in policy/ by
-# a program that Pulumi's releases bring beside `pulumi`; an engine that was built alone lacks it.
-ANALYZER := $(shell command -v pulumi-analyzer-policy-python)
-ifneq ($(ANALYZER),)
+# The targets below talk to a cluster. Each preview and each `up` is held to the rules in policy/.
 export PULUMI_OPTION_POLICY_PACK := $(CURDIR)/policy
-endif
 PULUMI = $(shell command -v pulumi)
 define need_pulumi
 @test -n "$(PULUMI)" || { \
@@ -90,8 +86,6 @@ define need_pulumi
 @$(PULUMI) stack select $(stack) 2>/dev/null || { \
 	echo "error: this back end has no stack" $(stack)"; pulumi login, then: pulumi stack init" \
 		$(stack) >&2; exit 1; }
-@test -n "$(ANALYZER)" || echo "warning: pulumi-analyzer-policy-python is not installed: nothing" \
-	"holds this run to the rules in policy/" >&2
 endef
 
 live-preview: setup ## the difference between STACK's program and what is running
