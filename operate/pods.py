@@ -101,7 +101,10 @@ async def _rollouts(environment: Environment, workload: Workload) -> list[Proble
     problems: list[Problem] = []
     for kind in ("deployments", "statefulsets"):
         for item in await environment.view.objects(f"apps/v1/{kind}", workload.namespace):
-            if workload.labels.items() <= mapped(item, "spec", "selector", "matchLabels").items():
+            # A selector may say less than the pods' labels, as PGO's.
+            template = mapped(item, "spec", "template", "metadata", "labels")
+            labels = {**mapped(item, "spec", "selector", "matchLabels"), **template}
+            if workload.labels.items() <= labels.items():
                 problems += _rollout(environment, workload, item)
     return problems
 

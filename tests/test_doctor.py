@@ -24,7 +24,7 @@ from operate.findings import Check, Environment, Problem, Severity, fold
 from operate.report import show
 from tests import configurations, faults
 from tests.faults import FAULTS, Fault
-from tests.world import Api, World, ago, broken, healthy, pod
+from tests.world import PGO, Api, World, ago, broken, healthy, pod
 from tests.world import scaled as scaled_as
 
 
@@ -310,6 +310,26 @@ def test_a_rollout_is_under_way_until_every_pod_is_new(kind: str) -> None:
     assert {item.severity for item in findings} == {Severity.PROGRESS}
     for name in names:
         assert f"{name} is being rolled out, 0 of" in json.dumps(report(world).as_json())
+
+
+def test_the_database_is_rolled_out_until_every_instance_is_new() -> None:
+    """PGO replaces one instance after the other; its StatefulSets select by fewer labels."""
+    world = healthy(stack("dev"))
+    cluster = {f"{PGO}/cluster": "shlink-db"}
+    template = {"metadata": {"labels": {**cluster, f"{PGO}/data": "postgres"}}}
+    instance = "shlink-db-instance1-axyz"
+    world.objects.append(
+        {
+            "apiVersion": "apps/v1",
+            "kind": "StatefulSet",
+            "metadata": {"name": instance, "namespace": "postgres", "generation": 2},
+            "spec": {"replicas": 1, "selector": {"matchLabels": cluster}, "template": template},
+            "status": {"observedGeneration": 2, "replicas": 1},
+        }
+    )
+    (finding,) = report(world).findings
+    assert finding.severity is Severity.PROGRESS
+    assert finding.message == f"PostgreSQL: {instance} is being rolled out, 0 of 1 pods are new"
 
 
 def test_pods_that_are_refused_in_a_rollout_are_an_error() -> None:
