@@ -594,7 +594,19 @@ def the_volume_of_the_database_is_full(world: World) -> None:
 
 @fault("postgres.logins", "postgres-login-refused")
 def the_login_of_shlink_does_not_belong_to_the_owner(world: World) -> None:
-    tells(world, logins={"shlink": True, "shlink-b": False})
+    tells(world, logins={"shlink": "", "shlink-b": "MEMBER"})
+    shlink_down(world)
+
+
+@fault("postgres.logins", "postgres-login-refused")
+def shlink_may_not_log_in(world: World) -> None:
+    tells(world, logins={"shlink": "LOGIN"})
+    shlink_down(world)
+
+
+@fault("postgres.logins", "postgres-login-refused")
+def the_database_takes_no_connections(world: World) -> None:
+    tells(world, databases={"shlink": False})
     shlink_down(world)
 
 

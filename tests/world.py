@@ -60,7 +60,7 @@ PRIMARY: dict[str, Any] = {
     "read_only": False,
     "free": 80,
     "databases": {"shlink": True},
-    "logins": {"shlink": True},
+    "logins": {"shlink": ""},
     "may_create": True,
 }
 """What a healthy primary tells of itself."""

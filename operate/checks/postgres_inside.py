@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from typing import cast
 
@@ -27,10 +28,15 @@ select json_build_object(
   'databases', (
     select coalesce(json_object_agg(datname, datallowconn and datconnlimit <> 0), '{{}}')
     from pg_database where datname in ({databases})),
-  'logins', (select coalesce(json_object_agg(rolname, rolcanlogin and rolconnlimit <> 0
-               and coalesce(rolvaliduntil > now(), true)
-               and pg_has_role(oid, (select oid from pg_roles where rolname = {owner}), 'MEMBER')),
-               '{{}}') from pg_roles where rolname in ({logins}))
+  'logins', (
+    select coalesce(json_object_agg(rolname, case
+      when not rolcanlogin then 'LOGIN'
+      when rolvaliduntil <= now() then 'VALID UNTIL'
+      when rolconnlimit = 0 then 'CONNECTION LIMIT'
+      when not pg_has_role(oid, (select oid from pg_roles where rolname = {owner}), 'MEMBER')
+        then 'MEMBER'
+      else '' end), '{{}}')
+    from pg_roles where rolname in ({logins}))
 ) from pg_stat_archiver
 """
 """Asked in the database `postgres`.
@@ -40,6 +46,13 @@ _SCHEMA = """
 select json_build_object('may_create',
   (select has_schema_privilege(oid, 'public', 'CREATE') from pg_roles where rolname = {owner}))
 """
+_CLOSED = {
+    "LOGIN": ("may not log in", "LOGIN"),
+    "VALID UNTIL": ("may not log in any more: its time is over", "VALID UNTIL 'infinity'"),
+    "CONNECTION LIMIT": ("may open no connection", "CONNECTION LIMIT -1"),
+    "MEMBER": ("does not belong to the owner of Shlink's tables", ""),
+}
+"""What keeps a role out, and the option of ALTER ROLE that lets it in, if not a grant."""
 _LOG_SECONDS = 60
 """How long a line of the log counts. Each probe of a Shlink pod logs in, every ten seconds."""
 _LOG = (
@@ -113,31 +126,43 @@ async def logins(environment: Environment) -> list[Problem]:
     told = await _server(environment)
     if told is None or isinstance(told, Problem):
         return [told] if told else []
-    closed = [*_databases(environment, told), *_roles(environment, told)]
+    leaders = await primaries(environment)
+    pod = str(leaders[0]["metadata"]["name"])
+    closed = [*_databases(environment, told, pod), *_roles(environment, told, pod)]
     return [*closed, *_refusals(environment, told)][:1]
 
 
-def _databases(environment: Environment, told: Object) -> Iterator[Problem]:
-    remedy = environment.make("refresh")
+def _databases(environment: Environment, told: Object, pod: str) -> Iterator[Problem]:
     for user in _users(environment):
         for database in user.get("databases", []):
             if database not in told["databases"]:
                 text = f"PostgreSQL: the database {database} does not exist"
-                yield Problem(text, "postgres-database-missing", remedy)
+                yield Problem(text, "postgres-database-missing", environment.make("refresh"))
             elif not told["databases"][database]:
                 text = f"PostgreSQL: the database {database} takes no connections"
+                statement = (
+                    f'ALTER DATABASE "{database}" ALLOW_CONNECTIONS true CONNECTION LIMIT -1'
+                )
+                remedy = _psql(environment, pod, statement)
                 yield Problem(text, "postgres-login-refused", remedy)
 
 
-def _roles(environment: Environment, told: Object) -> Iterator[Problem]:
-    for login, allowed in told["logins"].items():
-        if not allowed:
-            yield Problem(
-                f"PostgreSQL: the role {login} may not log in, its time is over, or it does not "
-                "belong to the owner of Shlink's tables",
-                "postgres-login-refused",
-                environment.make("refresh"),
-            )
+def _roles(environment: Environment, told: Object, pod: str) -> Iterator[Problem]:
+    for login, closed in told["logins"].items():
+        if closed:
+            meaning, option = _CLOSED[closed]
+            remedy = environment.make("refresh")
+            if option:
+                remedy = _psql(environment, pod, f'ALTER ROLE "{login}" {option}')
+            text = f"PostgreSQL: the role {login} {meaning}"
+            yield Problem(text, "postgres-login-refused", remedy)
+
+
+def _psql(environment: Environment, pod: str, statement: str) -> str:
+    """A command for a person who may run one in the database's pod."""
+    namespace, _ = place(environment)
+    command = f"exec {pod} -c database -- psql -c {shlex.quote(statement)}"
+    return environment.kubectl_in(namespace, command)
 
 
 def _refusals(environment: Environment, told: Object) -> Iterator[Problem]:
@@ -175,8 +200,17 @@ async def log(environment: Environment) -> list[Problem]:
             if match:
                 login = match[1] if match.groups() else ""
                 message = f"PostgreSQL ({name}): {meaning.format(login=login)}"
-                return [Problem(message, page, environment.make("up"))]
+                return [Problem(message, page, _remedy(environment, page))]
     return []
+
+
+def _remedy(environment: Environment, page: str) -> str:
+    """PGO sets a password only when its Secret changes, so a changed one needs a rotation."""
+    if page != "postgres-password-refused":
+        return environment.make("up")
+    number = environment.declared.settings.rotation.database + 1
+    stack = environment.declared.stack
+    return f"pulumi config set --stack {stack} --path shlink:rotation.database {number}"
 
 
 def _login_names(environment: Environment, owner: str) -> list[str]:
