@@ -585,6 +585,13 @@ def no_rule_lets_shlink_in(world: World) -> None:
     shlink_down(world)
 
 
+@fault("postgres.log", "postgres-no-connections")
+def not_even_the_superuser_gets_a_connection(world: World) -> None:
+    world.psql = None
+    says(world, "FATAL:  sorry, too many clients already")
+    shlink_down(world)
+
+
 @fault("postgres.log", "volume-filling")
 def the_volume_of_the_database_is_full(world: World) -> None:
     says(world, 'PANIC:  could not write to file "pg_wal/x": No space left on device hunter2')

@@ -58,6 +58,11 @@ _LOG_SECONDS = 60
 _LOG = (
     (r"No space left on device", "its volume is full", "volume-filling"),
     (
+        r"FATAL: .*(?:too many clients|connection slots are reserved|too many connections for)",
+        "all its connections are in use",
+        "postgres-no-connections",
+    ),
+    (
         r'FATAL: .*password authentication failed for user "({logins})"',
         "it refuses the password of {login}",
         "postgres-password-refused",
