@@ -22,6 +22,8 @@ _ONLY_WHEN_APPLIED = frozenset({"annotations", "caBundle", "version"})
 """Fields that may hold what only an update knows: hashes, certificates, versions of values."""
 _NEVER_TOLD = frozenset({"env", "args", "command", "data"})
 """Fields beneath which somebody may have typed a secret."""
+_LEADS_USERS = frozenset({"Service", "Ingress", "HTTPRoute"})
+"""Kinds whose every field decides where requests go; nothing behind them notices a change."""
 _SHOWN = 3
 """Differences that one finding lists."""
 _UNITS = {
@@ -147,12 +149,14 @@ def told(
             remedy = environment.kubectl_in(namespace, f"edit {kind.lower()} {name}")
     place = f"{namespace}/{name}" if namespace else name
     text = f"{kind} {place} is not as declared: {told}"
+    edited = not hidden and any(change.manager for change in differences)
+    severity = Severity.ERROR if edited and kind in _LEADS_USERS else Severity.WARNING
     return [
         Problem(
             text,
             "not-as-declared",
             remedy,
-            severity=Severity.WARNING,
+            severity=severity,
             may_explain=True,
             hidden=hidden,
         )
@@ -228,7 +232,7 @@ class _Record:
 
     manager: str
     time: str
-    fields: Object
+    paths: tuple[Path, ...]
 
 
 def _records(actual: Object) -> Iterator[_Record]:
@@ -236,13 +240,14 @@ def _records(actual: Object) -> Iterator[_Record]:
         manager = str(entry.get("manager", ""))
         automatic = any(part in manager.lower() for part in _AUTOMATA)
         if not automatic and entry.get("subresource", "") in ("", "scale"):
-            yield _Record(manager, str(entry.get("time", "")), mapped(entry, "fieldsV1"))
+            paths = [_named_path(actual, path) for path in _leaves(mapped(entry, "fieldsV1"), ())]
+            yield _Record(manager, str(entry.get("time", "")), tuple(paths))
 
 
 def _owned(change: Change, records: Sequence[_Record]) -> Change:
     """The change with the one who made it, where the record tells."""
     for record in records:
-        if any(change.path[: len(path)] == path for path in _leaves(record.fields, ())):
+        if any(change.path[: len(path)] == path for path in record.paths):
             return dataclasses.replace(change, manager=record.manager, time=record.time)
     return change
 
@@ -253,7 +258,7 @@ def _added(
     """Fields that somebody wrote and that are not declared, or whose declared value is unknown."""
     added: dict[Path, Change] = {}
     for record in records:
-        for path in _leaves(record.fields, ()):
+        for path in record.paths:
             if path[0] in _NOT_COMPARED or "annotations" in path:
                 continue
             value, here = _at(actual, path), _at(declared, path)
@@ -300,6 +305,19 @@ def _leaves(fields: Object, path: Path) -> Iterator[Path]:
             yield from _leaves(cast("Object", below), here)
         else:
             yield here
+
+
+def _named_path(actual: Object, path: Path) -> Path:
+    """A recorded path with each item of a list by its name, if it has one.
+
+    A Service's ports are recorded by their numbers.
+    """
+    names: list[str] = []
+    for number, key in enumerate(path):
+        item = _at(actual, path[: number + 1]) if key.startswith("{") else None
+        name = cast("Object", item).get("name") if isinstance(item, Mapping) else None
+        names.append(str(name or key))
+    return tuple(names)
 
 
 def _item(keys: str) -> str:

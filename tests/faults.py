@@ -791,6 +791,13 @@ def the_selector_of_the_service_was_edited(world: World) -> None:
 
 
 @fault("shlink.unchanged", "not-as-declared")
+def the_port_of_the_service_was_edited(world: World) -> None:
+    """Its pods are Ready, and nobody reaches them."""
+    service = next(item for item in world.of("Service") if item["metadata"]["name"] == SHLINK)
+    world.edit(service, "spec.ports.http.targetPort", 1234)
+
+
+@fault("shlink.unchanged", "not-as-declared")
 def a_node_selector_was_added_to_shlink(world: World) -> None:
     world.edit(world.find("Deployment", SHLINK), "spec.template.spec.nodeSelector.disk", "none")
     world.unscheduled("shlink-7f8b-0", "0/3 nodes are available")

@@ -118,6 +118,16 @@ def test_an_item_of_a_list_is_found_by_its_keys() -> None:
     assert "hostPort was set by hand" in told
 
 
+def test_an_item_that_is_recorded_by_its_keys_is_told_by_its_name() -> None:
+    item = f"k:{json.dumps({'port': 80, 'protocol': 'TCP'})}"
+    record = ("kubectl-edit", {"f:ports": {item: {".": _LEAF, "f:targetPort": _LEAF}}})
+    declared = {"ports": [{"name": "http", "port": 80, "targetPort": "http"}]}
+    actual = {"ports": [{"name": "http", "port": 80, "protocol": "TCP", "targetPort": 1}]}
+    assert _told(declared, actual, record) == [
+        "spec.ports.http.targetPort is 1, not http (kubectl-edit, 2026-11-24T01:00:00Z)"
+    ]
+
+
 def test_a_restart_by_hand_is_no_change() -> None:
     """`kubectl rollout restart`, which the runbook itself asks for, writes an annotation."""
     annotation = {"f:kubectl.kubernetes.io/restartedAt": _LEAF}
