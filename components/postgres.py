@@ -16,7 +16,7 @@ import pulumi_postgresql as postgresql
 import pulumi_random as random
 from pulumi_kubernetes import core, meta
 
-from . import ports
+from . import ports, tls
 from .backup_settings import InPlaceRestore, StoreRestore
 from .backups import (
     RESTORE_ANNOTATION,
@@ -45,7 +45,7 @@ from .postgres_guard import GuardArgs, creation_hook, guard_hook
 from .restores import RestoreArgs, Workload, start_hook
 from .setting_types import amount
 from .settings import POOLER_CLIENTS, Images, Pooler, PostgresSettings, Resources
-from .tls import Authority, Certificate, ca_file
+from .tls import Authority, Certificate
 from .waits import WaitTarget, steadily, wait_hook
 
 CLUSTER = "shlink-db"
@@ -403,7 +403,7 @@ class Postgres(pulumi.ComponentResource):
             password=superuser_password,
             database=args.users[0].databases[0],
             sslmode="verify-full",
-            sslrootcert=args.authority.ca_pem.apply(lambda pem: ca_file(pem, Path(file))),
+            sslrootcert=args.authority.ca_pem.apply(lambda pem: tls.ca_file(pem, Path(file))),
             # Saves the provider a connection for asking.
             expected_version=f"{args.settings.version}.0.0",
             connect_timeout=30,

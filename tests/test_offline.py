@@ -26,6 +26,14 @@ def dev() -> Recording:
     return record("dev", *stacks.configuration(ROOT, "dev"))
 
 
+def test_a_recorded_run_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An update that runs beside `make doctor` or `make preview` keeps its authorities' files."""
+    configuration = stacks.configuration(ROOT, "dev")
+    monkeypatch.chdir(tmp_path)
+    record("dev", *configuration)
+    assert list(tmp_path.iterdir()) == []
+
+
 @dataclass(frozen=True)
 class Run:
     returncode: int
