@@ -14,7 +14,7 @@ from operate.drift import unchanged
 from operate.findings import Check, Environment, Problem, Severity, error_unless, skip
 from operate.inside import tunnel
 from operate.names import unnamed
-from operate.pods import GRACE, Workload, moved, pod_problems, pods_of, ready
+from operate.pods import GRACE, Workload, container_runs, moved, pod_problems, pods_of, ready
 from operate.view import (
     ForbiddenError,
     LookError,
@@ -23,6 +23,7 @@ from operate.view import (
     age,
     at,
     labels_of,
+    written,
 )
 
 from .cluster import CLUSTER
@@ -32,6 +33,8 @@ _ROLE = "redisfailovers-role"
 _MEMORY_SHARE = 0.85
 """Of the container's memory limit; the alert's threshold too. `maxmemory` is 60 % of it."""
 _UNITS = {"Ki": 1024, "Mi": 1024**2, "Gi": 1024**3}
+_START_SECONDS = 60.0
+"""Seconds in which a new server may load its data."""
 _PROXY_SECONDS = 2.0
 """Seconds for an answer through the API server's proxy, which some networks fence out."""
 
@@ -85,6 +88,34 @@ async def _created(environment: Environment) -> list[Problem]:
                 severity=error_unless(changing=young),
             )
         )
+    return problems
+
+
+async def _answers(environment: Environment) -> list[Problem]:
+    """Each server answers its own exporter, whose password is that of the pod, Ready or not."""
+    manifest = _declared(environment)
+    if manifest is None:
+        return []
+    view, metadata = environment.view, manifest["metadata"]
+    failover = await view.named(_FAILOVERS, metadata["namespace"], metadata["name"])
+    # A rotation gives the servers their new password before it restarts them.
+    rotating = failover is not None and written(view, failover) < GRACE
+    pods = await pods_of(view, _workload(manifest, "redis"))
+    running = [pod for pod in pods if container_runs(pod, "redis-exporter")]
+    told = await asyncio.gather(*(_exported(environment, pod) for pod in running))
+    problems: list[Problem] = []
+    for pod, server in zip(running, told, strict=True):
+        if isinstance(server, Problem) or server.value("redis_up") != 0:
+            continue
+        name = pod["metadata"]["name"]
+        young = age(view, pod["metadata"]["creationTimestamp"]) < _START_SECONDS
+        text, page = f"Redis: {name} does not answer its own exporter", "redis-does-not-answer"
+        remedy = environment.kubectl_in(metadata["namespace"], f"logs {name} -c redis --tail=20")
+        if re.search("WRONGPASS|NOAUTH|invalid password", server.text):
+            text = f"Redis: {name} refuses its own exporter's password"
+            page, remedy = "redis-password-refused", environment.make("up")
+        severity = error_unless(changing=rotating or young)
+        problems.append(Problem(text, page, remedy, severity=severity))
     return problems
 
 
@@ -251,14 +282,7 @@ def _of_server(
     namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
     logs = environment.kubectl_in(namespace, f"logs {name} -c redis --tail=20")
     yield from _memory(environment, name, server)
-    if server.value("redis_up") == 0:
-        if re.search("WRONGPASS|NOAUTH|invalid password", server.text):
-            text = f"Redis: {name} refuses its own exporter's password"
-            yield Problem(text, "redis-password-refused", environment.make("up"))
-        else:
-            text = f"Redis: {name} does not answer its own exporter"
-            yield Problem(text, "redis-does-not-answer", logs)
-    elif server.value("redis_master_link_up") == 0:
+    if server.value("redis_master_link_up") == 0:
         text = f"Redis: replica {name} does not reach its master"
         severity = error_unless(changing=moving)
         yield Problem(text, "redis-replica-alone", logs, severity=severity)
@@ -338,6 +362,12 @@ CHECKS = (
         look=_created,
     ),
     Check(
+        name="redis.answers",
+        description="every Redis server answers its exporter",
+        depends_on=(*CLUSTER, "redis.created", "redis.unchanged"),
+        look=_answers,
+    ),
+    Check(
         name="redis.running",
         description="Redis and Sentinel are Ready",
         depends_on=(
@@ -347,6 +377,7 @@ CHECKS = (
             "cluster.volumes",
             "cluster.policies",
             "redis.created",
+            "redis.answers",
             "redis.unchanged",
         ),
         look=_running,
