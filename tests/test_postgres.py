@@ -290,9 +290,7 @@ def test_the_provider_is_the_superuser_over_tls_and_waits_for_the_cluster(dev: R
         user(dev, "postgres")["stringData"]["password"],
     )
     assert inputs["sslmode"] == "verify-full"
-    authority = plain(dev.one("SelfSignedCert", "authority-certificate-1").inputs)
-    assert authority["isCaCertificate"] is True
-    assert Path(inputs["sslrootcert"]).read_text().startswith("-----BEGIN CERTIFICATE-----")
+    assert inputs["sslrootcert"] == "build/tls/dev-shlink-db.pem"
     assert inputs["host"] == "127.0.0.1"
     assert dev.one("PostgresCluster", "shlink-db").urn in provider.depends_on
     # Saves a connection, so that a preview makes none.

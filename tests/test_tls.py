@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+import pulumi
 import pytest
 
+from components import tls
 from offline.record import Recording, Secret, plain, record
 
 _PROGRAM = """
@@ -86,3 +88,18 @@ def test_a_rotation_replaces_every_key_and_keeps_the_previous_authority_trusted(
 def test_a_rotation_of_zero_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"rotation: 0 .* allowed: 1 or more"):
         run(tmp_path, rotation=0)
+
+
+def test_a_providers_file_is_whole_and_alone(tmp_path: Path) -> None:
+    """Written beside its place and renamed: another run reads the old one or the new one."""
+    path = tmp_path / "build" / "tls" / "dev-vault.pem"
+    assert tls.ca_file("old", path) == str(path)
+    tls.ca_file("new", path)
+    assert path.read_text() == "new"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_providers_file_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "build").touch()
+    with pytest.raises(pulumi.RunError, match=r"dev-vault\.pem: .*may be written to"):
+        tls.ca_file("PEM", tmp_path / "build" / "dev-vault.pem")
