@@ -17,6 +17,11 @@ server's certificate a year earlier, so nobody has run one for that long."""
 _ROTATION_SECONDS = 60.0
 """Seconds after a server's restart in which its clients learn of another authority."""
 
+
+class NoTlsError(NoAnswerError):
+    """A server that answers, and offers no TLS."""
+
+
 Opening = Callable[[Tunnel], Awaitable[None]]
 """What a protocol says before TLS begins."""
 
@@ -89,6 +94,9 @@ def _judge(environment: Environment, title: str, pod: Object, shown: _Shown) -> 
     server = f"{title} (pod {pod['metadata']['name']})"
     if isinstance(shown, SkippedError):
         return [skip(str(shown))]
+    if isinstance(shown, NoTlsError):
+        text = f"{server} offers no TLS, and its clients ask for it"
+        return [Problem(text, "certificate-refused", environment.make("refresh"))]
     if isinstance(shown, NoAnswerError):
         # Why it does not answer is for the checks of its pods to tell.
         return [skip(f"{server} shows no certificate: {shown}")]

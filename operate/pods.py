@@ -123,11 +123,18 @@ def _rollout(environment: Environment, workload: Workload, controller: Object) -
     seen = int(at(controller, "status", "observedGeneration") or 0)
     new = int(at(controller, "status", "updatedReplicas") or 0)
     if seen < int(controller["metadata"].get("generation", 1)) or new < replicas:
+        text = f"{workload.title}: {name} is being rolled out, {new} of {replicas} pods are new"
+        severity, remedy = Severity.PROGRESS, "get pods"
+        if controller["spec"].get("paused"):
+            text = (
+                f"{workload.title}: {name} is paused in a rollout, {new} of {replicas} pods are new"
+            )
+            severity, remedy = Severity.ERROR, f"rollout resume deployment {name}"
         yield Problem(
-            f"{workload.title}: {name} is being rolled out, {new} of {replicas} pods are new",
+            text,
             "pod-not-ready",
-            environment.kubectl_in(workload.namespace, "get pods"),
-            severity=Severity.PROGRESS,
+            environment.kubectl_in(workload.namespace, remedy),
+            severity=severity,
         )
 
 
@@ -202,6 +209,9 @@ def _unscheduled(
     environment: Environment, workload: Workload, pod: Object, _: Sequence[Object]
 ) -> Problem | None:
     scheduled = condition(pod, "PodScheduled")
+    if scheduled is None and not mapped(pod, "spec").get("nodeName"):
+        scheduler = mapped(pod, "spec").get("schedulerName", "default-scheduler")
+        scheduled = {"status": "False", "message": f"{scheduler} has not looked at it"}
     if scheduled is None or scheduled["status"] != "False":
         return None
     name, message = pod["metadata"]["name"], str(scheduled.get("message", ""))

@@ -907,6 +907,123 @@ def the_route_is_missing(world: World) -> None:
     world.remove(kind, SHLINK)
 
 
+# What only the inside of the database tells
+
+
+@fault("postgres.tables", "postgres-table-missing")
+def a_table_was_dropped(world: World) -> None:
+    assert world.psql is not None
+    del world.psql["tables"]["visits"]
+
+
+@fault("postgres.tables", "postgres-table-closed")
+def a_table_has_another_owner(world: World) -> None:
+    assert world.psql is not None
+    world.psql["tables"]["short_urls"] = "owner"
+
+
+@fault("postgres.tables", "postgres-table-closed")
+def shlink_may_not_write_a_table(world: World) -> None:
+    assert world.psql is not None
+    world.psql["tables"]["short_urls"] = "rights"
+
+
+@fault("postgres.tables", "postgres-locked")
+def a_session_holds_a_lock(world: World) -> None:
+    """Every worker waits for it, and none is left for the probe."""
+    tells(world, holders=[{"pid": 4711, "role": "postgres", "waiting": 6, "seconds": 40}])
+    shlink_down(world)
+
+
+@fault("postgres.settings", "postgres-settings-changed")
+def the_role_of_shlink_looks_elsewhere_for_its_tables(world: World) -> None:
+    tells(world, own=[{"role": "shlink", "database": None, "name": "search_path"}])
+    shlink_down(world)
+
+
+@fault("postgres.settings", "postgres-settings-changed")
+def archiving_was_turned_off_by_hand(world: World) -> None:
+    tells(world, system=["archive_command"], failing=True, waiting=4000)
+
+
+@fault("postgres.certificate", "certificate-refused")
+def the_database_offers_no_tls(world: World) -> None:
+    world.shown["shlink-db-instance1-axyz-0"] = "none"
+    shlink_down(world)
+
+
+@fault("postgres.volumes", "volume-filling")
+def the_volume_of_the_database_has_no_room(world: World) -> None:
+    world.used["/pgdata"] = 100
+    world.crashed("shlink-db-instance1-axyz")
+    for item in world.pods("shlink-db-instance1-axyz"):
+        item["status"]["containerStatuses"].append(
+            {"name": "pgbackrest", "state": {"running": {}}, "started": True}
+        )
+    shlink_down(world)
+
+
+@fault("shlink.api-key", "shlink-api-key-refused")
+def the_api_key_was_disabled(world: World) -> None:
+    tells(world, valid=False)
+
+
+@fault("cluster.names", "name-does-not-resolve")
+def the_dns_of_the_cluster_serves_another_zone(world: World) -> None:
+    world.resolved = "2"
+    store_down(world, "dial tcp: lookup vault.vault.svc: no such host")
+    shlink_down(world)
+
+
+@fault("cluster.nodes", "node-takes-no-pods")
+def a_node_was_tainted_for_its_maintenance(world: World) -> None:
+    taint = {"key": "maintenance", "value": "yes", "effect": "NoSchedule"}
+    world.find("Node", "node-1")["spec"] = {"taints": [taint]}
+    message = "0/1 nodes are available: 1 node(s) had untolerated taint {maintenance: yes}"
+    world.unscheduled("shlink-7f8b-0", message)
+
+
+@fault("cluster.volumes", "volume-being-deleted")
+def the_claim_of_a_server_was_deleted(world: World) -> None:
+    claim = world.find("PersistentVolumeClaim", "data-vault-0")
+    claim["metadata"]["deletionTimestamp"] = ago(60)
+    volume = {"name": "data", "persistentVolumeClaim": {"claimName": "data-vault-0"}}
+    world.pods("vault-0")[0]["spec"]["volumes"] = [volume]
+
+
+@fault("shlink.running", "pod-pending")
+def no_scheduler_looks_at_a_pod(world: World) -> None:
+    world.unscheduled("shlink-7f8b-0", "")
+    world.pods("shlink-7f8b-0")[0]["status"].pop("conditions")
+
+
+@fault("shlink.running", "pod-not-ready")
+def a_rollout_was_paused(world: World) -> None:
+    shlink = world.find("Deployment", SHLINK)
+    shlink["spec"]["paused"] = True
+    shlink["metadata"]["generation"] = 2
+
+
+def volume_nearly_full(world: World) -> None:
+    """A warning, as the alert."""
+    world.used["/pgdata"] = 90
+
+
+def slot_unread(world: World) -> None:
+    """A warning: the volume fills in days."""
+    tells(world, slots=["forgotten"])
+
+
+def api_key_of_another_name(world: World) -> None:
+    """A warning: Shlink has nothing against another name."""
+    tells(world, known=False, valid=False, before=False)
+
+
+def setting_by_hand(world: World) -> None:
+    """A warning: nothing fails."""
+    tells(world, own=[{"role": None, "database": "shlink", "name": "work_mem"}])
+
+
 def redis_nearly_full(world: World) -> None:
     """A warning, so it is not in the table."""
     world.metrics["rfr-shlink-redis-0"] = "redis_memory_used_rss_bytes 5.2e+08"

@@ -42,6 +42,13 @@ class Closed:
         return b"\1\0\0connection refused"
 
 
+class Plain:
+    """A PostgreSQL that offers no TLS."""
+
+    def answer(self, data: bytes) -> bytes:
+        return b"N" if data else b""
+
+
 class Command:
     """A command that prints one text, or fails."""
 

@@ -447,6 +447,10 @@ class _Switching(Api):
         (faults.policy_added, "cluster.policies", "network-policy-changed"),
         (faults.redis_does_not_save, "redis.servers", "redis-not-saved"),
         (faults.harmless_edit, "shlink.unchanged", "not-as-declared"),
+        (faults.volume_nearly_full, "postgres.volumes", "volume-filling"),
+        (faults.slot_unread, "postgres.settings", "postgres-slot-unread"),
+        (faults.api_key_of_another_name, "shlink.api-key", "shlink-api-key-refused"),
+        (faults.setting_by_hand, "postgres.settings", "postgres-settings-changed"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
@@ -557,11 +561,16 @@ BEYOND_READING = {
     "vault.certificate",
     "vault.login",
     "postgres.certificate",
+    "postgres.volumes",
     "postgres.log",
+    "postgres.settings",
     "postgres.logins",
     "postgres.grant",
+    "postgres.tables",
     "postgres.archiving",
     "redis.sentinels",
+    "shlink.api-key",
+    "cluster.names",
 }
 
 
@@ -574,7 +583,7 @@ def test_doctors_own_role_skips_what_goes_beyond_reading_and_is_healthy() -> Non
     assert not BEYOND_READING & set(result.passed)
     text = printed(result)
     assert "pods/exec in namespace postgres; deploy/rbac/doctor-inside.yaml grants it" in text
-    assert result.as_json()["skipped"][0]["check"] == "vault.certificate"
+    assert result.as_json()["skipped"][0]["check"] == "cluster.names"
     assert not [line for line in world.asked if line.startswith("WEBSOCKET")]
 
 
@@ -585,9 +594,12 @@ def test_a_pod_that_does_not_answer_is_skipped_and_quotes_nothing() -> None:
     result = report(world)
     assert result.exit_code == HEALTHY
     assert {skip.check for skip in result.skipped} == {
+        "postgres.settings",
         "postgres.logins",
         "postgres.grant",
+        "postgres.tables",
         "postgres.archiving",
+        "shlink.api-key",
     }
     assert "hunter2" not in printed(result)
 
@@ -796,6 +808,7 @@ KUBECTL = {
     "logs",
     "rollout",
     "scale",
+    "taint",
     "uncordon",
     "version",
 }

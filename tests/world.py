@@ -18,7 +18,7 @@ import httpx
 
 from operate.declared import Declared
 from tests.certificates import made
-from tests.streams import Command, Port, RedisSentinel, TlsServer, vault_login
+from tests.streams import Command, Plain, Port, RedisSentinel, TlsServer, vault_login
 
 PGO = "postgres-operator.crunchydata.com"
 PLURALS = {
@@ -61,7 +61,18 @@ PRIMARY: dict[str, Any] = {
     "free": 80,
     "databases": {"shlink": True},
     "logins": {"shlink": ""},
+    "system": [],
+    "own": [],
+    "holders": [],
+    "slots": [],
+    "role": True,
     "may_create": True,
+    "tables": dict.fromkeys(
+        ("api_keys", "domains", "migrations", "short_urls", "tags", "visits"), ""
+    ),
+    "known": True,
+    "valid": True,
+    "before": True,
 }
 """What a healthy primary tells of itself."""
 
@@ -92,8 +103,12 @@ class World:
     """Subresources of pods, `exec` and `portforward`, that this login may not use."""
     shown: dict[str, str] = field(default_factory=dict[str, str])
     """The certificate that a pod shows, by tests.certificates' names. `good` if not listed."""
-    psql: dict[str, Any] | None = field(default_factory=lambda: dict(PRIMARY))
+    psql: dict[str, Any] | None = field(default_factory=lambda: copy.deepcopy(PRIMARY))
     """What the primary tells by psql; None: it fails."""
+    resolved: str = "0"
+    """What a pod's `getent` ends with, as it asks the cluster's DNS."""
+    used: dict[str, int] = field(default_factory=dict[str, int])
+    """How full a volume of PostgreSQL's pods is, in percent, by its mount."""
     refusal: str = ""
     """What Vault answers to a login of the store: `400 invalid role name`. Empty: as it should."""
     sentinels: dict[str, str] = field(default_factory=dict[str, str])
@@ -714,11 +729,20 @@ class Api:
         assert subresource not in self.world.forbidden_inside
         if subresource == "exec":
             self.world.asked.append(f"WEBSOCKET {namespace}/{pod} {params['command'][-1]}")
-        if subresource == "exec":
-            psql = self.world.psql
-            yield Command(None if psql is None else json.dumps(psql, indent=1))
+            yield Command(self._printed(params["command"]))
         else:
             yield Port(int(params["ports"]), self._server(pod, int(params["ports"])))
+
+    def _printed(self, command: list[str]) -> str | None:
+        """What a command in a pod of the database prints; None: it fails."""
+        if "getent" in command[-1]:
+            return self.world.resolved
+        if command[-1].startswith("df "):
+            volumes = {"/pgdata": 40, **self.world.used}
+            lines = [f"/dev/sdb 10 4 6 {share}% {where}" for where, share in volumes.items()]
+            return "\n".join(["Filesystem Mounted on", *lines])
+        psql = self.world.psql
+        return None if psql is None else json.dumps(psql, indent=1)
 
     def _server(self, pod: str, port: int) -> Any:
         if port == 26379:
@@ -726,6 +750,8 @@ class Api:
             first = masters[0]["status"]["podIP"] if masters else ""
             return RedisSentinel(self.world.sentinels.get(pod, first))
         shown = self.world.shown.get(pod, "good")
+        if shown == "none":
+            return Plain()
 
         def vault(request: bytes) -> bytes:
             return vault_login(request, self.world.refusal)

@@ -8,13 +8,29 @@ from typing import Any, cast
 from components import ports
 from operate import drift
 from operate.findings import Check, Environment, Problem, Severity, error_unless, skip
+from operate.inside import output
 from operate.names import serves
-from operate.pods import GRACE, Workload, last_seen, pod_problems
-from operate.view import ForbiddenError, Object, age, at, condition, labels_of, listed, mapped
+from operate.pods import GRACE, Workload, container_runs, last_seen, pod_problems, pods_of
+from operate.view import (
+    ForbiddenError,
+    NoAnswerError,
+    Object,
+    age,
+    at,
+    condition,
+    labels_of,
+    listed,
+    mapped,
+)
+
+from .postgres_cluster import instances
 
 CLUSTER = ("cluster.reachable", "cluster.namespaces")
 """What every check of an object in a namespace depends on."""
 _PRESSURES = ("DiskPressure", "MemoryPressure", "PIDPressure")
+_A_NAME = "kubernetes.default.svc"
+"""A name that every cluster has."""
+_STATES = "node.kubernetes.io/"
 _WEBHOOK = re.compile(r'failed calling webhook "([^"]+)"')
 _WEBHOOK_SECONDS = 600
 """How long an event of a webhook that does not answer still says something."""
@@ -95,11 +111,30 @@ def _full(environment: Environment, node: Object) -> list[Problem]:
     if mapped(node, "spec").get("unschedulable"):
         reasons.append("cordoned")
         remedy = f"{environment.kubectl} uncordon {name}"
+    taints = [taint["key"] for taint in listed(node, "spec", "taints") if _by_hand(taint)]
+    # A taint may be there on purpose; it is told only where a pod finds no place.
+    hidden = not reasons
+    reasons += [f"tainted ({key})" for key in taints]
     if not reasons:
         return []
+    if hidden:
+        remedy = f"{environment.kubectl} taint node {name} {taints[0]}-"
     text = f"node {name} takes no more pods: {', '.join(reasons)}"
-    warning = Severity.WARNING
-    return [Problem(text, "node-takes-no-pods", remedy, severity=warning, may_explain=True)]
+    return [
+        Problem(
+            text,
+            "node-takes-no-pods",
+            remedy,
+            severity=Severity.WARNING,
+            may_explain=True,
+            hidden=hidden,
+        )
+    ]
+
+
+def _by_hand(taint: Object) -> bool:
+    """Whether a taint keeps pods away and is none of those by which Kubernetes tells a state."""
+    return taint["effect"] != "PreferNoSchedule" and not taint["key"].startswith(_STATES)
 
 
 async def _admission(environment: Environment) -> list[Problem]:
@@ -256,6 +291,28 @@ async def _dns(environment: Environment) -> list[Problem]:
     return [Problem(f"the cluster's DNS has no Ready pod in namespace {namespace}", page, remedy)]
 
 
+async def _names(environment: Environment) -> list[Problem]:
+    """The cluster's DNS answers a pod. Its own pods may be Ready and serve another zone."""
+    for pod in await pods_of(environment.view, instances(environment)):
+        if not container_runs(pod, "database"):
+            continue
+        namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
+        # 0: an address; 124: no answer in time; anything else: the name is unknown.
+        script = f"timeout 4 getent hosts {_A_NAME} >/dev/null; echo $?"
+        try:
+            told = await output(environment.view, namespace, name, "database", ("sh", "-c", script))
+        except NoAnswerError as error:
+            return [skip(str(error))]
+        if told.strip() == "0":
+            return []
+        what = "does not answer" if told.strip() == "124" else f"does not know {_A_NAME}"
+        text = f"the cluster's DNS {what} (asked in pod {namespace}/{name})"
+        dns = environment.declared.settings.network.dns_namespace
+        remedy = environment.kubectl_in(dns, "get services,pods,configmaps")
+        return [Problem(text, "name-does-not-resolve", remedy)]
+    return []
+
+
 async def _volumes(environment: Environment) -> list[Problem]:
     """Every claim has its volume, or waits for its first pod."""
     view = environment.view
@@ -264,7 +321,10 @@ async def _volumes(environment: Environment) -> list[Problem]:
         events = await view.objects("v1/events", namespace)
         for claim in await view.objects("v1/persistentvolumeclaims", namespace):
             name, phase = claim["metadata"]["name"], at(claim, "status", "phase")
-            if phase == "Bound" or "deletionTimestamp" in claim["metadata"]:
+            if "deletionTimestamp" in claim["metadata"]:
+                problems += await _deleted(environment, claim)
+                continue
+            if phase == "Bound":
                 continue
             reason = _volume_reason(events, name)
             if reason is None:
@@ -279,6 +339,30 @@ async def _volumes(environment: Environment) -> list[Problem]:
                 )
             )
     return problems
+
+
+async def _deleted(environment: Environment, claim: Object) -> list[Problem]:
+    """A claim whose deletion waits for its pod, as what is on the volume goes with both."""
+    namespace, name = claim["metadata"]["namespace"], claim["metadata"]["name"]
+    users: list[str] = []
+    for pod in await environment.view.objects("v1/pods", namespace):
+        claims = [
+            at(volume, "persistentVolumeClaim", "claimName")
+            for volume in listed(pod, "spec", "volumes")
+        ]
+        ended = at(pod, "status", "phase") in ("Succeeded", "Failed")
+        if name in claims and not ended and "deletionTimestamp" not in pod["metadata"]:
+            users.append(pod["metadata"]["name"])
+    if not users:
+        return []
+    return [
+        Problem(
+            f"volume claim {namespace}/{name} was deleted: its data is lost as soon as pod "
+            f"{users[0]} stops",
+            "volume-being-deleted",
+            environment.kubectl_in(namespace, f"describe pvc {name}"),
+        )
+    ]
 
 
 def _volume_reason(events: Sequence[Object], claim: str) -> str | None:
@@ -489,6 +573,12 @@ CHECKS = (
         description="the cluster's DNS answers",
         depends_on=("cluster.reachable", "cluster.nodes"),
         look=_dns,
+    ),
+    Check(
+        name="cluster.names",
+        description="the cluster's DNS tells a pod the address of a name",
+        depends_on=("cluster.dns", "cluster.policies"),
+        look=_names,
     ),
     Check(
         name="cluster.volumes",

@@ -12,7 +12,6 @@ from operate.findings import Check, Environment, Problem, Severity, error_unless
 from operate.names import unnamed
 from operate.pods import GRACE, Workload, moved, pod_problems, pods_of, ready
 from operate.view import (
-    NoAnswerError,
     Object,
     age,
     at,
@@ -23,7 +22,7 @@ from operate.view import (
     written,
 )
 
-from . import postgres_inside
+from . import postgres_inside, postgres_volumes
 from .cluster import CLUSTER
 from .postgres_cluster import LABEL, declared_cluster, instances, place, primaries
 
@@ -279,19 +278,19 @@ async def _certificate(environment: Environment) -> list[Problem]:
         title="PostgreSQL",
         port=ports.POSTGRES,
         name=environment.declared.outputs.database_host,
-        server="postgres.primary",
+        server="postgres.settings",
         opening=_ask_for_tls,
     )
 
 
 async def _ask_for_tls(connection: inside.Tunnel) -> None:
-    """Raises NoAnswerError.
+    """Raises NoTlsError.
 
     https://www.postgresql.org/docs/16/protocol-flow.html#PROTOCOL-FLOW-SSL
     """
     await connection.send(struct.pack("!II", 8, 80877103))
     if await connection.receive() != b"S":
-        raise NoAnswerError("it offers no TLS")
+        raise certificates.NoTlsError("it offers no TLS")
 
 
 async def _names(environment: Environment) -> list[Problem]:
@@ -339,9 +338,15 @@ CHECKS = (
         look=_patroni_acts,
     ),
     Check(
+        name="postgres.volumes",
+        description="PostgreSQL's volumes have room",
+        depends_on=("postgres.created",),
+        look=postgres_volumes.look,
+    ),
+    Check(
         name="postgres.log",
         description="PostgreSQL's log names no fault",
-        depends_on=("postgres.created", "postgres.unchanged"),
+        depends_on=("postgres.created", "postgres.volumes", "postgres.unchanged"),
         look=postgres_inside.log,
     ),
     Check(
@@ -354,6 +359,7 @@ CHECKS = (
             "cluster.policies",
             "postgres.created",
             "postgres.patroni",
+            "postgres.volumes",
             "postgres.log",
             "postgres.unchanged",
         ),
@@ -372,9 +378,15 @@ CHECKS = (
         look=_names,
     ),
     Check(
+        name="postgres.settings",
+        description="nobody has set in PostgreSQL what PGO does not know of",
+        depends_on=("postgres.primary",),
+        look=postgres_inside.settings,
+    ),
+    Check(
         name="postgres.certificate",
         description="PostgreSQL's clients accept its certificate, which does not end soon",
-        depends_on=("postgres.primary", "postgres.unchanged"),
+        depends_on=("postgres.primary", "postgres.settings", "postgres.unchanged"),
         look=_certificate,
     ),
     Check(
@@ -388,6 +400,12 @@ CHECKS = (
         description="Shlink's user may create its tables",
         depends_on=("postgres.primary", "postgres.logins"),
         look=postgres_inside.grant,
+    ),
+    Check(
+        name="postgres.tables",
+        description="Shlink's tables are there, its own, and not locked for long",
+        depends_on=("postgres.primary", "postgres.logins"),
+        look=postgres_inside.tables,
     ),
     Check(
         name="postgres.pooler",
@@ -404,13 +422,18 @@ CHECKS = (
     Check(
         name="postgres.repository",
         description="the backup repositories can be written",
-        depends_on=("postgres.primary", "cluster.volumes", "postgres.unchanged"),
+        depends_on=(
+            "postgres.primary",
+            "cluster.volumes",
+            "postgres.volumes",
+            "postgres.unchanged",
+        ),
         look=_repository,
     ),
     Check(
         name="postgres.archiving",
         description="PostgreSQL archives its WAL",
-        depends_on=("postgres.repository", "postgres.unchanged"),
+        depends_on=("postgres.repository", "postgres.settings", "postgres.unchanged"),
         look=postgres_inside.archiving,
     ),
     Check(

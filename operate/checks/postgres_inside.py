@@ -1,13 +1,14 @@
-"""What the primary of PostgreSQL tells by a local login: who may log in, the grant, archiving."""
+"""What the primary of PostgreSQL tells by a local login: who may log in, tables, archiving."""
 
 import json
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import cast
 
 from operate import inside
-from operate.findings import Environment, Problem, error_unless, skip
+from operate.findings import Environment, Problem, Severity, error_unless, skip
 from operate.pods import GRACE, pods_of
 from operate.view import NoAnswerError, Object, listed
 
@@ -36,16 +37,70 @@ select json_build_object(
       when not pg_has_role(oid, (select oid from pg_roles where rolname = {owner}), 'MEMBER')
         then 'MEMBER'
       else '' end), '{{}}')
-    from pg_roles where rolname in ({logins}))
+    from pg_roles where rolname in ({logins})),
+  'system', (
+    select coalesce(json_agg(name order by name), '[]')
+    from pg_settings where sourcefile like '%postgresql.auto.conf' and name <> {read_only}),
+  'own', (
+    select coalesce(json_agg(json_build_object(
+      'role', r.rolname, 'database', d.datname, 'name', split_part(entry, '=', 1))), '[]')
+    from pg_db_role_setting s cross join unnest(setconfig) as entry
+    left join pg_roles r on r.oid = s.setrole left join pg_database d on d.oid = s.setdatabase
+    where (s.setrole = 0 or r.rolname in ({logins}))
+      and (s.setdatabase = 0 or d.datname in ({databases}))
+      and split_part(entry, '=', 1) <> {read_only}),
+  'holders', (
+    select coalesce(json_agg(holder), '[]') from (
+      select blocker as pid, max(b.usename) as role, count(*) as waiting,
+             max(extract(epoch from now() - w.query_start))::int as seconds
+      from pg_stat_activity w cross join unnest(pg_blocking_pids(w.pid)) as blocker
+      left join pg_stat_activity b on b.pid = blocker
+      where w.wait_event_type = 'Lock' and b.wait_event_type is distinct from 'Lock'
+        and w.query_start < now() - interval '{lock_seconds} seconds'
+      group by blocker order by waiting desc) as holder),
+  'slots', (
+    select coalesce(json_agg(slot_name order by slot_name), '[]')
+    from pg_replication_slots where not active and case when pg_is_in_recovery() then false
+      else pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn) > {slot_bytes} end)
 ) from pg_stat_archiver
 """
 """Asked in the database `postgres`.
 
 https://www.postgresql.org/docs/16/monitoring-stats.html#MONITORING-PG-STAT-ARCHIVER-VIEW"""
 _SCHEMA = """
-select json_build_object('may_create',
-  (select has_schema_privilege(oid, 'public', 'CREATE') from pg_roles where rolname = {owner}))
+select json_build_object(
+  'role', owner.oid is not null,
+  'may_create', coalesce(has_schema_privilege(owner.oid, public.oid, 'CREATE'), false),
+  'tables', (
+    select coalesce(json_object_agg(relname, case
+      when not pg_has_role(owner.oid, relowner, 'USAGE') then 'owner'
+      when not (has_table_privilege(owner.oid, c.oid, 'SELECT')
+                and has_table_privilege(owner.oid, c.oid, 'INSERT')
+                and has_table_privilege(owner.oid, c.oid, 'UPDATE')
+                and has_table_privilege(owner.oid, c.oid, 'DELETE')) then 'rights'
+      else '' end), '{{}}')
+    from pg_class c where relnamespace = public.oid and relkind in ('r', 'p'))
+) from (select 1) as one
+left join pg_roles as owner on owner.rolname = {owner}
+left join pg_namespace as public on public.nspname = 'public'
 """
+_KEY = """
+select json_build_object(
+  'known', coalesce(bool_or(name = {name}), false),
+  'valid', coalesce(bool_or(name = {name} and accepted), false),
+  'before', coalesce(bool_or(name = {before} and accepted), false))
+from (select name, enabled and coalesce(expiration_date > now(), true) as accepted
+      from public.api_keys) as keys
+"""
+"""Of the key's name alone: what the key is, is never asked."""
+_OPTIONS = "-c statement_timeout=4s -c search_path=pg_catalog"
+"""Of the question's own session, whatever somebody set for the database."""
+_TABLES = ("api_keys", "domains", "migrations", "short_urls", "tags", "visits")
+"""Tables of Shlink 4 and 5 without which it serves nothing, or next to nothing."""
+_LOCK_SECONDS = 10
+"""Seconds that a statement may wait for a lock."""
+_SLOT_BYTES = 256 * 1024 * 1024
+"""WAL that a slot may keep for a reader that is away; a restart of a replica takes less."""
 _CLOSED = {
     "LOGIN": ("may not log in", "LOGIN"),
     "VALID UNTIL": ("may not log in any more: its time is over", "VALID UNTIL 'infinity'"),
@@ -87,18 +142,31 @@ async def _server(environment: Environment) -> Object | Problem | None:
         owner=_quoted(owner),
         databases=", ".join(_quoted(name) for name in databases),
         logins=", ".join(_quoted(name) for name in logins),
+        read_only=_quoted("default_transaction_read_only"),
+        lock_seconds=_LOCK_SECONDS,
+        slot_bytes=_SLOT_BYTES,
     )
     ask = environment.view.once(("psql",), lambda: _ask(environment, "postgres", question))
     return await ask
 
 
 async def _schema(environment: Environment) -> Object | Problem | None:
-    """What the database of Shlink tells."""
-    users = [user for user in _users(environment) if user.get("databases")]
-    if not users:
+    """What the database of Shlink tells, asked once for all checks."""
+    owned = _owned(environment)
+    if owned is None:
         return None
-    question = _SCHEMA.format(owner=_quoted(str(users[0]["name"])))
-    return await _ask(environment, str(users[0]["databases"][0]), question)
+    owner, database = owned
+    question = _SCHEMA.format(owner=_quoted(owner))
+    ask = environment.view.once(("psql", database), lambda: _ask(environment, database, question))
+    return await ask
+
+
+def _owned(environment: Environment) -> tuple[str, str] | None:
+    """The role that owns Shlink's tables, and their database."""
+    for user in _users(environment):
+        if user.get("databases"):
+            return str(user["name"]), str(user["databases"][0])
+    return None
 
 
 def _users(environment: Environment) -> list[Object]:
@@ -115,7 +183,8 @@ async def _ask(environment: Environment, database: str, question: str) -> Object
     if len(leaders) != 1:
         return None
     line = " ".join(question.split())
-    command = ("psql", "-X", "-A", "-t", "-q", "-d", database, "-c", line)
+    connection = f"dbname={_quoted(database)} options={_quoted(_OPTIONS)}"
+    command = ("psql", "-X", "-A", "-t", "-q", "-d", connection, "-c", line)
     namespace, _ = place(environment)
     try:
         text = await inside.output(
@@ -163,11 +232,12 @@ def _roles(environment: Environment, told: Object, pod: str) -> Iterator[Problem
             yield Problem(text, "postgres-login-refused", remedy)
 
 
-def _psql(environment: Environment, pod: str, statement: str) -> str:
+def _psql(environment: Environment, pod: str, *statements: str, database: str = "") -> str:
     """A command for a person who may run one in the database's pod."""
     namespace, _ = place(environment)
-    command = f"exec {pod} -c database -- psql -c {shlex.quote(statement)}"
-    return environment.kubectl_in(namespace, command)
+    where = f" -d {shlex.quote(database)}" if database else ""
+    asked = "".join(f" -c {shlex.quote(statement)}" for statement in statements)
+    return environment.kubectl_in(namespace, f"exec {pod} -c database -- psql{where}{asked}")
 
 
 def _refusals(environment: Environment, told: Object) -> Iterator[Problem]:
@@ -231,9 +301,127 @@ async def grant(environment: Environment) -> list[Problem]:
         return [told] if told else []
     if told["may_create"]:
         return []
-    reason = "its role does not exist" if told["may_create"] is None else "the grant is missing"
+    reason = "the grant is missing" if told["role"] else "its role does not exist"
     text = f"PostgreSQL: Shlink's user may not create tables in schema public: {reason}"
     return [Problem(text, "postgres-grant-missing", environment.make("refresh"))]
+
+
+async def tables(environment: Environment) -> list[Problem]:
+    """Shlink's tables are there and its own, and nobody locks them for long."""
+    server, told = await _server(environment), await _schema(environment)
+    owned, leaders = _owned(environment), await primaries(environment)
+    if server is None or told is None or owned is None or not leaders:
+        return []
+    if isinstance(server, Problem) or isinstance(told, Problem):
+        return [answer for answer in (server, told) if isinstance(answer, Problem)][:1]
+    tables: Mapping[str, str] = told["tables"]
+    states = {name: tables.get(name) for name in _TABLES}
+    ask = partial(_psql, environment, leaders[0]["metadata"]["name"], database=owned[1])
+    return [
+        *_missing(states, ask),
+        *_closed(states, owned[0], ask),
+        *_locked(listed(server, "holders"), ask),
+    ]
+
+
+def _missing(states: Mapping[str, str | None], ask: Callable[..., str]) -> Iterator[Problem]:
+    """Tables that are gone. None of them is there before the first migration."""
+    missing = [name for name, state in states.items() if state is None]
+    if missing and len(missing) < len(states):
+        text = f"PostgreSQL: tables of Shlink do not exist: {', '.join(missing)}"
+        yield Problem(text, "postgres-table-missing", ask("\\dt *.*"))
+
+
+def _closed(
+    states: Mapping[str, str | None], owner: str, ask: Callable[..., str]
+) -> Iterator[Problem]:
+    """Tables that Shlink's role may not use, or not change in a migration."""
+    statements: list[str] = []
+    closed = {name: state for name, state in states.items() if state}
+    for name, state in closed.items():
+        if state == "owner":
+            statements.append(f'ALTER TABLE public.{name} OWNER TO "{owner}"')
+        statements.append(f'GRANT ALL ON public.{name} TO "{owner}"')
+    if closed:
+        what = "does not own" if "owner" in closed.values() else "may not read and write"
+        text = f"PostgreSQL: Shlink's role {owner} {what} its tables: {', '.join(closed)}"
+        yield Problem(text, "postgres-table-closed", ask(*statements))
+
+
+def _locked(holders: Sequence[Object], ask: Callable[..., str]) -> Iterator[Problem]:
+    """A session whose lock keeps others waiting; somebody may have left it open by hand."""
+    for holder in holders[:1]:
+        pid, role = int(holder["pid"]), holder.get("role")
+        who = f"session {pid} of role {role}" if pid else "a prepared transaction"
+        text = (
+            f"PostgreSQL: {holder['waiting']} statements wait for a lock of {who}, "
+            f"the first for {holder['seconds']} s"
+        )
+        statement = f"SELECT pg_terminate_backend({pid})" if pid else "TABLE pg_prepared_xacts"
+        yield Problem(text, "postgres-locked", ask(statement))
+
+
+async def settings(environment: Environment) -> list[Problem]:
+    """Nobody has set what PGO does not know of, and no slot keeps WAL for a reader that is gone."""
+    told, leaders = await _server(environment), await primaries(environment)
+    if told is None or isinstance(told, Problem) or not leaders:
+        return [told] if isinstance(told, Problem) else []
+    pod = str(leaders[0]["metadata"]["name"])
+    problems: list[Problem] = []
+    if told["system"]:
+        names = ", ".join(told["system"])
+        resets = [f"ALTER SYSTEM RESET {name}" for name in told["system"]]
+        remedy = _psql(environment, pod, *resets, "SELECT pg_reload_conf()")
+        problems.append(_set_by_hand(f"ALTER SYSTEM has set {names}", remedy))
+    for entry in listed(told, "own"):
+        role, database, name = entry.get("role"), entry.get("database"), entry["name"]
+        who = f'ROLE "{role}"' if role else "ROLE ALL"
+        where = f' IN DATABASE "{database}"' if database and role else ""
+        if database and not role:
+            who = f'DATABASE "{database}"'
+        remedy = _psql(environment, pod, f"ALTER {who}{where} RESET {name}")
+        problems.append(_set_by_hand(f"ALTER {who}{where} has set {name}", remedy))
+    for slot in told["slots"]:
+        text = (
+            f"PostgreSQL: nobody reads the replication slot {slot}, which keeps WAL for its reader"
+        )
+        remedy = _psql(environment, pod, f"SELECT pg_drop_replication_slot({_quoted(slot)})")
+        problems.append(Problem(text, "postgres-slot-unread", remedy, severity=Severity.WARNING))
+    return problems
+
+
+def _set_by_hand(what: str, remedy: str) -> Problem:
+    text, warning = f"PostgreSQL: {what}, of which PGO does not know", Severity.WARNING
+    return Problem(text, "postgres-settings-changed", remedy, severity=warning, may_explain=True)
+
+
+async def api_key(environment: Environment) -> list[Problem]:
+    """Shlink accepts the API key of this environment, as far as its name tells."""
+    told, owned = await _schema(environment), _owned(environment)
+    leaders = await primaries(environment)
+    if told is None or isinstance(told, Problem) or owned is None or not leaders:
+        return [told] if isinstance(told, Problem) else []
+    if "api_keys" not in told["tables"]:
+        return []  # Another check's: it is gone, or not there yet.
+    number = environment.declared.settings.rotation.api_key
+    name, before = f"deployment-{number}", f"deployment-{number - 1}"
+    question = _KEY.format(name=_quoted(name), before=_quoted(before))
+    answer = await _ask(environment, owned[1], question)
+    if answer is None or isinstance(answer, Problem):
+        return [answer] if answer else []
+    # A raised number that no update has applied yet: clients still have the key before.
+    if answer["valid"] or (answer["before"] and not answer["known"]):
+        return []
+    raised = f"pulumi config set --stack {environment.declared.stack} --path shlink:rotation.apiKey"
+    if not answer["known"]:
+        # Somebody may have given it another name; Shlink has nothing against that.
+        text = f"Shlink has no API key of the name {name}, which this environment's should have"
+        remedy = f"{raised} {number + 1}"
+        return [Problem(text, "shlink-api-key-refused", remedy, severity=Severity.WARNING)]
+    text = f"Shlink refuses its API key {name}: it is disabled or has expired in the database"
+    mend = f"UPDATE api_keys SET enabled = true, expiration_date = NULL WHERE name = '{name}'"  # noqa: S608 -- for a person, of a number
+    remedy = _psql(environment, leaders[0]["metadata"]["name"], mend, database=owned[1])
+    return [Problem(text, "shlink-api-key-refused", remedy)]
 
 
 async def archiving(environment: Environment) -> list[Problem]:

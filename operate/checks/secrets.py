@@ -162,6 +162,7 @@ CHECKS = (
             "cluster.objects",
             "cluster.policies",
             "cluster.dns",
+            "cluster.names",
             "operators.available",
             "secrets.unchanged",
             "vault.names",

@@ -21,6 +21,7 @@ from operate.view import (
     mapped,
 )
 
+from . import postgres_inside
 from .cluster import CLUSTER, deployment_problems
 
 _BESIDE = (WEB_CLIENT.name, GEOLITE.name)
@@ -35,13 +36,16 @@ _SERVERS = (
     "postgres.primary",
     "postgres.names",
     "postgres.certificate",
+    "postgres.settings",
     "postgres.grant",
+    "postgres.tables",
     "postgres.pooler",
     "redis.master",
     "redis.names",
     "redis.sentinels",
     "cluster.policies",
     "cluster.dns",
+    "cluster.names",
 )
 """What a start of Shlink needs."""
 
@@ -520,6 +524,12 @@ CHECKS = (
         description="Shlink's pods are Ready",
         depends_on=("shlink.migrated", "cluster.objects", "shlink.unchanged", *_SERVERS),
         look=_running,
+    ),
+    Check(
+        name="shlink.api-key",
+        description="Shlink accepts this environment's API key",
+        depends_on=("postgres.primary", "postgres.logins", "postgres.tables", "shlink.migrated"),
+        look=postgres_inside.api_key,
     ),
     Check(
         name="shlink.geolite",
