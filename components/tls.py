@@ -21,8 +21,9 @@ class AuthorityArgs:
 
     rotation: int = 1
     """Raise it by one to replace the authority's key and every server's key, for instance after one
-    of them leaked. The previous authority stays trusted until the number is raised again, so that
-    clients and servers need not change at the same moment. At least 1."""
+    of them leaked. Clients trust the next authority before a server shows its certificate, and the
+    previous one until the number is raised again, so clients and servers need not change at the
+    same moment. At least 1."""
     ca_years: int = 10
     """Years that the authority's own certificate is valid. An update in its last fifth renews it
     with the same key, so that certificates signed before stay valid."""
@@ -50,8 +51,8 @@ class Authority(pulumi.ComponentResource):
     """A private certificate authority for the servers of one environment."""
 
     ca_pem: pulumi.Output[str]
-    """Certificates that a client must trust, as PEM text; not secret. After a rotation there are
-    two: the current authority's first, then the previous one's."""
+    """Certificates that a client must trust, as PEM text; not secret: the current authority's, the
+    next one's and, after a rotation, the previous one's."""
 
     def __init__(
         self,
@@ -65,11 +66,9 @@ class Authority(pulumi.ComponentResource):
         if args.rotation < 1:
             raise ValueError(f"rotation: {args.rotation} is not possible; allowed: 1 or more")
         self._key, self._certificate = self._generation(args.rotation)
-        certificates = [self._certificate.cert_pem]
-        if args.rotation > 1:
-            _, previous = self._generation(args.rotation - 1)
-            certificates.append(previous.cert_pem)
-        self.ca_pem = pulumi.Output.concat(*certificates)
+        others = [args.rotation + 1, *([args.rotation - 1] if args.rotation > 1 else [])]
+        trusted = [self._certificate, *(self._generation(number)[1] for number in others)]
+        self.ca_pem = pulumi.Output.concat(*(certificate.cert_pem for certificate in trusted))
         self.register_outputs({"ca_pem": self.ca_pem})
 
     def certificate(

@@ -68,21 +68,45 @@ def test_private_keys_are_secret_wherever_they_go(tmp_path: Path) -> None:
     assert not isinstance(exported["certificate_pem"], Secret)
 
 
-def test_a_rotation_replaces_every_key_and_keeps_the_previous_authority_trusted(
-    tmp_path: Path,
+def trusted(folder: Path, rotation: int) -> set[str]:
+    """The certificates that clients trust after so many rotations."""
+    pem = plain(run(folder, rotation).outputs)["certificate"]["ca_pem"]
+    end = "-----END CERTIFICATE-----"
+    return {part.strip() for part in pem.split(end) if part.strip()}
+
+
+def signer(folder: Path, rotation: int) -> str:
+    """The authority's certificate by which the server's is signed, as `trusted` has it."""
+    pem = inputs(run(folder, rotation), "LocallySignedCert", "db-certificate")["caCertPem"]
+    return pem.split("-----END CERTIFICATE-----")[0].strip()
+
+
+def test_a_rotation_replaces_every_key(tmp_path: Path) -> None:
+    keys = [
+        {resource.name for resource in run(tmp_path, number).of_kind("PrivateKey")}
+        for number in (1, 2, 3)
+    ]
+    assert keys == [
+        {"authority-key-1", "authority-key-2", "db-key-1"},
+        {"authority-key-1", "authority-key-2", "authority-key-3", "db-key-2"},
+        {"authority-key-2", "authority-key-3", "authority-key-4", "db-key-3"},
+    ]
+
+
+@pytest.mark.parametrize("rotation", [1, 2, 3])
+def test_a_client_of_either_side_of_a_rotation_trusts_a_server_of_either_side(
+    tmp_path: Path, rotation: int
 ) -> None:
-    first, second = run(tmp_path), run(tmp_path, rotation=2)
-    keys = {resource.name for resource in first.of_kind("PrivateKey")}
-    assert keys == {"authority-key-1", "db-key-1"}
-    assert {resource.name for resource in second.of_kind("PrivateKey")} == {
-        "authority-key-1",
-        "authority-key-2",
-        "db-key-2",
-    }
-    before = plain(first.outputs)["certificate"]["ca_pem"]
-    after = plain(second.outputs)["certificate"]["ca_pem"]
-    assert after.endswith(before)
-    assert after != before
+    """An update reaches clients and servers one by one, in an order that nobody promises."""
+    before, after = trusted(tmp_path, rotation), trusted(tmp_path, rotation + 1)
+    old, new = signer(tmp_path, rotation), signer(tmp_path, rotation + 1)
+    assert old != new
+    assert {old, new} <= before
+    assert {old, new} <= after
+
+
+def test_an_authority_is_trusted_no_longer_than_one_rotation_after_its_own(tmp_path: Path) -> None:
+    assert signer(tmp_path, 1) not in trusted(tmp_path, 3)
 
 
 def test_a_rotation_of_zero_is_refused(tmp_path: Path) -> None:
