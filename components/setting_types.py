@@ -12,6 +12,7 @@ import types
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from functools import cache
 from importlib import resources
 from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
@@ -233,22 +234,30 @@ DiskSize = Annotated[
 ]
 
 _UNITS = {
-    "": 1,
-    "k": 1000,
-    "Ki": 1024,
-    "M": 1000**2,
-    "Mi": 1024**2,
-    "G": 1000**3,
-    "Gi": 1024**3,
-    "T": 1000**4,
-    "Ti": 1024**4,
+    "": "1",
+    "n": "1e-9",
+    "u": "1e-6",
+    "m": "1e-3",
+    "k": "1e3",
+    "M": "1e6",
+    "G": "1e9",
+    "T": "1e12",
+    "Ki": 2**10,
+    "Mi": 2**20,
+    "Gi": 2**30,
+    "Ti": 2**40,
 }
 
 
-def amount(quantity: str) -> float:
-    """Bytes of a `Memory` or `DiskSize`."""
-    digits, unit = cast("re.Match[str]", re.fullmatch("([0-9.]+)([A-Za-z]*)", quantity)).groups()
-    return float(digits) * _UNITS[unit]
+def amount(quantity: str) -> Decimal:
+    """How much a quantity of Kubernetes is: bytes, or processors. Raises ValueError: it is none.
+
+    https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([A-Za-z]*)", quantity)
+    if match is None or match[2] not in _UNITS:
+        raise ValueError(f"{quantity}: no quantity")
+    return Decimal(match[1]) * Decimal(_UNITS[match[2]])
 
 
 def _parameter(value: Any) -> Any:

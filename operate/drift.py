@@ -7,10 +7,11 @@ https://kubernetes.io/docs/reference/using-api/server-side-apply/#field-manageme
 
 import dataclasses
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
+
+from components.setting_types import amount
 
 from .findings import Check, Environment, Problem, Severity
 from .view import Object, listed, mapped
@@ -26,22 +27,6 @@ _LEADS_USERS = frozenset({"Service", "Ingress", "HTTPRoute"})
 """Kinds whose every field decides where requests go; nothing behind them notices a change."""
 _SHOWN = 3
 """Differences that one finding lists."""
-_UNITS = {
-    "": 1,
-    "n": 1e-9,
-    "u": 1e-6,
-    "m": 1e-3,
-    "k": 1e3,
-    "M": 1e6,
-    "G": 1e9,
-    "T": 1e12,
-    "Ki": 2**10,
-    "Mi": 2**20,
-    "Gi": 2**30,
-    "Ti": 2**40,
-}
-_AMOUNT = re.compile(r"(\d+(?:\.\d+)?)(n|u|m|k|M|G|T|Ki|Mi|Gi|Ti)?")
-
 Path = tuple[str, ...]
 """Keys down to a field; an item of a list by its name, or by its number."""
 _Missing = object()
@@ -214,13 +199,10 @@ def _same(declared: Any, actual: Any) -> bool:
         return True
     if type(declared) is type(actual) and declared == actual:
         return True
-    left, right = _amount(declared), _amount(actual)
-    return left is not None and left == right
-
-
-def _amount(value: Any) -> float | None:
-    match = None if isinstance(value, bool) else _AMOUNT.fullmatch(str(value))
-    return float(match[1]) * _UNITS[match[2] or ""] if match else None
+    try:
+        return amount(str(declared)) == amount(str(actual))
+    except ValueError:
+        return False
 
 
 # Who wrote it

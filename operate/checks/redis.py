@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from components import ports
 from components.redis import MASTER
+from components.setting_types import amount
 from operate.drift import unchanged
 from operate.findings import Check, Environment, Problem, Severity, error_unless, skip
 from operate.inside import tunnel
@@ -32,7 +33,6 @@ _FAILOVERS = "databases.spotahome.com/v1/redisfailovers"
 _ROLE = "redisfailovers-role"
 _MEMORY_SHARE = 0.85
 """Of the container's memory limit; the alert's threshold too. `maxmemory` is 60 % of it."""
-_UNITS = {"Ki": 1024, "Mi": 1024**2, "Gi": 1024**3}
 _START_SECONDS = 60.0
 """Seconds in which a new server may load its data."""
 _PROXY_SECONDS = 2.0
@@ -296,9 +296,9 @@ def _memory(environment: Environment, name: str, server: "_Exported") -> Iterato
     stack = environment.declared.stack
     remedy = f"pulumi config set --stack {stack} --path shlink:redis.resources.memoryLimit 1Gi"
     manifest = _declared(environment) or {}
-    limit = _bytes(str(at(manifest, "spec", "redis", "resources", "limits", "memory") or ""))
+    limit = float(amount(str(at(manifest, "spec", "redis", "resources", "limits", "memory"))))
     used = server.value("redis_memory_used_rss_bytes") or 0
-    if limit and used > _MEMORY_SHARE * limit:
+    if used > _MEMORY_SHARE * limit:
         text = f"Redis: {name} uses {used / limit:.0%} of its memory limit"
         yield Problem(text, "redis-memory", remedy, severity=Severity.WARNING)
     most, holds = server.value("redis_memory_max_bytes"), server.value("redis_memory_used_bytes")
@@ -339,12 +339,6 @@ async def _exported(environment: Environment, pod: Object) -> _Exported | Proble
     if told.value("redis_up") is None:
         return skip(f"the exporter of {metadata['name']} tells nothing ({reply.status})")
     return told
-
-
-def _bytes(amount: str) -> float:
-    """An amount of memory with a binary unit, in bytes; 0 for what has another form."""
-    match = re.fullmatch(r"(\d+)(Ki|Mi|Gi)", amount)
-    return int(match[1]) * _UNITS[match[2]] if match else 0
 
 
 CHECKS = (
