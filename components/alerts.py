@@ -51,6 +51,8 @@ class Watched:
     failover: bool
     """Whether Redis runs here."""
     backup_hours: int
+    repositories: Sequence[str]
+    """Numbers of the backup repositories, as pgBackRest has them."""
     autoscaled: bool = False
     """Whether an autoscaler decides how many pods of Shlink run."""
     pooled: bool = False
@@ -81,10 +83,11 @@ def _vault(watched: Watched) -> list[Alert]:
             name="VaultSealed",
             # A server reports its sealed start beside the truth until its telemetry forgets it
             # (`prometheus_retention_time`; seen on Vault 1.21.2), hence `max`. Where it answers no
-            # scrape at all it is as good as sealed.
+            # scrape at all it is as good as sealed; so it is where it has no pod.
             expression=(
                 f"max by (namespace, pod) (vault_core_unsealed{{{place}}}) == 0 "
-                f'or up{{{place}, job=~".*/vault"}} == 0'
+                f'or up{{{place}, job=~".*/vault"}} == 0 '
+                f'or absent(up{{{place}, job=~".*/vault"}})'
             ),
             minutes=2,
             severity="critical",
@@ -112,30 +115,42 @@ def _postgres(watched: Watched) -> list[Alert]:
     # By a pattern of names: `or` would drop a backup whose labels equal the other's.
     names = "ccp_backrest_last_(full|diff|incr)_backup_time_since_completion_seconds"
     ages = f'{{__name__=~"{names}", {place}}}'
+    # 1 is a replica.
+    primary = f"ccp_is_in_recovery_status{{{place}}} == 2"
+    behind = f"ccp_replication_lag_size_bytes{{{place}}}"
     return [
         Alert(
             name="PostgresNoPrimary",
-            # 2: not in recovery, so a primary; 1: a replica.
-            expression=(
-                f"max(ccp_is_in_recovery_status{{{place}}}) < 2 "
-                f"or absent(ccp_is_in_recovery_status{{{place}}})"
-            ),
+            expression=f"(count({primary}) or vector(0)) != 1",
             minutes=2,
             severity="critical",
-            summary="PostgreSQL has no primary.",
+            summary="PostgreSQL has no primary, or more than one.",
             page="postgres-no-primary",
         ),
         Alert(
             name="PostgresReplicaBehind",
-            expression=f"max by (pod) (ccp_replication_lag_size_bytes{{{place}}}) > 268435456",
+            # The primary reports the replicas that it sends to, and no other. One that only takes
+            # a base backup has no number.
+            expression=(
+                f"max by (pod) ({behind}) > 268435456 or "
+                f"count(ccp_is_in_recovery_status{{{place}}} == 1) > "
+                f"(count({behind} >= 0) or vector(0))"
+            ),
             minutes=5,
             severity="warning",
-            summary="A replica of PostgreSQL is more than 256 MiB behind.",
+            summary="A replica of PostgreSQL does not follow, or is more than 256 MiB behind.",
             page="postgres-replica-behind",
         ),
         Alert(
             name="PostgresArchivingFailing",
-            expression=f"ccp_archive_command_status_seconds_since_last_fail{{{place}}} > 300",
+            # From the last success to the last failure, and 0 where nothing was ever archived. A
+            # replica archives nothing, and keeps the numbers that it had as a primary.
+            expression=(
+                f"(ccp_archive_command_status_seconds_since_last_fail{{{place}}} > 300 or "
+                f"ccp_archive_command_status_failed_count{{{place}}} > 0 and "
+                f"ccp_archive_command_status_archived_count{{{place}}} == 0) "
+                f"and on (pod) {primary}"
+            ),
             minutes=5,
             severity="critical",
             summary="WAL of {{ $labels.pod }} can't be archived; its volume fills.",
@@ -152,15 +167,30 @@ def _postgres(watched: Watched) -> list[Alert]:
             ),
             page="postgres-backup-old",
         ),
+        Alert(
+            name="PostgresBackupMissing",
+            # Without any backup a repository has no age.
+            expression=" or ".join(
+                f'absent({{__name__=~"{names}", {place}, repo="{number}"}})'
+                for number in watched.repositories
+            ),
+            minutes=60 * watched.backup_hours,
+            severity="critical",
+            summary=(
+                f"Repository {{{{ $labels.repo }}}} has had no backup for {watched.backup_hours} "
+                "hours."
+            ),
+            page="postgres-backup-old",
+        ),
     ]
 
 
 def _pooler(watched: Watched) -> Alert:
+    deployment = f'namespace="{watched.postgres}", deployment="shlink-db-pgbouncer"'
     return Alert(
         name="PoolerNotReady",
         expression=(
-            "kube_deployment_status_replicas_available"
-            f'{{namespace="{watched.postgres}", deployment="shlink-db-pgbouncer"}} == 0'
+            f"(max(kube_deployment_status_replicas_available{{{deployment}}}) or vector(0)) == 0"
         ),
         minutes=2,
         severity="critical",
@@ -175,8 +205,7 @@ def _redis(watched: Watched) -> list[Alert]:
         Alert(
             name="RedisNoMaster",
             expression=(
-                f'count(redis_instance_info{{{place}, role="master"}}) != 1 '
-                f'or absent(redis_instance_info{{{place}, role="master"}})'
+                f'(count(redis_instance_info{{{place}, role="master"}}) or vector(0)) != 1'
             ),
             minutes=2,
             severity="critical",
@@ -206,7 +235,8 @@ def _shlink(watched: Watched) -> list[Alert]:
         Alert(
             name="ShlinkNotReady",
             expression=(
-                f'kube_deployment_status_replicas_available{{{place}, deployment="shlink"}} == 0'
+                "(max(kube_deployment_status_replicas_available"
+                f'{{{place}, deployment="shlink"}}) or vector(0)) == 0'
             ),
             minutes=2,
             severity="critical",
@@ -215,9 +245,10 @@ def _shlink(watched: Watched) -> list[Alert]:
         ),
         Alert(
             name="ShlinkErrors",
+            # Shorter than the minutes below, or the errors of a failover would fire.
             expression=(
-                f'sum(rate(rr_http_request_total{{{place}, status=~"5.."}}[5m])) / '
-                f"sum(rate(rr_http_request_total{{{place}}}[5m])) > 0.05"
+                f'sum(rate(rr_http_request_total{{{place}, status=~"5.."}}[2m])) / '
+                f"sum(rate(rr_http_request_total{{{place}}}[2m])) > 0.05"
             ),
             minutes=5,
             severity="critical",
@@ -228,7 +259,7 @@ def _shlink(watched: Watched) -> list[Alert]:
             name="ShlinkSlow",
             expression=(
                 "histogram_quantile(0.5, sum by (le) "
-                f"(rate(rr_http_request_duration_seconds_bucket{{{place}}}[10m]))) > 0.5"
+                f"(rate(rr_http_request_duration_seconds_bucket{{{place}}}[5m]))) > 0.5"
             ),
             minutes=10,
             severity="warning",
@@ -260,7 +291,8 @@ def _cluster(watched: Watched) -> list[Alert]:
     return [
         Alert(
             name="ContainerRestarts",
-            expression=(f"increase(kube_pod_container_status_restarts_total{{{place}}}[1h]) > 3"),
+            # Not `increase`, whose extrapolation makes three restarts a little more than 3.
+            expression=f"changes(kube_pod_container_status_restarts_total{{{place}}}[1h]) > 3",
             minutes=0,
             severity="warning",
             summary=(

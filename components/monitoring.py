@@ -11,6 +11,7 @@ import pulumi
 from pulumi_kubernetes import core, meta
 
 from .alerts import Watched, alerts, certificate_alert, group
+from .backups import VOLUME
 from .crds import PodMonitor, PrometheusRule
 from .dashboards import dashboard, data_panels, shlink_panels
 from .network import (
@@ -100,6 +101,7 @@ def targets(settings: Settings, vault_authority: pulumi.Input[str]) -> list[Targ
 
 def watched(settings: Settings) -> Watched:
     """What the alerts of this environment are about."""
+    repositories = [VOLUME, *sorted(settings.postgres.backups.repositories)]
     return Watched(
         vault=VAULT,
         postgres=POSTGRES,
@@ -109,6 +111,7 @@ def watched(settings: Settings) -> Watched:
         exporter=settings.postgres.monitoring,
         failover=settings.redis.mode == "failover",
         backup_hours=settings.monitoring.backup_hours,
+        repositories=[name.removeprefix("repo") for name in repositories],
         autoscaled=settings.shlink.autoscaled,
         pooled=settings.postgres.pooler is not None,
     )

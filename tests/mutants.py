@@ -164,7 +164,7 @@ MUTANTS = [
     ),
     Mutant(
         "an alert asks for a metric that no exporter has",
-        [Change("components/alerts.py", "absent(ccp_is_in", "absent(ccp_in")],
+        [Change("components/alerts.py", 'f"ccp_is_in_recovery', 'f"ccp_in_recovery')],
         ["tests/test_metrics.py", "-k", "exporter_has"],
     ),
     Mutant(
