@@ -585,6 +585,14 @@ def no_rule_lets_shlink_in(world: World) -> None:
     shlink_down(world)
 
 
+@fault("postgres.log", "postgres-login-refused")
+def shlinks_role_may_open_no_connection(world: World) -> None:
+    """The log tells it too, and the server has connections left."""
+    says(world, 'FATAL:  too many connections for role "shlink"')
+    tells(world, logins={"shlink": "CONNECTION LIMIT"})
+    shlink_down(world)
+
+
 @fault("postgres.log", "postgres-no-connections")
 def not_even_the_superuser_gets_a_connection(world: World) -> None:
     world.psql = None
@@ -907,6 +915,11 @@ def the_route_is_missing(world: World) -> None:
     world.remove(kind, SHLINK)
 
 
+@fault("cluster.reserves", "object-missing", stack="prod")
+def a_disruption_budget_is_missing(world: World) -> None:
+    world.remove("PodDisruptionBudget", SHLINK)
+
+
 # What only the inside of the database tells
 
 
@@ -1002,6 +1015,14 @@ def a_rollout_was_paused(world: World) -> None:
     shlink = world.find("Deployment", SHLINK)
     shlink["spec"]["paused"] = True
     shlink["metadata"]["generation"] = 2
+
+
+def drain_blocked(world: World) -> None:
+    """A warning: it is for the next upgrade of a node."""
+    budget = {"name": "by-hand", "namespace": POSTGRES}
+    status = {"expectedPods": 1, "currentHealthy": 1, "disruptionsAllowed": 0}
+    api = {"apiVersion": "policy/v1", "kind": "PodDisruptionBudget"}
+    world.objects.append({**api, "metadata": budget, "spec": {}, "status": status})
 
 
 def volume_nearly_full(world: World) -> None:

@@ -110,6 +110,23 @@ def test_two_independent_faults_are_two_findings() -> None:
     ]
 
 
+def test_what_the_primary_itself_tells_is_no_consequence() -> None:
+    """It runs: neither a missing object nor what keeps Shlink's pods away explains it."""
+    makes = [
+        faults.a_disruption_budget_is_missing,
+        faults.a_table_was_dropped,
+        faults.the_api_key_was_disabled,
+        faults.vault_may_not_review_tokens,
+    ]
+    result = report(broken(stack("prod"), makes))
+    assert {item.check for item in result.findings} == {
+        "cluster.objects",
+        "cluster.reserves",
+        "postgres.tables",
+        "shlink.api-key",
+    }
+
+
 # No false findings
 
 
@@ -447,6 +464,7 @@ class _Switching(Api):
         (faults.policy_added, "cluster.policies", "network-policy-changed"),
         (faults.redis_does_not_save, "redis.servers", "redis-not-saved"),
         (faults.harmless_edit, "shlink.unchanged", "not-as-declared"),
+        (faults.drain_blocked, "cluster.reserves", "drain-never-ends"),
         (faults.volume_nearly_full, "postgres.volumes", "volume-filling"),
         (faults.slot_unread, "postgres.settings", "postgres-slot-unread"),
         (faults.api_key_of_another_name, "shlink.api-key", "shlink-api-key-refused"),

@@ -473,8 +473,6 @@ async def deployment_problems(
 
 _OBJECTS = {
     "ServiceAccount": "v1/serviceaccounts",
-    "PodDisruptionBudget": "policy/v1/poddisruptionbudgets",
-    "HorizontalPodAutoscaler": "autoscaling/v2/horizontalpodautoscalers",
     "Role": f"{_RBAC}/roles",
     "RoleBinding": f"{_RBAC}/rolebindings",
     "ClusterRole": f"{_RBAC}/clusterroles",
@@ -482,12 +480,43 @@ _OBJECTS = {
 }
 
 
+_BUDGETS = "policy/v1/poddisruptionbudgets"
+_RESERVES = {
+    "PodDisruptionBudget": _BUDGETS,
+    "HorizontalPodAutoscaler": "autoscaling/v2/horizontalpodautoscalers",
+}
+"""What nothing needs that runs."""
+
+
 async def _objects(environment: Environment) -> list[Problem]:
-    """Accounts, their rights, disruption budgets and the autoscaler exist, as declared."""
+    """Accounts and their rights exist, as declared."""
+    return await _exist(environment, _OBJECTS)
+
+
+async def _reserves(environment: Environment) -> list[Problem]:
+    """Disruption budgets and the autoscaler exist, as declared, and no budget stops a drain."""
+    problems = await _exist(environment, _RESERVES)
+    for namespace in environment.declared.namespaces:
+        for budget in await environment.view.objects(_BUDGETS, namespace):
+            status = mapped(budget, "status")
+            healthy, pods = int(status.get("currentHealthy", 0)), status.get("expectedPods", 0)
+            if pods and healthy >= int(pods) and not status.get("disruptionsAllowed", 1):
+                name = budget["metadata"]["name"]
+                text = (
+                    f"PodDisruptionBudget {namespace}/{name} lets none of its {pods} pods move, "
+                    "though all are healthy: a drain of their nodes never ends"
+                )
+                remedy = environment.kubectl_in(namespace, f"describe poddisruptionbudget {name}")
+                warning = Severity.WARNING
+                problems.append(Problem(text, "drain-never-ends", remedy, severity=warning))
+    return problems
+
+
+async def _exist(environment: Environment, kinds: Mapping[str, str]) -> list[Problem]:
     missing: list[str] = []
     changed: list[Problem] = []
     unseen: list[Problem] = []
-    for kind, resource in _OBJECTS.items():
+    for kind, resource in kinds.items():
         for item in environment.declared.of_kind(kind):
             namespace = str(item["metadata"].get("namespace", ""))
             name = item["metadata"]["name"]
@@ -552,9 +581,15 @@ CHECKS = (
     ),
     Check(
         name="cluster.objects",
-        description="accounts, their rights and disruption budgets are as declared",
+        description="accounts and their rights are as declared",
         depends_on=CLUSTER,
         look=_objects,
+    ),
+    Check(
+        name="cluster.reserves",
+        description="disruption budgets and the autoscaler are as declared",
+        depends_on=CLUSTER,
+        look=_reserves,
     ),
     Check(
         name="cluster.policies",

@@ -1,5 +1,6 @@
 """What the primary of PostgreSQL tells by a local login: who may log in, tables, archiving."""
 
+import dataclasses
 import json
 import re
 import shlex
@@ -95,6 +96,10 @@ from (select name, enabled and coalesce(expiration_date > now(), true) as accept
 """Of the key's name alone: what the key is, is never asked."""
 _OPTIONS = "-c statement_timeout=4s -c search_path=pg_catalog"
 """Of the question's own session, whatever somebody set for the database."""
+_NOTHING: tuple[str, ...] = ()
+"""What explains a fact that the primary itself tells: it runs, whatever else has failed."""
+_TOLD_BEFORE = ("postgres.log", "postgres.unchanged")
+"""What may tell the same before: the log of a refusal, and who edited the PostgresCluster."""
 _TABLES = ("api_keys", "domains", "migrations", "short_urls", "tags", "visits")
 """Tables of Shlink 4 and 5 without which it serves nothing, or next to nothing."""
 _LOCK_SECONDS = 10
@@ -113,9 +118,14 @@ _LOG_SECONDS = 60
 _LOG = (
     (r"No space left on device", "its volume is full", "volume-filling"),
     (
-        r"FATAL: .*(?:too many clients|connection slots are reserved|too many connections for)",
+        r"FATAL: .*(?:too many clients|connection slots are reserved)",
         "all its connections are in use",
         "postgres-no-connections",
+    ),
+    (
+        r'FATAL: .*too many connections for role "({logins})"',
+        "the role {login} may open no more connections: its CONNECTION LIMIT is reached",
+        "postgres-login-refused",
     ),
     (
         r'FATAL: .*password authentication failed for user "({logins})"',
@@ -203,7 +213,8 @@ async def logins(environment: Environment) -> list[Problem]:
     leaders = await primaries(environment)
     pod = str(leaders[0]["metadata"]["name"])
     closed = [*_databases(environment, told, pod), *_roles(environment, told, pod)]
-    return [*closed, *_refusals(environment, told)][:1]
+    problems = [*closed, *_refusals(environment, told)][:1]
+    return [dataclasses.replace(problem, causes=_TOLD_BEFORE) for problem in problems]
 
 
 def _databases(environment: Environment, told: Object, pod: str) -> Iterator[Problem]:
@@ -275,12 +286,14 @@ async def log(environment: Environment) -> list[Problem]:
             if match:
                 login = match[1] if match.groups() else ""
                 message = f"PostgreSQL ({name}): {meaning.format(login=login)}"
-                return [Problem(message, page, _remedy(environment, page))]
+                return [Problem(message, page, _remedy(environment, page, name, login))]
     return []
 
 
-def _remedy(environment: Environment, page: str) -> str:
+def _remedy(environment: Environment, page: str, pod: str, login: str) -> str:
     """PGO sets a password only when its Secret changes, so a changed one needs a rotation."""
+    if page == "postgres-login-refused":
+        return _psql(environment, pod, f'ALTER ROLE "{login}" CONNECTION LIMIT -1')
     if page != "postgres-password-refused":
         return environment.make("up")
     number = environment.declared.settings.rotation.database + 1
@@ -303,7 +316,7 @@ async def grant(environment: Environment) -> list[Problem]:
         return []
     reason = "the grant is missing" if told["role"] else "its role does not exist"
     text = f"PostgreSQL: Shlink's user may not create tables in schema public: {reason}"
-    return [Problem(text, "postgres-grant-missing", environment.make("refresh"))]
+    return [Problem(text, "postgres-grant-missing", environment.make("refresh"), causes=_NOTHING)]
 
 
 async def tables(environment: Environment) -> list[Problem]:
@@ -329,7 +342,7 @@ def _missing(states: Mapping[str, str | None], ask: Callable[..., str]) -> Itera
     missing = [name for name, state in states.items() if state is None]
     if missing and len(missing) < len(states):
         text = f"PostgreSQL: tables of Shlink do not exist: {', '.join(missing)}"
-        yield Problem(text, "postgres-table-missing", ask("\\dt *.*"))
+        yield Problem(text, "postgres-table-missing", ask("\\dt *.*"), causes=_NOTHING)
 
 
 def _closed(
@@ -345,7 +358,7 @@ def _closed(
     if closed:
         what = "does not own" if "owner" in closed.values() else "may not read and write"
         text = f"PostgreSQL: Shlink's role {owner} {what} its tables: {', '.join(closed)}"
-        yield Problem(text, "postgres-table-closed", ask(*statements))
+        yield Problem(text, "postgres-table-closed", ask(*statements), causes=_NOTHING)
 
 
 def _locked(holders: Sequence[Object], ask: Callable[..., str]) -> Iterator[Problem]:
@@ -358,7 +371,7 @@ def _locked(holders: Sequence[Object], ask: Callable[..., str]) -> Iterator[Prob
             f"the first for {holder['seconds']} s"
         )
         statement = f"SELECT pg_terminate_backend({pid})" if pid else "TABLE pg_prepared_xacts"
-        yield Problem(text, "postgres-locked", ask(statement))
+        yield Problem(text, "postgres-locked", ask(statement), causes=_NOTHING)
 
 
 async def settings(environment: Environment) -> list[Problem]:
@@ -392,7 +405,14 @@ async def settings(environment: Environment) -> list[Problem]:
 
 def _set_by_hand(what: str, remedy: str) -> Problem:
     text, warning = f"PostgreSQL: {what}, of which PGO does not know", Severity.WARNING
-    return Problem(text, "postgres-settings-changed", remedy, severity=warning, may_explain=True)
+    return Problem(
+        text,
+        "postgres-settings-changed",
+        remedy,
+        severity=warning,
+        causes=_NOTHING,
+        may_explain=True,
+    )
 
 
 async def api_key(environment: Environment) -> list[Problem]:
@@ -421,7 +441,7 @@ async def api_key(environment: Environment) -> list[Problem]:
     text = f"Shlink refuses its API key {name}: it is disabled or has expired in the database"
     mend = f"UPDATE api_keys SET enabled = true, expiration_date = NULL WHERE name = '{name}'"  # noqa: S608 -- for a person, of a number
     remedy = _psql(environment, leaders[0]["metadata"]["name"], mend, database=owned[1])
-    return [Problem(text, "shlink-api-key-refused", remedy)]
+    return [Problem(text, "shlink-api-key-refused", remedy, causes=_NOTHING)]
 
 
 async def archiving(environment: Environment) -> list[Problem]:

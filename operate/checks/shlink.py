@@ -540,7 +540,7 @@ CHECKS = (
     Check(
         name="shlink.autoscaler",
         description="the autoscaler measures and decides",
-        depends_on=("shlink.running", "cluster.objects"),
+        depends_on=("shlink.running", "cluster.reserves"),
         look=_scales,
     ),
     Check(
