@@ -19,8 +19,11 @@ from .view import Object, listed, mapped
 _AUTOMATA = ("pulumi", "helm", "kube-", "controller", "operator", "manager", "external-secrets")
 """Parts of the names of programs that write objects as their work."""
 _NOT_COMPARED = frozenset({"apiVersion", "kind", "metadata", "status", "data", "stringData"})
-_ONLY_WHEN_APPLIED = frozenset({"annotations", "caBundle", "version"})
-"""Fields that may hold what only an update knows: hashes, certificates, versions of values."""
+_ONLY_WHEN_APPLIED = frozenset(
+    {"annotations", "caBundle", "version", "repo2-path", "repo3-path", "repo4-path"}
+)
+"""Fields that may hold what only an update knows: hashes, certificates, versions of values, and
+where a database's backups are in an object store."""
 _NEVER_TOLD = frozenset({"env", "args", "command", "data"})
 """Fields beneath which somebody may have typed a secret."""
 _LEADS_USERS = frozenset({"Service", "Ingress", "HTTPRoute"})

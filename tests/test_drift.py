@@ -8,8 +8,8 @@ import pytest
 from pulumi.runtime import mocks
 
 from components.settings import parse
-from offline.record import _Provider  # pyright: ignore[reportPrivateUsage]
-from operate.declared import declared, of_recording
+from offline.record import _Provider, record  # pyright: ignore[reportPrivateUsage]
+from operate.declared import Declared, declared, of_recording
 from operate.drift import by_hand, changes
 from operate.view import Object
 from tests import configurations
@@ -153,18 +153,26 @@ def _renamed(args: mocks.MockResourceArgs, name: str) -> mocks.MockResourceArgs:
     return copied
 
 
+def _declared(name: str) -> Declared:
+    """What one of the configurations declares, recorded now."""
+    if name.startswith("stack "):
+        return declared(name.removeprefix("stack "))
+    settings = configurations.configuration(name)
+    return of_recording(record("test", settings), *parse(settings))
+
+
 def _place(item: Object) -> tuple[Any, Any]:
     return item["metadata"].get("namespace"), item["metadata"]["name"]
 
 
-@pytest.mark.parametrize("stack", ["dev", "prod"])
+@pytest.mark.parametrize("name", ["stack dev", "stack prod", "backups-everywhere"])
 def test_what_only_an_update_knows_is_no_difference(
-    stack: str, monkeypatch: pytest.MonkeyPatch
+    name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Doctor records the program without an update, so generated values are placeholders."""
-    before = declared(stack)
+    before = _declared(name)
     monkeypatch.setattr("offline.record._Provider", _OtherValues)
-    after = declared(stack)
+    after = _declared(name)
     assert before.manifests != after.manifests
     told: list[str] = []
     for left in before.manifests:
