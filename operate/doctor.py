@@ -211,8 +211,11 @@ def _errors(problems: Mapping[str, Sequence[Problem]]) -> set[tuple[str, str]]:
 def _confirmed(
     first: Mapping[str, Sequence[Problem]], later: Mapping[str, Sequence[Problem]]
 ) -> dict[str, Sequence[Problem]]:
-    """The later look, its errors only where a check had an error before."""
+    """The later look, its errors only where a check had an error before, or could not look."""
     before = {name for name, _ in _errors(first)}
+    for name, items in first.items():
+        if any(problem.severity is Severity.UNKNOWN for problem in items):
+            before.add(name)
     confirmed: dict[str, Sequence[Problem]] = {}
     for name, items in later.items():
         kept: list[Problem] = []

@@ -441,6 +441,21 @@ def test_an_error_must_be_there_at_the_second_look() -> None:
     assert result.exit_code == HEALTHY
 
 
+def test_an_error_counts_where_the_first_look_got_no_answer() -> None:
+    """An API server under load: what the second look sees is no passing state."""
+    faulty = [faults.vault_may_not_review_tokens, faults.a_table_was_dropped]
+    unseen, broken_one = broken(stack("dev"), faulty[:1]), broken(stack("dev"), faulty)
+    unseen.forbidden = {"pods"}
+
+    class Busy(Access):
+        async def client(self) -> Any:
+            return _Switching(unseen, broken_one)
+
+    result = asyncio.run(examine(unseen.declared, Busy("lab"), confirm=0.01))
+    told = [(item.check, item.severity) for item in result.findings]
+    assert told == [("cluster.objects", Severity.ERROR), ("postgres.tables", Severity.ERROR)]
+
+
 class _Switching(Api):
     """An API server whose state changes after the first look."""
 
