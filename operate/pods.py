@@ -269,7 +269,7 @@ def _unstarted(
 
 
 def _crashed(
-    environment: Environment, workload: Workload, pod: Object, _: Sequence[Object]
+    environment: Environment, workload: Workload, pod: Object, events: Sequence[Object]
 ) -> Problem | None:
     name = pod["metadata"]["name"]
     for status in _containers(pod):
@@ -283,7 +283,7 @@ def _crashed(
         code, restarts = ended.get("exitCode", "unknown"), status.get("restartCount", 0)
         return Problem(
             f"{workload.title}: container {status['name']} of pod {name} stops again and again "
-            f"(exit code {code}, {restarts} restarts)",
+            f"(exit code {code}, {restarts} restarts){_liveness(environment.view, events, name)}",
             "container-crashes",
             environment.kubectl_in(workload.namespace, logs),
         )
@@ -348,6 +348,15 @@ def _not_ready(
         describe,
         severity=error_unless(changing=waited <= workload.grace),
     )
+
+
+def _liveness(view: View, events: Sequence[Object], pod: str) -> str:
+    """Whether the kubelet itself stops a container, because a probe of it fails."""
+    for event in reversed(list(_of(events, "Pod", (pod,)))):
+        message = str(event.get("message", ""))
+        if message.startswith(("Liveness", "Startup")) and _recent(view, event):
+            return f": {_line(message)}"
+    return ""
 
 
 def _last_probe(view: View, events: Sequence[Object], pod: str) -> str:

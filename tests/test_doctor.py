@@ -537,6 +537,14 @@ def test_a_change_within_its_time_explains_an_error() -> None:
     assert result.exit_code == HEALTHY
 
 
+def test_a_container_that_the_kubelet_stops_tells_the_probe() -> None:
+    """Its exit code is that of a server that was asked to stop."""
+    world = broken(stack("dev"), [lambda world: world.crashed("rfr-shlink-redis-2", code=0)])
+    message = 'Liveness probe failed: command timed out: "redis-cli ping" timed out after 1s'
+    world.event("Pod", "rfr-shlink-redis-2", "redis", "Unhealthy", message)
+    assert report(world).findings[0].message.endswith(f"(exit code 0, 7 restarts): {message}")
+
+
 def test_the_step_that_shlinks_start_has_reached_is_told() -> None:
     world = broken(stack("dev"), [faults.shlink_down])
     for started in world.pods("shlink-7f8b"):
