@@ -165,6 +165,11 @@ async def _run(check: Check, environment: Environment) -> Sequence[Problem]:
             return await check.look(environment)
     except (LookError, TimeoutError) as error:
         return [_blind(check, environment, error)]
+    # What no check has foreseen must not take away what the others see.
+    except Exception as error:  # noqa: BLE001
+        text = f"{check.description}: doctor can't judge what it sees ({type(error).__name__})"
+        remedy = environment.make("drift")
+        return [Problem(text, "look-failed", remedy, severity=Severity.UNKNOWN)]
 
 
 def _blind(check: Check, environment: Environment, error: Exception) -> Problem:

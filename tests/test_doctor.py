@@ -700,6 +700,19 @@ def test_a_silent_layer_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.exit_code == BLIND
 
 
+def test_a_check_that_fails_does_not_keep_the_others_from_telling() -> None:
+    """An object may have a form that nobody has foreseen."""
+
+    def odd(world: World) -> None:
+        faults.vault_is_sealed(world)
+        world.find("CronJob", "shlink-db-repo1-full")["status"] = {"lastScheduleTime": 7}
+
+    result = report(broken(stack("dev"), [odd]))
+    told = [(item.check, item.severity) for item in result.findings]
+    assert told == [("vault.unsealed", Severity.ERROR), ("postgres.backups", Severity.UNKNOWN)]
+    assert result.findings[1].runbook.endswith("#look-failed")
+
+
 # What it tells
 
 
