@@ -13,6 +13,9 @@ from typing import Any
 
 RUNBOOK = "docs/runbook.md"
 _THREE_WEEKS = 21 * 86400
+AVAILABLE = "kube_deployment_status_replicas_available"
+"""0 times the count of all of them stands in for a Deployment that is gone, and for none where
+kube-state-metrics itself does not answer."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,33 @@ def alerts(watched: Watched) -> list[Alert]:
     return rules
 
 
+def undelivered(watched: Watched) -> str:
+    """The Secrets that are not delivered."""
+    ready = 'externalsecret_status_condition{condition="Ready", status="False"'
+    space = f'namespace="{watched.shlink}"'
+    return f"{ready}, exported_{space}}} == 1 or {ready}, {space}}} == 1"
+
+
+def primary(watched: Watched) -> str:
+    """The primaries of PostgreSQL; 1 would be its replicas."""
+    return f'ccp_is_in_recovery_status{{namespace="{watched.postgres}"}} == 2'
+
+
+def backup_ages(watched: Watched, repository: str = "") -> str:
+    """The age of the newest backup of each kind, in one repository or in all.
+
+    By a pattern of names: `or` would drop a backup whose labels equal the other's.
+    """
+    names = "ccp_backrest_last_(full|diff|incr)_backup_time_since_completion_seconds"
+    number = f', repo="{repository}"' if repository else ""
+    return f'{{__name__=~"{names}", namespace="{watched.postgres}"{number}}}'
+
+
+def spaces(namespaces: Sequence[str]) -> str:
+    """A matcher of namespaces."""
+    return f'namespace=~"{"|".join(namespaces)}"'
+
+
 def _vault(watched: Watched) -> list[Alert]:
     place = f'namespace="{watched.vault}"'
     return [
@@ -86,7 +116,7 @@ def _vault(watched: Watched) -> list[Alert]:
             # scrape at all it is as good as sealed; so it is where it has no pod.
             expression=(
                 f"max by (namespace, pod) (vault_core_unsealed{{{place}}}) == 0 "
-                f'or up{{{place}, job=~".*/vault"}} == 0 '
+                f'or max by (namespace, pod) (up{{{place}, job=~".*/vault"}}) == 0 '
                 f'or absent(up{{{place}, job=~".*/vault"}})'
             ),
             minutes=2,
@@ -96,12 +126,7 @@ def _vault(watched: Watched) -> list[Alert]:
         ),
         Alert(
             name="ExternalSecretNotSynced",
-            expression=(
-                'externalsecret_status_condition{condition="Ready", status="False", '
-                f'exported_namespace="{watched.shlink}"}} == 1 or '
-                'externalsecret_status_condition{condition="Ready", status="False", '
-                f'namespace="{watched.shlink}"}} == 1'
-            ),
+            expression=undelivered(watched),
             minutes=5,
             severity="warning",
             summary="Secret {{ $labels.name }} is not delivered.",
@@ -112,16 +137,11 @@ def _vault(watched: Watched) -> list[Alert]:
 
 def _postgres(watched: Watched) -> list[Alert]:
     place = f'namespace="{watched.postgres}"'
-    # By a pattern of names: `or` would drop a backup whose labels equal the other's.
-    names = "ccp_backrest_last_(full|diff|incr)_backup_time_since_completion_seconds"
-    ages = f'{{__name__=~"{names}", {place}}}'
-    # 1 is a replica.
-    primary = f"ccp_is_in_recovery_status{{{place}}} == 2"
     behind = f"ccp_replication_lag_size_bytes{{{place}}}"
     return [
         Alert(
             name="PostgresNoPrimary",
-            expression=f"(count({primary}) or vector(0)) != 1",
+            expression=f"(count({primary(watched)}) or vector(0)) != 1",
             minutes=2,
             severity="critical",
             summary="PostgreSQL has no primary, or more than one.",
@@ -149,7 +169,7 @@ def _postgres(watched: Watched) -> list[Alert]:
                 f"(ccp_archive_command_status_seconds_since_last_fail{{{place}}} > 300 or "
                 f"ccp_archive_command_status_failed_count{{{place}}} > 0 and "
                 f"ccp_archive_command_status_archived_count{{{place}}} == 0) "
-                f"and on (pod) {primary}"
+                f"and on (pod) {primary(watched)}"
             ),
             minutes=5,
             severity="critical",
@@ -158,7 +178,7 @@ def _postgres(watched: Watched) -> list[Alert]:
         ),
         Alert(
             name="PostgresBackupOld",
-            expression=f"min by (repo) ({ages}) > {watched.backup_hours * 3600}",
+            expression=f"min by (repo) ({backup_ages(watched)}) > {watched.backup_hours * 3600}",
             minutes=15,
             severity="critical",
             summary=(
@@ -171,8 +191,7 @@ def _postgres(watched: Watched) -> list[Alert]:
             name="PostgresBackupMissing",
             # Without any backup a repository has no age.
             expression=" or ".join(
-                f'absent({{__name__=~"{names}", {place}, repo="{number}"}})'
-                for number in watched.repositories
+                f"absent({backup_ages(watched, number)})" for number in watched.repositories
             ),
             minutes=60 * watched.backup_hours,
             severity="critical",
@@ -189,9 +208,7 @@ def _pooler(watched: Watched) -> Alert:
     deployment = f'namespace="{watched.postgres}", deployment="shlink-db-pgbouncer"'
     return Alert(
         name="PoolerNotReady",
-        expression=(
-            f"(max(kube_deployment_status_replicas_available{{{deployment}}}) or vector(0)) == 0"
-        ),
+        expression=(f"(max({AVAILABLE}{{{deployment}}}) or 0 * count({AVAILABLE})) == 0"),
         minutes=2,
         severity="critical",
         summary="No pod of PgBouncer is Ready: Shlink can't reach its database.",
@@ -235,8 +252,7 @@ def _shlink(watched: Watched) -> list[Alert]:
         Alert(
             name="ShlinkNotReady",
             expression=(
-                "(max(kube_deployment_status_replicas_available"
-                f'{{{place}, deployment="shlink"}}) or vector(0)) == 0'
+                f'(max({AVAILABLE}{{{place}, deployment="shlink"}}) or 0 * count({AVAILABLE})) == 0'
             ),
             minutes=2,
             severity="critical",
@@ -287,12 +303,12 @@ def _shlink(watched: Watched) -> list[Alert]:
 
 
 def _cluster(watched: Watched) -> list[Alert]:
-    place = f'namespace=~"{"|".join(watched.namespaces)}"'
+    place = spaces(watched.namespaces)
     return [
         Alert(
             name="ContainerRestarts",
-            # Not `increase`, whose extrapolation makes three restarts a little more than 3.
-            expression=f"changes(kube_pod_container_status_restarts_total{{{place}}}[1h]) > 3",
+            # `increase` extrapolates: three restarts are a little more than 3.
+            expression=f"increase(kube_pod_container_status_restarts_total{{{place}}}[1h]) > 3.5",
             minutes=0,
             severity="warning",
             summary=(

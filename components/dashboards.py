@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .alerts import Watched
+from .alerts import AVAILABLE, Watched, backup_ages, primary, spaces, undelivered
 
 _COLUMNS = 2
 _WIDTH, _HEIGHT = 12, 8
-_BACKUP_AGE = "ccp_backrest_last_full_backup_time_since_completion_seconds"
 
 
 @dataclass(frozen=True)
@@ -26,6 +25,7 @@ class Panel:
 def shlink_panels(watched: Watched) -> list[Panel]:
     """What a user notices."""
     place = f'namespace="{watched.shlink}"'
+    deployment = f'{place}, deployment="shlink"'
     errors = f'sum(rate(rr_http_request_total{{{place}, status=~"5.."}}[5m]))'
     buckets = f"sum by (le) (rate(rr_http_request_duration_seconds_bucket{{{place}}}[5m]))"
     return [
@@ -39,7 +39,12 @@ def shlink_panels(watched: Watched) -> list[Panel]:
         Panel(
             title="Server errors",
             unit="percentunit",
-            queries=[(f"{errors} / sum(rate(rr_http_request_total{{{place}}}[5m]))", "share")],
+            queries=[
+                (
+                    f"({errors} or vector(0)) / sum(rate(rr_http_request_total{{{place}}}[5m]))",
+                    "share",
+                )
+            ],
         ),
         Panel(
             title="Duration",
@@ -50,24 +55,29 @@ def shlink_panels(watched: Watched) -> list[Panel]:
             ],
         ),
         Panel(
+            title="Pods",
+            unit="short",
+            queries=[
+                (f"max({AVAILABLE}{{{deployment}}})", "Ready"),
+                (f"max(kube_deployment_spec_replicas{{{deployment}}})", "wanted"),
+            ],
+        ),
+        Panel(
             title="Web workers",
             unit="short",
             queries=[
                 (f"sum(rr_http_workers_working{{{place}}})", "busy"),
                 (f"sum(rr_http_total_workers{{{place}}})", "all"),
-                (f"sum(rr_http_requests_queue{{{place}}})", "requests that wait"),
             ],
         ),
         Panel(
-            title="Memory of the workers",
-            unit="bytes",
-            queries=[
-                (f"sum by (pod) (rr_http_workers_memory_bytes{{{place}}})", "web {{pod}}"),
-                (f"sum by (pod) (rr_jobs_workers_memory_bytes{{{place}}})", "tasks {{pod}}"),
-            ],
+            title="Requests that wait for a worker",
+            unit="short",
+            queries=[(f"sum by (pod) (rr_http_requests_queue{{{place}}})", "{{pod}}")],
         ),
+        Panel(title="Memory of a pod", unit="bytes", queries=memory(place, "shlink")),
         Panel(
-            title="Tasks (visits, locations, notifications)",
+            title="Tasks in 5 minutes (visits, locations, notifications)",
             unit="short",
             queries=[
                 (f"sum(increase(rr_jobs_jobs_ok{{{place}}}[5m]))", "done"),
@@ -89,16 +99,12 @@ def data_panels(watched: Watched) -> list[Panel]:
         Panel(
             title="Secrets that are not delivered",
             unit="short",
-            queries=[
-                (
-                    'sum(externalsecret_status_condition{condition="Ready", status="False"})',
-                    "Secrets",
-                )
-            ],
+            queries=[(f"count({undelivered(watched)}) or vector(0)", "Secrets")],
         ),
     ]
     if watched.exporter:
         place = f'namespace="{watched.postgres}"'
+        archived = f"ccp_archive_command_status_seconds_since_last_archive{{{place}}}"
         panels += [
             Panel(
                 title="PostgreSQL: connections",
@@ -109,19 +115,32 @@ def data_panels(watched: Watched) -> list[Panel]:
                 ],
             ),
             Panel(
-                title="PostgreSQL: replicas behind",
-                unit="bytes",
+                title="PostgreSQL: replicas",
+                unit="short",
                 queries=[
+                    (f"count(ccp_is_in_recovery_status{{{place}}} == 1) or vector(0)", "run"),
                     (
-                        f"max by (replica) (ccp_replication_lag_size_bytes{{{place}}})",
-                        "{{replica}}",
+                        f"count(ccp_replication_lag_size_bytes{{{place}}} >= 0) or vector(0)",
+                        "follow",
                     ),
                 ],
             ),
             Panel(
-                title="PostgreSQL: age of the newest full backup",
+                title="PostgreSQL: how far the farthest replica is behind",
+                unit="bytes",
+                queries=[(f"max(ccp_replication_lag_size_bytes{{{place}}})", "behind")],
+            ),
+            Panel(
+                title="PostgreSQL: time since WAL was archived",
                 unit="s",
-                queries=[(f"min by (repo) ({_BACKUP_AGE}{{{place}}})", "{{repo}}")],
+                queries=[
+                    (f"min({archived} and on (pod) {primary(watched)})", "primary"),
+                ],
+            ),
+            Panel(
+                title="PostgreSQL: age of the newest backup",
+                unit="s",
+                queries=[(f"min by (repo) ({backup_ages(watched)})", "repository {{repo}}")],
             ),
             Panel(
                 title="PostgreSQL: databases",
@@ -132,24 +151,49 @@ def data_panels(watched: Watched) -> list[Panel]:
     if watched.failover:
         place = f'namespace="{watched.redis}"'
         panels += [
+            Panel(title="Redis: memory", unit="bytes", queries=memory(place, "redis")),
             Panel(
-                title="Redis: memory",
-                unit="bytes",
-                queries=[
-                    (f"max by (pod) (redis_memory_used_bytes{{{place}}})", "{{pod}}"),
-                    (f"max(redis_memory_max_bytes{{{place}}})", "limit"),
-                ],
-            ),
-            Panel(
-                title="Redis: masters and clients",
+                title="Redis: masters and replicas",
                 unit="short",
                 queries=[
-                    (f'count(redis_instance_info{{{place}, role="master"}})', "masters"),
-                    (f"sum(redis_connected_clients{{{place}}})", "clients"),
+                    (
+                        f'count(redis_instance_info{{{place}, role="master"}}) or vector(0)',
+                        "masters",
+                    ),
+                    (
+                        f'count(redis_instance_info{{{place}, role="slave"}}) or vector(0)',
+                        "replicas",
+                    ),
                 ],
             ),
+            Panel(
+                title="Redis: clients",
+                unit="short",
+                queries=[(f"sum(redis_connected_clients{{{place}}})", "clients")],
+            ),
         ]
+    place = spaces(watched.namespaces)
+    free = f"kubelet_volume_stats_available_bytes{{{place}}}"
+    share = f"{free} / kubelet_volume_stats_capacity_bytes{{{place}}}"
+    panels.append(
+        Panel(
+            title="Volumes: how full",
+            unit="percentunit",
+            queries=[
+                (f"1 - max by (persistentvolumeclaim) ({share})", "{{persistentvolumeclaim}}")
+            ],
+        )
+    )
     return panels
+
+
+def memory(place: str, container: str) -> list[tuple[str, str]]:
+    """What the pods of a container use, and its limit."""
+    place = f'{place}, container="{container}"'
+    return [
+        (f"max by (pod) (container_memory_working_set_bytes{{{place}}})", "{{pod}}"),
+        (f'max(kube_pod_container_resource_limits{{{place}, resource="memory"}})', "limit"),
+    ]
 
 
 def dashboard(uid: str, title: str, panels: Sequence[Panel]) -> str:

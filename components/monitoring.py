@@ -31,6 +31,8 @@ from .network import (
 from .settings import Settings
 
 _INTERVAL = "30s"
+# PostgreSQL's exporter runs `pgbackrest info` within a scrape, which asks every repository.
+_TIMEOUT = "25s"
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,7 @@ def _pod_monitor(target: Target) -> Mapping[str, Any]:
         "port": target.port,
         "path": target.path,
         "interval": _INTERVAL,
+        "scrapeTimeout": _TIMEOUT,
     }
     if target.parameters:
         endpoint["params"] = {key: list(values) for key, values in target.parameters.items()}

@@ -310,7 +310,12 @@ CASES = [
         {_like("kube_deployment", 'namespace="shlink"'): "0x60"},
         {_like("kube_deployment", 'namespace="shlink"'): "1x60"},
     ),
-    Case("ShlinkNotReady", {_like("kube_deployment", 'namespace="shlink"'): "_x60"}, {}),
+    Case(
+        "ShlinkNotReady",
+        {_like("kube_deployment", 'namespace="shlink"'): "_x60"},
+        # kube-state-metrics itself does not answer.
+        {_like("kube_deployment", f'"{space}"'): "_x60" for space in ("shlink", "postgres")},
+    ),
     Case(
         "PoolerNotReady",
         {_like("kube_deployment", "pgbouncer"): "0x60"},
