@@ -628,6 +628,15 @@ def test_doctors_own_role_skips_what_goes_beyond_reading_and_is_healthy() -> Non
     assert not [line for line in world.asked if line.startswith("WEBSOCKET")]
 
 
+def test_a_pod_without_a_tool_to_ask_the_dns_says_nothing_of_it() -> None:
+    world = healthy(stack("dev"))
+    world.resolved = "127"
+    result = report(world)
+    assert (list(result.findings), result.exit_code) == ([], HEALTHY)
+    (skip,) = [item for item in result.skipped if item.check == "cluster.names"]
+    assert "can't ask for a name (127)" in skip.reason
+
+
 def test_a_pod_that_does_not_answer_is_skipped_and_quotes_nothing() -> None:
     """Its own checks tell why; psql's words may quote a statement."""
     world = healthy(stack("dev"))

@@ -30,6 +30,8 @@ CLUSTER = ("cluster.reachable", "cluster.namespaces")
 _PRESSURES = ("DiskPressure", "MemoryPressure", "PIDPressure")
 _A_NAME = "kubernetes.default.svc"
 """A name that every cluster has."""
+_NO_ADDRESS = {"2": f"does not know {_A_NAME}", "124": "does not answer"}
+"""What getent's and timeout's exit codes say."""
 _STATES = "node.kubernetes.io/"
 _WEBHOOK = re.compile(r'failed calling webhook "([^"]+)"')
 _WEBHOOK_SECONDS = 600
@@ -297,15 +299,17 @@ async def _names(environment: Environment) -> list[Problem]:
         if not container_runs(pod, "database"):
             continue
         namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
-        # 0: an address; 124: no answer in time; anything else: the name is unknown.
         script = f"timeout 4 getent hosts {_A_NAME} >/dev/null; echo $?"
         try:
             told = await output(environment.view, namespace, name, "database", ("sh", "-c", script))
         except NoAnswerError as error:
             return [skip(str(error))]
-        if told.strip() == "0":
+        status = told.strip()
+        if status == "0":
             return []
-        what = "does not answer" if told.strip() == "124" else f"does not know {_A_NAME}"
+        if status not in _NO_ADDRESS:
+            return [skip(f"container database of pod {name} can't ask for a name ({status})")]
+        what = _NO_ADDRESS[status]
         text = f"the cluster's DNS {what} (asked in pod {namespace}/{name})"
         dns = environment.declared.settings.network.dns_namespace
         remedy = environment.kubectl_in(dns, "get services,pods,configmaps")
