@@ -16,8 +16,18 @@ from components.setting_types import amount
 from .findings import Check, Environment, Problem, Severity
 from .view import Object, listed, mapped
 
-_AUTOMATA = ("pulumi", "helm", "kube-", "controller", "operator", "manager", "external-secrets")
-"""Parts of the names of programs that write objects as their work."""
+_AUTOMATA = (
+    "pulumi",
+    "kr8s",
+    "helm",
+    "kube-",
+    "controller",
+    "operator",
+    "manager",
+    "external-secrets",
+)
+"""Parts of the names of programs that write objects as their work. This program itself patches by
+kr8s: it stops and starts Shlink around a restore."""
 _NOT_COMPARED = frozenset({"apiVersion", "kind", "metadata", "status", "data", "stringData"})
 _ONLY_WHEN_APPLIED = frozenset(
     {"annotations", "caBundle", "version", "repo2-path", "repo3-path", "repo4-path"}

@@ -98,6 +98,12 @@ def test_a_field_that_somebody_added_is_told() -> None:
     assert _told({"paused": True}, {"paused": True}, record) == []
 
 
+def test_the_number_of_pods_that_a_restore_has_set_is_no_change() -> None:
+    """An autoscaler owns it, so it is not declared, and the program's own patch stays recorded."""
+    record = ("kr8s", {"f:replicas": _LEAF})
+    assert _told({"paused": False}, {"replicas": 2}, record) == []
+
+
 def test_a_key_that_somebody_added_to_a_map_is_told() -> None:
     """A Service's selector is recorded as a whole."""
     record = ("kubectl-edit", {"f:selector": _LEAF})
