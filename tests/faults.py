@@ -1025,6 +1025,14 @@ def drain_blocked(world: World) -> None:
     world.objects.append({**api, "metadata": budget, "spec": {}, "status": status})
 
 
+def drain_blocked_by_a_count(world: World) -> None:
+    """Its selector meets the pod of a Job, which has no scale."""
+    drain_blocked(world)
+    entry = {"type": "DisruptionAllowed", "status": "False", "reason": "SyncFailed"}
+    status = {"expectedPods": 0, "disruptionsAllowed": 0, "conditions": [entry]}
+    world.find("PodDisruptionBudget", "by-hand")["status"] = status
+
+
 def volume_nearly_full(world: World) -> None:
     """A warning, as the alert."""
     world.used["/pgdata"] = 90

@@ -480,6 +480,7 @@ class _Switching(Api):
         (faults.redis_does_not_save, "redis.servers", "redis-not-saved"),
         (faults.harmless_edit, "shlink.unchanged", "not-as-declared"),
         (faults.drain_blocked, "cluster.reserves", "drain-never-ends"),
+        (faults.drain_blocked_by_a_count, "cluster.reserves", "drain-never-ends"),
         (faults.volume_nearly_full, "postgres.volumes", "volume-filling"),
         (faults.slot_unread, "postgres.settings", "postgres-slot-unread"),
         (faults.api_key_of_another_name, "shlink.api-key", "shlink-api-key-refused"),

@@ -502,18 +502,26 @@ async def _reserves(environment: Environment) -> list[Problem]:
     problems = await _exist(environment, _RESERVES)
     for namespace in environment.declared.namespaces:
         for budget in await environment.view.objects(_BUDGETS, namespace):
-            status = mapped(budget, "status")
-            healthy, pods = int(status.get("currentHealthy", 0)), status.get("expectedPods", 0)
-            if pods and healthy >= int(pods) and not status.get("disruptionsAllowed", 1):
+            reason = _stops_drains(budget)
+            if reason:
                 name = budget["metadata"]["name"]
-                text = (
-                    f"PodDisruptionBudget {namespace}/{name} lets none of its {pods} pods move, "
-                    "though all are healthy: a drain of their nodes never ends"
-                )
+                text = f"PodDisruptionBudget {namespace}/{name} lets no pod move, {reason}"
+                text = f"{text}: a drain of its nodes never ends"
                 remedy = environment.kubectl_in(namespace, f"describe poddisruptionbudget {name}")
                 warning = Severity.WARNING
                 problems.append(Problem(text, "drain-never-ends", remedy, severity=warning))
     return problems
+
+
+def _stops_drains(budget: Object) -> str:
+    """Why a budget lets no pod move though none is missed; empty where it does."""
+    status = mapped(budget, "status")
+    if (condition(budget, "DisruptionAllowed") or {}).get("reason") == "SyncFailed":
+        return "as its pods can't be counted"
+    healthy, pods = int(status.get("currentHealthy", 0)), int(status.get("expectedPods", 0))
+    if pods and healthy >= pods and not status.get("disruptionsAllowed", 1):
+        return f"though all {pods} are healthy"
+    return ""
 
 
 async def _exist(environment: Environment, kinds: Mapping[str, str]) -> list[Problem]:
