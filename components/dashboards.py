@@ -77,7 +77,7 @@ def shlink_panels(watched: Watched) -> list[Panel]:
         ),
         Panel(title="Memory of a pod", unit="bytes", queries=memory(place, "shlink")),
         Panel(
-            title="Tasks in 5 minutes (visits, locations, notifications)",
+            title="Tasks in 5 minutes (locations, notifications)",
             unit="short",
             queries=[
                 (f"sum(increase(rr_jobs_jobs_ok{{{place}}}[5m]))", "done"),
@@ -90,6 +90,7 @@ def shlink_panels(watched: Watched) -> list[Panel]:
 def data_panels(watched: Watched) -> list[Panel]:
     """Vault, the delivered Secrets, PostgreSQL and Redis."""
     vault = f'namespace="{watched.vault}"'
+    every = 'externalsecret_status_condition{condition="Ready"}'
     panels = [
         Panel(
             title="Vault unsealed",
@@ -99,11 +100,13 @@ def data_panels(watched: Watched) -> list[Panel]:
         Panel(
             title="Secrets that are not delivered",
             unit="short",
-            queries=[(f"count({undelivered(watched)}) or vector(0)", "Secrets")],
+            queries=[(counted(undelivered(watched), every), "Secrets")],
         ),
     ]
     if watched.exporter:
         place = f'namespace="{watched.postgres}"'
+        recovery = f"ccp_is_in_recovery_status{{{place}}}"
+        behind = f"ccp_replication_lag_size_bytes{{{place}}}"
         archived = f"ccp_archive_command_status_seconds_since_last_archive{{{place}}}"
         panels += [
             Panel(
@@ -118,17 +121,14 @@ def data_panels(watched: Watched) -> list[Panel]:
                 title="PostgreSQL: replicas",
                 unit="short",
                 queries=[
-                    (f"count(ccp_is_in_recovery_status{{{place}}} == 1) or vector(0)", "run"),
-                    (
-                        f"count(ccp_replication_lag_size_bytes{{{place}}} >= 0) or vector(0)",
-                        "follow",
-                    ),
+                    (counted(f"{recovery} == 1", recovery), "run"),
+                    (counted(f"{behind} >= 0", recovery), "follow"),
                 ],
             ),
             Panel(
                 title="PostgreSQL: how far the farthest replica is behind",
                 unit="bytes",
-                queries=[(f"max(ccp_replication_lag_size_bytes{{{place}}})", "behind")],
+                queries=[(f"max({behind})", "behind")],
             ),
             Panel(
                 title="PostgreSQL: time since WAL was archived",
@@ -150,6 +150,7 @@ def data_panels(watched: Watched) -> list[Panel]:
         ]
     if watched.failover:
         place = f'namespace="{watched.redis}"'
+        instances = f"redis_instance_info{{{place}}}"
         panels += [
             Panel(title="Redis: memory", unit="bytes", queries=memory(place, "redis")),
             Panel(
@@ -157,11 +158,11 @@ def data_panels(watched: Watched) -> list[Panel]:
                 unit="short",
                 queries=[
                     (
-                        f'count(redis_instance_info{{{place}, role="master"}}) or vector(0)',
+                        counted(f'redis_instance_info{{{place}, role="master"}}', instances),
                         "masters",
                     ),
                     (
-                        f'count(redis_instance_info{{{place}, role="slave"}}) or vector(0)',
+                        counted(f'redis_instance_info{{{place}, role="slave"}}', instances),
                         "replicas",
                     ),
                 ],
@@ -185,6 +186,11 @@ def data_panels(watched: Watched) -> list[Panel]:
         )
     )
     return panels
+
+
+def counted(series: str, among: str) -> str:
+    """How many there are, and no number where nothing answers: that would look like a fault."""
+    return f"count({series}) or 0 * count({among})"
 
 
 def memory(place: str, container: str) -> list[tuple[str, str]]:

@@ -337,7 +337,7 @@ CASES = [
     Case(
         "ContainerRestarts",
         {_like("kube_pod_container_status"): "0+1x60"},
-        {_like("kube_pod_container_status"): "0 1x8 2x8 3x42"},
+        {_like("kube_pod_container_status"): "0 3x60"},
     ),
     Case("VolumeFilling", {_like("kubelet_volume_stats_available"): "100x60"}, {}),
 ]
