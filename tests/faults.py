@@ -752,15 +752,16 @@ def a_replica_of_redis_does_not_reach_its_master(world: World) -> None:
 
 @fault("redis.answers", "redis-password-refused")
 def a_server_of_redis_has_another_password(world: World) -> None:
-    error = 'redis_exporter_last_scrape_error{err="WRONGPASS invalid username-password pair"} 1'
+    error = 'redis_exporter_last_scrape_error{err="dial redis: unknown network redis"} 1'
     world.metrics["rfr-shlink-redis-2"] = f"redis_up 0\n{error}"
     world.not_ready("rfr-shlink-redis-2", seconds=60)
 
 
 @fault("redis.answers", "redis-does-not-answer")
 def a_server_of_redis_hangs(world: World) -> None:
-    error = 'redis_exporter_last_scrape_error{err="dial tcp 127.0.0.1:6379: i/o timeout"} 1'
+    error = 'redis_exporter_last_scrape_error{err="dial redis: unknown network redis"} 1'
     world.metrics["rfr-shlink-redis-2"] = f"redis_up 0\n{error}"
+    world.hung.add("rfr-shlink-redis-2")
 
 
 @fault("redis.servers", "redis-no-master")

@@ -42,6 +42,13 @@ class Closed:
         return b"\1\0\0connection refused"
 
 
+class Unauthenticated:
+    """A Redis that was told no password."""
+
+    def answer(self, data: bytes) -> bytes:
+        return b"-NOAUTH Authentication required.\r\n" if data else b""
+
+
 class Plain:
     """A PostgreSQL that offers no TLS."""
 

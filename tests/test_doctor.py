@@ -678,6 +678,15 @@ def test_without_the_proxy_a_ready_vault_counts_as_unsealed() -> None:
     assert report(world).exit_code == HEALTHY
 
 
+def test_a_slow_answer_of_the_dns_is_told_only_where_something_fails() -> None:
+    def slow(world: World) -> None:
+        world.resolved = "124"
+
+    assert list(report(broken(stack("dev"), [slow])).findings) == []
+    result = report(broken(stack("dev"), [slow, lambda world: world.not_ready("shlink-7f8b")]))
+    assert [item.check for item in result.findings] == ["cluster.names"]
+
+
 def test_an_unreachable_cluster_is_told_without_what_a_plugin_printed() -> None:
     class Broken(ClusterAccess):
         async def client(self) -> Any:

@@ -18,7 +18,16 @@ import httpx
 
 from operate.declared import Declared
 from tests.certificates import made
-from tests.streams import Command, Plain, Port, RedisSentinel, TlsServer, vault_login
+from tests.streams import (
+    Closed,
+    Command,
+    Plain,
+    Port,
+    RedisSentinel,
+    TlsServer,
+    Unauthenticated,
+    vault_login,
+)
 
 PGO = "postgres-operator.crunchydata.com"
 PLURALS = {
@@ -107,6 +116,8 @@ class World:
     """What the primary tells by psql; None: it fails."""
     resolved: str = "0"
     """What a pod's `getent` ends with, as it asks the cluster's DNS."""
+    hung: set[str] = field(default_factory=set[str])
+    """Pods whose servers take a connection and do not answer."""
     used: dict[str, int] = field(default_factory=dict[str, int])
     """How full a volume of PostgreSQL's pods is, in percent, by its mount."""
     refusal: str = ""
@@ -730,6 +741,8 @@ class Api:
         if subresource == "exec":
             self.world.asked.append(f"WEBSOCKET {namespace}/{pod} {params['command'][-1]}")
             yield Command(self._printed(params["command"]))
+        elif pod in self.world.hung:
+            yield Closed()
         else:
             yield Port(int(params["ports"]), self._server(pod, int(params["ports"])))
 
@@ -745,6 +758,8 @@ class Api:
         return None if psql is None else json.dumps(psql, indent=1)
 
     def _server(self, pod: str, port: int) -> Any:
+        if port == 6379:
+            return Unauthenticated()
         if port == 26379:
             masters = self.world.pods("rfr-shlink-redis-0")
             first = masters[0]["status"]["podIP"] if masters else ""

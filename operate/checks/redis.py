@@ -21,6 +21,7 @@ from operate.view import (
     LookError,
     NoAnswerError,
     Object,
+    SkippedError,
     age,
     at,
     labels_of,
@@ -111,12 +112,29 @@ async def _answers(environment: Environment) -> list[Problem]:
         young = age(view, pod["metadata"]["creationTimestamp"]) < _START_SECONDS
         text, page = f"Redis: {name} does not answer its own exporter", "redis-does-not-answer"
         remedy = environment.kubectl_in(metadata["namespace"], f"logs {name} -c redis --tail=20")
-        if re.search("WRONGPASS|NOAUTH|invalid password", server.text):
+        # The exporter tells of a refusal no more than that it has none (1.74); the server does.
+        if await _asks_for_a_password(environment, pod):
             text = f"Redis: {name} refuses its own exporter's password"
             page, remedy = "redis-password-refused", environment.make("up")
         severity = error_unless(changing=rotating or young)
         problems.append(Problem(text, page, remedy, severity=severity))
     return problems
+
+
+async def _asks_for_a_password(environment: Environment, pod: Object) -> bool:
+    """Whether a server answers a client without a password, if only to refuse it."""
+    metadata = pod["metadata"]
+    try:
+        async with (
+            asyncio.timeout(_PROXY_SECONDS),
+            tunnel(
+                environment.view, metadata["namespace"], metadata["name"], ports.REDIS
+            ) as connection,
+        ):
+            await connection.send(b"PING\r\n")
+            return (await connection.receive()).startswith(b"-NOAUTH")
+    except (NoAnswerError, SkippedError, TimeoutError):
+        return False
 
 
 async def _running(environment: Environment) -> list[Problem]:
