@@ -6,6 +6,7 @@ import pulumi
 
 from components import changes, cluster, interrupts, outputs, reach
 from components.external_secrets import SecretDelivery, SecretDeliveryArgs
+from components.inventory import Inventory
 from components.monitoring import Monitoring, MonitoringArgs, targets, watched
 from components.network import POSTGRES, REDIS, SHLINK, VAULT, namespaces
 from components.operators import operators
@@ -24,6 +25,7 @@ gc.freeze()
 interrupts.quiet()
 
 target, settings = load()
+inventory = Inventory()
 placement = Placement.from_settings(settings)
 access = cluster.access(target)
 forwarded = reach.servers(target, settings, project=pulumi.get_project(), stack=pulumi.get_stack())
@@ -147,6 +149,7 @@ if settings.monitoring.enabled:
         ),
         opts,
     )
+inventory.write(spaces[SHLINK].name, opts)
 
 outputs.export(
     {

@@ -91,7 +91,7 @@ async def examine(
     progress: Callable[[str], object] = lambda _: None,
     ahead: timedelta = timedelta(0),
 ) -> Report:
-    """Look at an environment, and a second time where the first look finds an error.
+    """Look at an environment, and a second time where the first look finds an error or a warning.
 
     `ahead`: look as if it were that much later, so that what is still starting counts as late.
     """
@@ -108,7 +108,7 @@ async def examine(
     try:
         progress("looking")
         view, problems = await _look(declared, access, api, checks, ahead)
-        if confirm and _errors(problems):
+        if confirm and _weighty(problems):
             progress("looking again, so that a passing state is no finding")
             await asyncio.sleep(confirm)
             view, later = await _look(declared, access, api, checks, ahead)
@@ -204,29 +204,35 @@ def _blind(check: Check, environment: Environment, error: Exception) -> Problem:
     )
 
 
-def _errors(problems: Mapping[str, Sequence[Problem]]) -> set[tuple[str, str]]:
-    errors: set[tuple[str, str]] = set()
-    for name, items in problems.items():
-        for problem in items:
-            if problem.severity is Severity.ERROR:
-                errors.add((name, problem.anchor))
-    return errors
+def _severities(problems: Sequence[Problem]) -> set[Severity]:
+    return {problem.severity for problem in problems if not problem.hidden}
+
+
+def _weighty(problems: Mapping[str, Sequence[Problem]]) -> bool:
+    """Whether any check has an error or a warning."""
+    found = [_severities(items) for items in problems.values()]
+    return any(severities & {Severity.ERROR, Severity.WARNING} for severities in found)
 
 
 def _confirmed(
     first: Mapping[str, Sequence[Problem]], later: Mapping[str, Sequence[Problem]]
 ) -> dict[str, Sequence[Problem]]:
-    """The later look, its errors only where a check had an error before, or could not look."""
-    before = {name for name, _ in _errors(first)}
-    for name, items in first.items():
-        if any(problem.severity is Severity.UNKNOWN for problem in items):
-            before.add(name)
+    """The later look, its errors only where a check had an error before, or could not look.
+
+    So with warnings, which may take the place of an error.
+    """
     confirmed: dict[str, Sequence[Problem]] = {}
     for name, items in later.items():
+        known = _severities(first[name])
         kept: list[Problem] = []
         for problem in items:
-            passing = problem.severity is Severity.ERROR and name not in before
-            severity = Severity.PROGRESS if passing else problem.severity
+            severity = problem.severity
+            needed = {Severity.ERROR, Severity.UNKNOWN}
+            if severity is Severity.WARNING:
+                needed.add(Severity.WARNING)
+            weighty = severity in (Severity.ERROR, Severity.WARNING) and not problem.hidden
+            if weighty and not needed & known:
+                severity = Severity.PROGRESS
             kept.append(dataclasses.replace(problem, severity=severity))
         confirmed[name] = kept
     return confirmed

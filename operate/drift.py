@@ -2,23 +2,29 @@
 
 The API server records who wrote each field of an object (`metadata.managedFields`). So a change by
 hand is told from a setting that was changed and not applied yet, and from what a controller writes.
+A field that is gone has no record: then it counts whether the file has changed since the last
+completed update (operate/applied.py).
 https://kubernetes.io/docs/reference/using-api/server-side-apply/#field-management
 """
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 from components.setting_types import amount
 
+from . import applied
 from .findings import Check, Environment, Problem, Severity
-from .view import Object, listed, mapped
+from .view import Object, View, age, listed, mapped
 
+COMMANDS = "kr8s"
+"""The name under which this program's own commands and hooks write: a restore stops Shlink."""
 _AUTOMATA = (
     "pulumi",
-    "kr8s",
+    COMMANDS,
     "helm",
     "kube-",
     "controller",
@@ -26,8 +32,7 @@ _AUTOMATA = (
     "manager",
     "external-secrets",
 )
-"""Parts of the names of programs that write objects as their work. This program itself patches by
-kr8s: it stops and starts Shlink around a restore."""
+"""Parts of the names of programs that write objects as their work."""
 _NOT_COMPARED = frozenset({"apiVersion", "kind", "metadata", "status", "data", "stringData"})
 _ONLY_WHEN_APPLIED = frozenset(
     {"annotations", "caBundle", "version", "repo2-path", "repo3-path", "repo4-path"}
@@ -59,6 +64,9 @@ class Change:
     manager: str = ""
     """The program by which somebody wrote it; empty where the record names none."""
     time: str = ""
+    pending: bool = False
+    """Whether the next update writes it: the program wrote it last, or nobody since the stack's
+    file asks for it."""
 
     def __str__(self) -> str:
         who = f" ({self.manager}, {self.time})" if self.manager else ""
@@ -77,8 +85,11 @@ class Change:
         return f"is {str(self.actual)[:80]}, not {str(self.declared)[:80]}"
 
 
-def changes(declared: Object, actual: Object) -> list[Change]:
-    """The differences between an object and its declaration; what the API server adds is none."""
+def changes(declared: Object, actual: Object, *, applied: bool = True) -> list[Change]:
+    """The differences between an object and its declaration; what the API server adds is none.
+
+    `applied`: whether the last completed update applied this declaration.
+    """
     records = list(_records(actual))
     found: list[Change] = []
     for key in declared:
@@ -86,6 +97,11 @@ def changes(declared: Object, actual: Object) -> list[Change]:
             found += _differences((key,), declared[key], actual.get(key))
     found += _differences(("metadata", "labels"), _labels(declared), _labels(actual))
     owned = [_owned(change, records) for change in found]
+    writers = list(_writers(actual))
+    owned = [
+        dataclasses.replace(change, pending=_pending(change, writers, applied=applied))
+        for change in owned
+    ]
     return [*owned, *_added(declared, actual, records, {change.path for change in found})]
 
 
@@ -93,6 +109,21 @@ def by_hand(actual: Object) -> list[Change]:
     """What somebody wrote into an object that the program does not declare: a chart's."""
     nothing: Object = {}
     return _added(nothing, actual, list(_records(actual)), set())
+
+
+def edited(actual: Object, path: Path) -> bool:
+    """Whether somebody wrote a field by hand."""
+    return any(path in record.paths for record in _records(actual))
+
+
+def commanded(view: View, actual: Object, path: Path) -> float:
+    """Seconds since a command or a hook of this program wrote a field; infinite if none did."""
+    times = [
+        age(view, writer.time)
+        for writer in _writers(actual)
+        if writer.manager == COMMANDS and path in writer.paths
+    ]
+    return min(times, default=math.inf)
 
 
 def unchanged(name: str, kinds: Mapping[str, str]) -> Check:
@@ -105,12 +136,10 @@ def unchanged(name: str, kinds: Mapping[str, str]) -> Check:
         problems: list[Problem] = []
         for kind, resource in kinds.items():
             for manifest in environment.declared.of_kind(kind):
-                metadata = manifest["metadata"]
-                actual = await environment.view.named(
-                    resource, metadata["namespace"], metadata["name"]
-                )
+                actual = await applied.find(environment, resource, manifest)
                 if actual is not None:
-                    problems += told(environment, kind, actual, changes(manifest, actual))
+                    differences = await compared(environment, manifest, actual)
+                    problems += told(environment, kind, actual, differences)
         return problems
 
     return Check(
@@ -121,6 +150,12 @@ def unchanged(name: str, kinds: Mapping[str, str]) -> Check:
     )
 
 
+async def compared(environment: Environment, manifest: Object, actual: Object) -> list[Change]:
+    """The differences, and which of them an update that has not come to its end would write."""
+    known = await applied.applied(environment)
+    return changes(manifest, actual, applied=known.as_declared(manifest))
+
+
 def told(
     environment: Environment,
     kind: str,
@@ -129,27 +164,32 @@ def told(
     *,
     hidden: bool = False,
 ) -> list[Problem]:
-    """One warning for an object that is not as declared, which may explain what fails behind it.
+    """A warning for an object that is not as declared, which may explain what fails behind it.
 
+    What the next update writes is told apart from it, and explains nothing.
     `hidden`: told only then, because what it should be is not known.
     """
-    if not differences:
-        return []
     namespace, name = actual["metadata"].get("namespace", ""), actual["metadata"]["name"]
-    told = "; ".join(str(change) for change in differences[:_SHOWN])
-    if len(differences) > _SHOWN:
-        told = f"{told}; and {len(differences) - _SHOWN} more"
+    place = f"{kind} {namespace}/{name}" if namespace else f"{kind} {name}"
+    problems: list[Problem] = []
+    ahead = [change for change in differences if change.pending]
+    if ahead:
+        text = f"{place} is not yet as the stack's file asks: {listing(ahead)}"
+        problems.append(applied.pending(environment, text))
+    differences = [change for change in differences if not change.pending]
+    if not differences:
+        return problems
     # The program writes the fields that it declares, and leaves alone what others added.
     remedy = environment.make("refresh")
     if all(change.added for change in differences):
         remedy = f"{environment.kubectl} edit {kind.lower()} {name}"
         if namespace:
             remedy = environment.kubectl_in(namespace, f"edit {kind.lower()} {name}")
-    place = f"{namespace}/{name}" if namespace else name
-    text = f"{kind} {place} is not as declared: {told}"
+    text = f"{place} is not as declared: {listing(differences)}"
     edited = not hidden and any(change.manager for change in differences)
     severity = Severity.ERROR if edited and kind in _LEADS_USERS else Severity.WARNING
     return [
+        *problems,
         Problem(
             text,
             "not-as-declared",
@@ -157,8 +197,15 @@ def told(
             severity=severity,
             may_explain=True,
             hidden=hidden,
-        )
+        ),
     ]
+
+
+def listing(differences: Sequence[Change]) -> str:
+    """The first of some differences, and how many more there are."""
+    told = "; ".join(str(change) for change in differences[:_SHOWN])
+    more = len(differences) - _SHOWN
+    return f"{told}; and {more} more" if more > 0 else told
 
 
 def _labels(item: Object) -> Mapping[str, str]:
@@ -245,6 +292,52 @@ def _owned(change: Change, records: Sequence[_Record]) -> Change:
         if any(change.path[: len(path)] == path for path in record.paths):
             return dataclasses.replace(change, manager=record.manager, time=record.time)
     return change
+
+
+@dataclass(frozen=True)
+class _Writer:
+    """The fields that one program has written last."""
+
+    manager: str
+    subresource: str
+    time: str
+    paths: tuple[Path, ...]
+
+    @property
+    def is_program(self) -> bool:
+        """Whether it is this program. Each of its updates writes under a name of its own."""
+        return self.manager.startswith("pulumi-") and not self.subresource
+
+    def wrote(self, path: Path) -> bool:
+        """Whether it wrote this field, one above it or one beneath it."""
+        return any(path[: len(own)] == own or own[: len(path)] == path for own in self.paths)
+
+
+def _writers(actual: Object) -> Iterator[_Writer]:
+    for entry in listed(actual, "metadata", "managedFields"):
+        paths = [_named_path(actual, path) for path in _leaves(mapped(entry, "fieldsV1"), ())]
+        yield _Writer(
+            manager=str(entry.get("manager", "")),
+            subresource=str(entry.get("subresource", "")),
+            time=str(entry.get("time", "")),
+            paths=tuple(paths),
+        )
+
+
+def _pending(change: Change, writers: Sequence[_Writer], *, applied: bool) -> bool:
+    """Whether the next update writes this field.
+
+    A file that is as the last update applied it may still differ from what an update wrote that has
+    not come to its end. But a field that is gone, or an item of a list, may have been deleted.
+    """
+    if change.manager:
+        return False
+    own = [writer for writer in writers if writer.wrote(change.path)]
+    others = [writer for writer in own if not writer.is_program]
+    if applied:
+        return bool(own) and not others and not isinstance(change.actual, list | None)
+    # An autoscaler's number of pods is the file's again when it is switched off.
+    return all(writer.subresource == "scale" for writer in others)
 
 
 def _added(

@@ -22,6 +22,9 @@ class Severity(StrEnum):
     """It works, but with less reserve than declared."""
     PROGRESS = "progress"
     """It is changing and within its time; look again later."""
+    PENDING = "pending"
+    """The stack's file asks for it and no update has applied it yet. It explains no other finding,
+    and none explains it."""
     SKIPPED = "skipped"
     """A look beyond the read role that was not taken; the report lists it apart, as no finding."""
 
@@ -119,6 +122,9 @@ def fold(checks: Sequence[Check], problems: Mapping[str, Sequence[Problem]]) -> 
     beneath: dict[str, list[Finding]] = {}
     for check in checks:
         for problem in graph.problems.get(check.name, ()):
+            if problem.severity is Severity.PENDING:
+                roots.append(_finding(check, problem))
+                continue
             cause = graph.root(check.name, problem)
             change = graph.behind(cause) if cause else graph.change(check.name, problem)
             finding = _finding(check, problem)

@@ -79,7 +79,7 @@ async def pod_problems(environment: Environment, workload: Workload) -> list[Pro
     problems += await _rollouts(environment, workload)
     missing = workload.replicas - len([pod for pod in pods if not stopping(pod)])
     if missing > 0:
-        refused = list(_refused(environment, workload, missing, events))
+        refused = list(_refused(environment, workload, missing, pods, events))
         problems += refused
         if pods and not refused:
             problems.append(_awaited(environment, workload, missing))
@@ -368,15 +368,21 @@ def _last_probe(view: View, events: Sequence[Object], pod: str) -> str:
 
 
 def _refused(
-    environment: Environment, workload: Workload, missing: int, events: Sequence[Object]
+    environment: Environment,
+    workload: Workload,
+    missing: int,
+    pods: Sequence[Object],
+    events: Sequence[Object],
 ) -> Iterator[Problem]:
     """Pods that the API server does not let a controller create."""
     view = environment.view
+    # A pod that was created since tells that nobody refuses them any more.
+    created = max((pod["metadata"]["creationTimestamp"] for pod in pods), default="")
     for event in reversed(list(events)):
         owner = str(at(event, "involvedObject", "name"))
         if event.get("reason") not in _REFUSALS or not owner.startswith(workload.owners):
             continue
-        if _recent(view, event):
+        if _recent(view, event) and last_seen(event) >= created:
             yield Problem(
                 f"{workload.title}: {missing} of {workload.replicas} pods are refused: "
                 f"{_line(str(event.get('message', '')))}",

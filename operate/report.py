@@ -13,6 +13,7 @@ _MARKS = {
     Severity.UNKNOWN: ("????", "magenta"),
     Severity.WARNING: ("WARN", "yellow"),
     Severity.PROGRESS: ("wait", "cyan"),
+    Severity.PENDING: ("todo", "blue"),
 }
 
 
@@ -79,6 +80,7 @@ def _summary(report: Report) -> str:
         (Severity.UNKNOWN, "not looked at"),
         (Severity.WARNING, "to know"),
         (Severity.PROGRESS, "under way"),
+        (Severity.PENDING, "not applied yet"),
     ):
         number = len([item for item in report.findings if item.severity is severity])
         if number:

@@ -39,6 +39,7 @@ PLURALS = {
     "ClusterRole": "clusterroles",
     "ClusterRoleBinding": "clusterrolebindings",
     "Service": "services",
+    "ConfigMap": "configmaps",
     "PodDisruptionBudget": "poddisruptionbudgets",
     "HorizontalPodAutoscaler": "horizontalpodautoscalers",
     "Job": "jobs",
@@ -291,6 +292,27 @@ class World:
                 }
                 for pod in self.pods(prefix)
             ]
+
+
+def by_program(item: dict[str, Any], seconds: float = 86400) -> None:
+    """The API server's record of who wrote an object: the program, and nobody else."""
+    manager = {"manager": "pulumi-kubernetes-1a2b3c4d", "operation": "Apply", "time": ago(seconds)}
+    written = {key: value for key, value in item.items() if key in ("metadata", "spec", "rules")}
+    item["metadata"]["managedFields"] = [{**manager, "fieldsV1": _recorded(written)}]
+
+
+def _recorded(value: Any) -> dict[str, Any]:
+    """Fields as the API server records them: items of a list by their names, else the list."""
+    fields: dict[str, Any] = {}
+    if isinstance(value, Mapping):
+        for key, item in cast("Mapping[str, Any]", value).items():
+            fields[f"f:{key}"] = _recorded(item)
+    elif isinstance(value, list):
+        for item in cast("list[Any]", value):
+            if isinstance(item, Mapping) and "name" in item:
+                named = cast("Mapping[str, Any]", item)
+                fields[f"k:{json.dumps({'name': named['name']})}"] = _recorded(named)
+    return fields
 
 
 def is_ready(pod: Mapping[str, Any]) -> bool:
@@ -561,7 +583,11 @@ def _redis(world: World) -> None:
         )
         for number in range(replicas):
             role = {"redisfailovers-role": "master" if number == 0 else "slave"}
-            pod(world, namespace, f"rfr-{name}-{number}", servers | role, "redis", "redis-exporter")
+            server = f"rfr-{name}-{number}"
+            limits = {"resources": spec["redis"]["resources"]}
+            pod(world, namespace, server, servers | role, "redis", "redis-exporter")["spec"] |= {
+                "containers": [{"name": "redis", **limits}]
+            }
             _claim(world, namespace, f"data-rfr-{name}-{number}")
         number = spec["sentinel"]["replicas"]
         _controller(

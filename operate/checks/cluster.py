@@ -6,7 +6,7 @@ from http import HTTPStatus
 from typing import Any, cast
 
 from components import ports
-from operate import drift
+from operate import applied, drift
 from operate.findings import Check, Environment, Problem, Severity, error_unless, skip
 from operate.inside import output
 from operate.names import serves
@@ -61,6 +61,7 @@ async def _reachable(environment: Environment) -> list[Problem]:
 async def _served(environment: Environment) -> list[Problem]:
     """Every kind that the program declares is served."""
     problems: list[Problem] = []
+    before = await applied.applied(environment)
     versions = {item["apiVersion"] for item in environment.declared.manifests}
     for version in sorted(versions):
         if version == "v1":
@@ -72,8 +73,10 @@ async def _served(environment: Environment) -> list[Problem]:
             for item in environment.declared.manifests
             if item["apiVersion"] == version
         }
-        if declared - known:
-            kinds = ", ".join(sorted(declared - known))
+        missing = declared - known
+        needed = {kind for kind in missing if before.has_kind(kind)}
+        if needed:
+            kinds = ", ".join(sorted(needed))
             problems.append(
                 Problem(
                     f"the cluster does not know {kinds} of {version}: "
@@ -82,6 +85,10 @@ async def _served(environment: Environment) -> list[Problem]:
                     environment.make("refresh"),
                 )
             )
+        if missing - needed:
+            kinds = ", ".join(sorted(missing - needed))
+            text = f"the cluster does not know {kinds} of {version} yet"
+            problems.append(applied.pending(environment, text))
     return problems
 
 
@@ -171,7 +178,13 @@ async def _namespaces(environment: Environment) -> list[Problem]:
     for namespace in await environment.view.objects("v1/namespaces"):
         there[namespace["metadata"]["name"]] = namespace
     problems: list[Problem] = []
-    missing = [name for name in declared.namespaces if name not in there]
+    absent = [name for name in declared.namespaces if name not in there]
+    before = await applied.applied(environment)
+    missing = [name for name in absent if before.has("Namespace", "", name)]
+    new = [name for name in absent if name not in missing]
+    if new:
+        text = f"namespaces that do not exist yet: {', '.join(new)}"
+        problems.append(applied.pending(environment, text))
     if missing:
         command = "up" if len(missing) == len(declared.namespaces) else "refresh"
         problems.append(
@@ -210,16 +223,23 @@ async def _namespaces(environment: Environment) -> list[Problem]:
 async def _policies(environment: Environment) -> list[Problem]:
     missing: list[str] = []
     changed: list[str] = []
+    ahead: list[str] = []
     declared: set[tuple[str, str]] = set()
+    before = await applied.applied(environment)
     for policy in environment.declared.of_kind("NetworkPolicy"):
         namespace, name = policy["metadata"]["namespace"], policy["metadata"]["name"]
         declared.add((namespace, name))
         actual = await environment.view.named(_POLICIES, namespace, name)
         if actual is None:
-            missing.append(f"{namespace}/{name}")
-        else:
-            told = "; ".join(str(change) for change in drift.changes(policy, actual))
-            changed += [f"{namespace}/{name} ({told})"] if told else []
+            is_new = not before.has("NetworkPolicy", namespace, name)
+            (ahead if is_new else missing).append(f"{namespace}/{name}")
+            continue
+        differences = await drift.compared(environment, policy, actual)
+        by_hand = [change for change in differences if not change.pending]
+        if by_hand:
+            changed.append(f"{namespace}/{name} ({drift.listing(by_hand)})")
+        elif differences:
+            ahead.append(f"{namespace}/{name} ({drift.listing(differences)})")
     problems: list[Problem] = []
     if missing:
         text = f"missing NetworkPolicies: {', '.join(missing)}"
@@ -227,6 +247,9 @@ async def _policies(environment: Environment) -> list[Problem]:
     if changed:
         text = f"NetworkPolicies that differ from what is declared: {', '.join(changed)}"
         problems.append(Problem(text, "network-policy-changed", environment.make("refresh")))
+    if ahead:
+        text = f"NetworkPolicies that are not yet as the stack's file asks: {', '.join(ahead)}"
+        problems.append(applied.pending(environment, text))
     return [*problems, *await _other_policies(environment, declared)]
 
 
@@ -234,17 +257,26 @@ async def _other_policies(
     environment: Environment, declared: set[tuple[str, str]]
 ) -> list[Problem]:
     """Policies that the program does not declare. They can only open: all is closed already."""
-    others: list[str] = []
+    before = await applied.applied(environment)
+    others: dict[Severity, list[str]] = {}
     for namespace in environment.declared.namespaces:
         for policy in await environment.view.objects(_POLICIES, namespace):
             name = policy["metadata"]["name"]
-            others += [] if (namespace, name) in declared else [f"{namespace}/{name}"]
-    if not others:
-        return []
-    namespace, _, name = others[0].partition("/")
-    remedy = environment.kubectl_in(namespace, f"describe networkpolicy {name}")
-    text = f"NetworkPolicies that are not declared, and open what they name: {', '.join(others)}"
-    return [Problem(text, "network-policy-changed", remedy, severity=Severity.WARNING)]
+            if (namespace, name) not in declared:
+                severity = before.surplus(environment.view, policy, "NetworkPolicy")
+                others.setdefault(severity, []).append(f"{namespace}/{name}")
+    problems: list[Problem] = []
+    for severity, places in others.items():
+        listed_places = ", ".join(places)
+        text = f"NetworkPolicies that are not declared, and open what they name: {listed_places}"
+        if severity is Severity.PENDING:
+            text = f"NetworkPolicies that the next update deletes: {listed_places}"
+            problems.append(applied.pending(environment, text))
+            continue
+        namespace, _, name = places[0].partition("/")
+        remedy = environment.kubectl_in(namespace, f"describe networkpolicy {name}")
+        problems.append(Problem(text, "network-policy-changed", remedy, severity=severity))
+    return problems
 
 
 async def _peers(environment: Environment) -> list[Problem]:
@@ -252,7 +284,9 @@ async def _peers(environment: Environment) -> list[Problem]:
     there = {item["metadata"]["name"] for item in await environment.view.objects("v1/namespaces")}
     named: set[str] = set()
     for policy in environment.declared.of_kind("NetworkPolicy"):
-        named |= _namespaces_in(policy["spec"])
+        namespace, name = policy["metadata"]["namespace"], policy["metadata"]["name"]
+        actual = await environment.view.named(_POLICIES, namespace, name)
+        named |= _namespaces_in(actual["spec"]) if actual else set[str]()
     missing = sorted(named - there - set(environment.declared.namespaces))
     if not missing:
         return []
@@ -411,6 +445,8 @@ async def _operator(environment: Environment, release: str, namespace: str) -> l
             deployments.append(item)
     if not deployments:
         text = f"operator {release}: its Deployment does not exist in namespace {namespace}"
+        if not (await applied.applied(environment)).has("Release", namespace, release):
+            return [applied.pending(environment, f"operator {release} is not installed yet")]
         return [Problem(text, "operator-down", environment.make("refresh"), causes=CLUSTER)]
     problems: list[Problem] = []
     for deployment in deployments:
@@ -539,8 +575,9 @@ def _stops_drains(budget: Object) -> str:
 
 
 async def _exist(environment: Environment, kinds: Mapping[str, str]) -> list[Problem]:
-    missing: list[str] = []
+    missing: dict[Severity, list[str]] = {}
     changed: list[Problem] = []
+    before = await applied.applied(environment)
     unseen: list[Problem] = []
     for kind, resource in kinds.items():
         for item in environment.declared.of_kind(kind):
@@ -554,14 +591,20 @@ async def _exist(environment: Environment, kinds: Mapping[str, str]) -> list[Pro
                 unseen = [skip(f"{error}; deploy/rbac/doctor.yaml grants it")]
                 continue
             if actual is None:
-                missing.append(f"{kind} {namespace}/{name}" if namespace else f"{kind} {name}")
+                place = f"{kind} {namespace}/{name}" if namespace else f"{kind} {name}"
+                severity = before.missing(kind, namespace, name)
+                missing.setdefault(severity, []).append(place)
             else:
-                differences = drift.changes(item, actual)
+                differences = await drift.compared(environment, item, actual)
                 changed += drift.told(environment, kind, actual, differences)
-    if not missing:
-        return [*changed, *unseen]
-    text = f"declared, but not there: {', '.join(missing)}"
-    return [Problem(text, "object-missing", environment.make("refresh")), *changed, *unseen]
+    problems: list[Problem] = []
+    if Severity.ERROR in missing:
+        text = f"declared, but not there: {', '.join(missing[Severity.ERROR])}"
+        problems.append(Problem(text, "object-missing", environment.make("refresh")))
+    if Severity.PENDING in missing:
+        text = f"declared, and not there yet: {', '.join(missing[Severity.PENDING])}"
+        problems.append(applied.pending(environment, text))
+    return [*problems, *changed, *unseen]
 
 
 async def _object(
@@ -587,6 +630,7 @@ CHECKS = (
         depends_on=("cluster.reachable",),
         look=_namespaces,
     ),
+    applied.CHECK,
     Check(
         name="cluster.nodes",
         description="the nodes in use are Ready and take pods",

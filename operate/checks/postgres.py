@@ -1,12 +1,13 @@
 """PostgreSQL: the cluster that PGO makes, its primary and replicas, and its backups."""
 
+import dataclasses
 import json
 import struct
 from collections.abc import Mapping
 from typing import Any, cast
 
 from components import ports
-from operate import certificates, inside
+from operate import applied, certificates, inside
 from operate.drift import unchanged
 from operate.findings import Check, Environment, Problem, Severity, error_unless
 from operate.names import unnamed
@@ -24,9 +25,16 @@ from operate.view import (
 
 from . import postgres_inside, postgres_volumes
 from .cluster import CLUSTER
-from .postgres_cluster import LABEL, declared_cluster, instances, place, primaries
+from .postgres_cluster import (
+    CLUSTERS,
+    LABEL,
+    declared_cluster,
+    instances,
+    place,
+    primaries,
+    restoring,
+)
 
-_CLUSTERS = "postgres-operator.crunchydata.com/v1beta1/postgresclusters"
 _LAG = 256 * 1024 * 1024
 """Bytes of WAL that a replica may be behind. Patroni tells positions only every 10 s."""
 _BACKUP_HOURS = 12
@@ -39,10 +47,15 @@ async def _created(environment: Environment) -> list[Problem]:
     """PGO has acted on the PostgresCluster."""
     view = environment.view
     namespace, name = place(environment)
-    cluster = await view.named(_CLUSTERS, namespace, name)
+    cluster = await view.named(CLUSTERS, namespace, name)
     if cluster is None:
-        text = f"PostgresCluster {namespace}/{name} does not exist"
-        return [Problem(text, "object-missing", environment.make("refresh"))]
+        return [await applied.missing(environment, declared_cluster(environment))]
+    number = await restoring(environment)
+    if number is not None:
+        text = f"PostgreSQL is restored (shlink:postgres.restore, number {number})"
+        remedy = environment.kubectl_in(namespace, f"describe postgrescluster {name}")
+        progress = Severity.PROGRESS
+        return [Problem(text, "postgres-not-created", remedy, severity=progress)]
     if cluster["spec"].get("shutdown"):
         return [
             Problem(
@@ -83,10 +96,16 @@ async def _last_warning(environment: Environment, namespace: str, name: str) -> 
 
 async def _running(environment: Environment) -> list[Problem]:
     workload = instances(environment)
+    namespace, name = place(environment)
+    cluster = await environment.view.named(CLUSTERS, namespace, name)
+    if cluster is not None:
+        # PGO makes what the object asks for, which may not be what the file asks for yet.
+        sets = listed(cluster, "spec", "instances")
+        replicas = sum(int(item.get("replicas", 1)) for item in sets)
+        workload = dataclasses.replace(workload, replicas=replicas)
     problems = await pod_problems(environment, workload)
     pods = await pods_of(environment.view, workload)
     if not pods and not problems:
-        namespace, name = place(environment)
         text = "PostgreSQL: no pod exists"
         warning = await _last_warning(environment, namespace, name)
         remedy = environment.kubectl_in(namespace, f"describe postgrescluster {name}")
@@ -116,17 +135,22 @@ async def _primary(environment: Environment) -> list[Problem]:
 
 async def _pooler(environment: Environment) -> list[Problem]:
     """PgBouncer's pods are Ready, and clients accept its certificate; nothing where it is not."""
-    declared = mapped(declared_cluster(environment), "spec", "proxy", "pgBouncer")
+    manifest = declared_cluster(environment)
+    declared = mapped(manifest, "spec", "proxy", "pgBouncer")
     if not declared:
         return []
     namespace, name = place(environment)
+    cluster = await environment.view.named(CLUSTERS, namespace, name)
+    asked = mapped(cluster or {}, "spec", "proxy", "pgBouncer")
+    if not asked and not (await applied.applied(environment)).as_declared(manifest):
+        return []
     deployment = f"{name}-pgbouncer"
     workload = Workload(
         title="PgBouncer",
         namespace=namespace,
         labels={f"{LABEL}/cluster": name, f"{LABEL}/role": "pgbouncer"},
         owners=(deployment,),
-        replicas=int(declared["replicas"]),
+        replicas=int((asked or declared)["replicas"]),
         secrets=("cluster.objects",),
     )
     problems = await pod_problems(environment, workload)
@@ -167,12 +191,15 @@ async def _replicas(environment: Environment) -> list[Problem]:
         return []
     namespace, cluster = place(environment)
     command = f"get pods -l {LABEL}/cluster={cluster}"
+    # After a failover a replica follows the new primary a moment later.
+    pods = await pods_of(environment.view, workload)
+    moving = any(moved(environment.view, pod) for pod in pods)
     return [
         Problem(
             f"PostgreSQL replicas: {'; '.join(differences)}",
             "postgres-replica-behind",
             environment.kubectl_in(namespace, command),
-            severity=Severity.WARNING,
+            severity=Severity.PROGRESS if moving else Severity.WARNING,
         )
     ]
 
@@ -214,7 +241,7 @@ def _patroni(pod: Object) -> Mapping[str, Any]:
 async def _repository(environment: Environment) -> list[Problem]:
     """PgBackRest's repositories exist and hold the first backup."""
     namespace, name = place(environment)
-    cluster = await environment.view.named(_CLUSTERS, namespace, name)
+    cluster = await environment.view.named(CLUSTERS, namespace, name)
     if cluster is None:
         return []
     status = mapped(cluster, "status", "pgbackrest")
@@ -318,7 +345,7 @@ async def _names(environment: Environment) -> list[Problem]:
 
 
 CHECKS = (
-    unchanged("postgres.unchanged", {"PostgresCluster": _CLUSTERS}),
+    unchanged("postgres.unchanged", {"PostgresCluster": CLUSTERS}),
     Check(
         name="postgres.created",
         description="PGO has made the database cluster that is declared",

@@ -1,10 +1,11 @@
 """The database cluster that is declared, and its pods."""
 
 from operate.findings import Environment
-from operate.pods import Workload, pods_of, ready
-from operate.view import Object, labels_of
+from operate.pods import GRACE, Workload, pods_of, ready
+from operate.view import Object, age, labels_of, mapped, written
 
 LABEL = "postgres-operator.crunchydata.com"
+CLUSTERS = f"{LABEL}/v1beta1/postgresclusters"
 
 
 def declared_cluster(environment: Environment) -> Object:
@@ -33,6 +34,27 @@ def instances(environment: Environment) -> Workload:
         secrets=("cluster.objects",),
         unchanged="postgres.unchanged",
     )
+
+
+async def restoring(environment: Environment) -> str | None:
+    """The number of the restore in place that is under way, or has just ended.
+
+    One that fails is none. The update that asked for it goes on for a while after its end.
+    """
+    namespace, name = place(environment)
+    cluster = await environment.view.named(CLUSTERS, namespace, name)
+    if cluster is None:
+        return None
+    asked = mapped(cluster, "metadata", "annotations").get(f"{LABEL}/pgbackrest-restore")
+    status = mapped(cluster, "status", "pgbackrest", "restore")
+    if asked is None or status.get("failed"):
+        return None
+    if status.get("id") != asked:
+        return asked if written(environment.view, cluster) < GRACE else None
+    ended = status.get("completionTime")
+    if status.get("finished") and (ended is None or age(environment.view, ended) > GRACE):
+        return None
+    return asked
 
 
 async def primaries(environment: Environment) -> list[Object]:

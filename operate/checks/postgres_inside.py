@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import cast
 
-from operate import inside
+from operate import applied, inside
 from operate.findings import Environment, Problem, Severity, error_unless, skip
 from operate.pods import GRACE, pods_of
 from operate.view import NoAnswerError, Object, listed
@@ -212,7 +212,10 @@ async def logins(environment: Environment) -> list[Problem]:
         return [told] if told else []
     leaders = await primaries(environment)
     pod = str(leaders[0]["metadata"]["name"])
-    closed = [*_databases(environment, told, pod), *_roles(environment, told, pod)]
+    before = await applied.applied(environment)
+    closed = list(_roles(environment, told, pod))
+    if before.as_declared(declared_cluster(environment)):
+        closed = [*_databases(environment, told, pod), *closed]
     problems = [*closed, *_refusals(environment, told)][:1]
     return [dataclasses.replace(problem, causes=_TOLD_BEFORE) for problem in problems]
 

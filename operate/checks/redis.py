@@ -4,6 +4,7 @@ Redis itself asks for a password, which doctor never reads. Its exporter and the
 """
 
 import asyncio
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from components import ports
 from components.redis import MASTER
 from components.setting_types import amount
+from operate import applied
 from operate.drift import unchanged
 from operate.findings import Check, Environment, Problem, Severity, error_unless, skip
 from operate.inside import tunnel
@@ -25,6 +27,8 @@ from operate.view import (
     age,
     at,
     labels_of,
+    listed,
+    mapped,
     written,
 )
 
@@ -34,6 +38,8 @@ _FAILOVERS = "databases.spotahome.com/v1/redisfailovers"
 _ROLE = "redisfailovers-role"
 _MEMORY_SHARE = 0.85
 """Of the container's memory limit; the alert's threshold too. `maxmemory` is 60 % of it."""
+_DEFAULT_REPLICAS = 3
+"""What redis-operator makes where the object names no number."""
 _START_SECONDS = 60.0
 """Seconds in which a new server may load its data."""
 _PROXY_SECONDS = 2.0
@@ -44,6 +50,22 @@ def _declared(environment: Environment) -> Object | None:
     """The RedisFailover, where Redis runs in this cluster."""
     declared = environment.declared.of_kind("RedisFailover")
     return declared[0] if declared else None
+
+
+async def _asked(environment: Environment) -> Object | None:
+    """The RedisFailover as redis-operator sees it, or as an update has applied it.
+
+    None: Redis does not run in this cluster, or no update has made it yet.
+    """
+    manifest = _declared(environment)
+    if manifest is None:
+        return None
+    failover = await applied.find(environment, _FAILOVERS, manifest)
+    metadata = manifest["metadata"]
+    before = await applied.applied(environment)
+    if failover is None and before.has("RedisFailover", metadata["namespace"], metadata["name"]):
+        return manifest
+    return failover
 
 
 def _workload(manifest: Object, component: str) -> Workload:
@@ -59,7 +81,7 @@ def _workload(manifest: Object, component: str) -> Workload:
             "app.kubernetes.io/component": component,
         },
         owners=(f"{prefix}-{metadata['name']}",),
-        replicas=int(manifest["spec"][part]["replicas"]),
+        replicas=int(mapped(manifest, "spec", part).get("replicas", _DEFAULT_REPLICAS)),
         memory_setting=f"shlink:redis.{setting}.memoryLimit",
         secrets=("cluster.objects",),
         unchanged="redis.unchanged",
@@ -72,10 +94,9 @@ async def _created(environment: Environment) -> list[Problem]:
         return []
     view = environment.view
     namespace, name = manifest["metadata"]["namespace"], manifest["metadata"]["name"]
-    failover = await view.named(_FAILOVERS, namespace, name)
+    failover = await applied.find(environment, _FAILOVERS, manifest)
     if failover is None:
-        text = f"RedisFailover {namespace}/{name} does not exist"
-        return [Problem(text, "object-missing", environment.make("refresh"))]
+        return [await applied.missing(environment, manifest)]
     servers = await view.named("apps/v1/statefulsets", namespace, f"rfr-{name}")
     sentinels = await view.named("apps/v1/deployments", namespace, f"rfs-{name}")
     problems: list[Problem] = []
@@ -94,14 +115,16 @@ async def _created(environment: Environment) -> list[Problem]:
 
 async def _answers(environment: Environment) -> list[Problem]:
     """Each server answers its own exporter, whose password is that of the pod, Ready or not."""
-    manifest = _declared(environment)
+    manifest = await _asked(environment)
     if manifest is None:
         return []
     view, metadata = environment.view, manifest["metadata"]
     failover = await view.named(_FAILOVERS, metadata["namespace"], metadata["name"])
-    # A rotation gives the servers their new password before it restarts them.
-    rotating = failover is not None and written(view, failover) < GRACE
     pods = await pods_of(view, _workload(manifest, "redis"))
+    # A rotation gives the servers their new password before it restarts them, one by one.
+    asked = math.inf if failover is None else written(view, failover)
+    rolling = any(moved(view, pod) for pod in pods)
+    rotating = asked < GRACE or (rolling and asked < len(pods) * GRACE)
     running = [pod for pod in pods if container_runs(pod, "redis-exporter")]
     told = await asyncio.gather(*(_exported(environment, pod) for pod in running))
     problems: list[Problem] = []
@@ -138,7 +161,7 @@ async def _asks_for_a_password(environment: Environment, pod: Object) -> bool:
 
 
 async def _running(environment: Environment) -> list[Problem]:
-    manifest = _declared(environment)
+    manifest = await _asked(environment)
     if manifest is None:
         return []
     problems: list[Problem] = []
@@ -155,7 +178,7 @@ async def _running(environment: Environment) -> list[Problem]:
 
 async def _master(environment: Environment) -> list[Problem]:
     """One Redis pod carries the operator's label of a master."""
-    manifest = _declared(environment)
+    manifest = await _asked(environment)
     if manifest is None:
         return []
     workload = _workload(manifest, "redis")
@@ -177,7 +200,7 @@ async def _master(environment: Environment) -> list[Problem]:
 
 async def _names(environment: Environment) -> list[Problem]:
     """The Services by which clients and pods find each other exist, and lead to every Ready pod."""
-    manifest = _declared(environment)
+    manifest = await _asked(environment)
     if manifest is None:
         return []
     namespace, name = manifest["metadata"]["namespace"], manifest["metadata"]["name"]
@@ -207,7 +230,7 @@ async def _settled(environment: Environment, workload: Workload) -> list[Object]
 
 async def _sentinels(environment: Environment) -> list[Problem]:
     """Every sentinel names the same master, and it is the pod with the operator's label."""
-    manifest = _declared(environment)
+    manifest = await _asked(environment)
     if manifest is None:
         return []
     view = environment.view
@@ -268,7 +291,7 @@ def _lines(answer: bytes) -> int:
 
 async def _servers(environment: Environment) -> list[Problem]:
     """Each server answers, takes writes and is not near its memory limit; there is one master."""
-    manifest = _declared(environment)
+    manifest = await _asked(environment)
     if manifest is None:
         return []
     servers = await pods_of(environment.view, _workload(manifest, "redis"))
@@ -299,7 +322,7 @@ def _of_server(
 ) -> Iterator[Problem]:
     namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
     logs = environment.kubectl_in(namespace, f"logs {name} -c redis --tail=20")
-    yield from _memory(environment, name, server)
+    yield from _memory(environment, pod, server)
     if server.value("redis_master_link_up") == 0:
         text = f"Redis: replica {name} does not reach its master"
         severity = error_unless(changing=moving)
@@ -309,12 +332,16 @@ def _of_server(
         yield Problem(text, "redis-not-saved", logs, severity=Severity.WARNING)
 
 
-def _memory(environment: Environment, name: str, server: "_Exported") -> Iterator[Problem]:
+def _memory(environment: Environment, pod: Object, server: "_Exported") -> Iterator[Problem]:
     """How near a server is to the kernel's limit, and to its own where it evicts nothing."""
+    name = pod["metadata"]["name"]
     stack = environment.declared.stack
     remedy = f"pulumi config set --stack {stack} --path shlink:redis.resources.memoryLimit 1Gi"
-    manifest = _declared(environment) or {}
-    limit = float(amount(str(at(manifest, "spec", "redis", "resources", "limits", "memory"))))
+    limit = 0.0
+    for container in listed(pod, "spec", "containers"):
+        bound = at(container, "resources", "limits", "memory")
+        if container["name"] == "redis" and bound:
+            limit = float(amount(str(bound)))
     used = server.value("redis_memory_used_rss_bytes") or 0
     if used > _MEMORY_SHARE * limit:
         text = f"Redis: {name} uses {used / limit:.0%} of its memory limit"

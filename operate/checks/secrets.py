@@ -3,6 +3,7 @@
 import re
 
 from components.waits import synced
+from operate import applied
 from operate.drift import unchanged
 from operate.findings import Check, Environment, Problem, error_unless
 from operate.pods import GRACE, last_seen
@@ -40,10 +41,9 @@ async def _stores(environment: Environment) -> list[Problem]:
     problems: list[Problem] = []
     for manifest in environment.declared.of_kind("SecretStore"):
         namespace, name = manifest["metadata"]["namespace"], manifest["metadata"]["name"]
-        store = await environment.view.named(_STORES, namespace, name)
+        store = await applied.find(environment, _STORES, manifest)
         if store is None:
-            text = f"SecretStore {namespace}/{name} does not exist"
-            problems.append(Problem(text, "object-missing", environment.make("refresh")))
+            problems.append(await applied.missing(environment, manifest))
             continue
         ready = condition(store, "Ready")
         if ready is not None and ready["status"] == "True":
@@ -67,11 +67,9 @@ async def _stores(environment: Environment) -> list[Problem]:
 async def _synced(environment: Environment) -> list[Problem]:
     problems: list[Problem] = []
     for manifest in environment.declared.of_kind("ExternalSecret"):
-        namespace, name = manifest["metadata"]["namespace"], manifest["metadata"]["name"]
-        external = await environment.view.named(_EXTERNAL, namespace, name)
+        external = await applied.find(environment, _EXTERNAL, manifest)
         if external is None:
-            text = f"ExternalSecret {namespace}/{name} does not exist"
-            problems.append(Problem(text, "object-missing", environment.make("refresh")))
+            problems.append(await applied.missing(environment, manifest))
             continue
         problems += await _of_external(environment, external)
     return problems

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from components.network import GEOLITE, WEB_CLIENT
+from operate import applied, drift
 from operate.drift import unchanged
 from operate.findings import Check, Environment, Problem, Severity, error_unless, skip
 from operate.pods import GRACE, Workload, pod_problems
@@ -23,9 +24,13 @@ from operate.view import (
 
 from . import postgres_inside
 from .cluster import CLUSTER, deployment_problems
+from .postgres_cluster import restoring
 
 _BESIDE = (WEB_CLIENT.name, GEOLITE.name)
 """Deployments without which Shlink serves."""
+_RESTORE_SECONDS = 900.0
+"""Seconds in which an update that restores the database starts Shlink again, once nothing is
+restored any more."""
 _STARTUP = 330.0
 """Seconds of the startup probe, 60 times 5, and some more."""
 _SERVERS = (
@@ -242,14 +247,29 @@ async def _running(environment: Environment) -> list[Problem]:
     namespace, name = manifest["metadata"]["namespace"], manifest["metadata"]["name"]
     deployment = await environment.view.named("apps/v1/deployments", namespace, name)
     if deployment is None:
-        text = f"Shlink: Deployment {namespace}/{name} does not exist"
-        return [Problem(text, "object-missing", environment.make("up"))]
+        return [await applied.missing(environment, manifest, "up")]
     replicas = int(deployment["spec"].get("replicas", 1))
     declared = int(manifest["spec"].get("replicas") or 1)
     if replicas == 0 and declared > 0:
+        before = await applied.applied(environment)
+        path = ("spec", "replicas")
+        if not drift.edited(deployment, path) and not before.as_declared(manifest):
+            # The last update stopped it, and the next one starts it.
+            return []
         command = f"scale deployment {name} --replicas={declared}"
         remedy = environment.kubectl_in(namespace, command)
-        return [Problem("Shlink is scaled to 0", "shlink-scaled-to-0", remedy, causes=CLUSTER)]
+        # A restore stops Shlink, and the update goes on after it.
+        young = drift.commanded(environment.view, deployment, path) < _RESTORE_SECONDS
+        restore = young or await restoring(environment) is not None
+        return [
+            Problem(
+                "Shlink is scaled to 0",
+                "shlink-scaled-to-0",
+                remedy,
+                severity=error_unless(changing=restore),
+                causes=CLUSTER,
+            )
+        ]
     workload = Workload(
         title="Shlink",
         namespace=namespace,
@@ -296,8 +316,7 @@ async def _web_client(environment: Environment) -> list[Problem]:
     namespace = manifest["metadata"]["namespace"]
     deployment = await environment.view.named("apps/v1/deployments", namespace, WEB_CLIENT.name)
     if deployment is None:
-        text = f"Shlink's web client: Deployment {namespace}/{WEB_CLIENT.name} does not exist"
-        return [Problem(text, "object-missing", environment.make("up"))]
+        return [await applied.missing(environment, manifest, "up")]
     return await deployment_problems(
         environment,
         deployment,
@@ -348,6 +367,14 @@ async def _places(environment: Environment) -> list[Problem]:
     manifest = environment.declared.named("Deployment", GEOLITE.name)
     if manifest is None:
         return []
+    deployment = await environment.view.named(
+        "apps/v1/deployments", GEOLITE.namespace, GEOLITE.name
+    )
+    if deployment is None:
+        problem = await applied.missing(environment, manifest, "up")
+        if problem.severity is Severity.ERROR:
+            problem = dataclasses.replace(problem, severity=Severity.WARNING)
+        return [problem]
     workload = Workload(
         title="GeoLite",
         namespace=GEOLITE.namespace,
@@ -397,35 +424,43 @@ async def _reached(environment: Environment) -> list[Problem]:
     view = environment.view
     manifest = _deployment(environment)
     namespace = manifest["metadata"]["namespace"]
+    deployment = await view.named("apps/v1/deployments", namespace, manifest["metadata"]["name"])
+    stopped = deployment is not None and deployment["spec"].get("replicas") == 0
     problems: list[Problem] = []
     for service in environment.declared.of_kind("Service"):
         name = service["metadata"]["name"]
         if service["metadata"]["namespace"] != namespace:
             continue
-        if await view.named("v1/services", namespace, name) is None:
+        actual = await view.named("v1/services", namespace, name)
+        if actual is None:
             # In a first `up` it comes after the pods; whatever keeps them is the cause then.
-            deployment = await view.named(
-                "apps/v1/deployments", namespace, manifest["metadata"]["name"]
-            )
             created = deployment["metadata"]["creationTimestamp"] if deployment else None
             young = deployment is not None and age(view, created) < _STARTUP
-            text = f"Service {namespace}/{name} does not exist"
-            severity = Severity.PROGRESS if young else Severity.ERROR
-            remedy = environment.make("refresh")
-            problems.append(Problem(text, "object-missing", remedy, severity=severity))
-        elif name != GEOLITE.name and not await _endpoints(environment, namespace, name):
+            problem = await applied.missing(environment, service)
+            if young and problem.severity is Severity.ERROR:
+                problem = dataclasses.replace(problem, severity=Severity.PROGRESS)
+            problems.append(problem)
+        elif name == GEOLITE.name or (stopped and name == manifest["metadata"]["name"]):
+            # The checks of their pods tell what is wrong with them.
+            continue
+        elif not await _endpoints(environment, namespace, name):
             text = f"no Ready pod stands behind Service {namespace}/{name}"
             remedy = environment.kubectl_in(namespace, f"describe service {name}")
-            problems.append(Problem(text, "shlink-no-endpoints", remedy))
+            # A Service may be there before its pods.
+            new = age(view, actual["metadata"]["creationTimestamp"]) < _STARTUP
+            severity = error_unless(changing=new)
+            problems.append(Problem(text, "shlink-no-endpoints", remedy, severity=severity))
     for kind, resource in (
         ("Ingress", "networking.k8s.io/v1/ingresses"),
         ("HTTPRoute", "gateway.networking.k8s.io/v1/httproutes"),
     ):
         for route in environment.declared.of_kind(kind):
-            name = route["metadata"]["name"]
-            actual = await view.named(resource, namespace, name)
-            problems += _route(environment, kind, name, actual)
-            if actual is not None:
+            actual = await applied.find(environment, resource, route)
+            if actual is None:
+                problem = await applied.missing(environment, route)
+                problems.append(dataclasses.replace(problem, causes=CLUSTER))
+            else:
+                problems += _route(environment, kind, actual)
                 problems += await _class(environment, actual)
     return problems
 
@@ -463,11 +498,8 @@ async def _endpoints(environment: Environment, namespace: str, service: str) -> 
     return False
 
 
-def _route(environment: Environment, kind: str, name: str, actual: Object | None) -> list[Problem]:
-    if actual is None:
-        text = f"{kind} {name} does not exist"
-        return [Problem(text, "object-missing", environment.make("refresh"), causes=CLUSTER)]
-    namespace = actual["metadata"]["namespace"]
+def _route(environment: Environment, kind: str, actual: Object) -> list[Problem]:
+    namespace, name = actual["metadata"]["namespace"], actual["metadata"]["name"]
     described = environment.kubectl_in(namespace, f"describe {kind.lower()} {name}")
     young = age(environment.view, actual["metadata"]["creationTimestamp"]) < GRACE
     if kind == "Ingress":

@@ -14,7 +14,7 @@ import ssl
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from operate import inside
+from operate import applied, inside
 from operate.findings import Environment, Problem, skip
 from operate.pods import Workload, pods_of, ready
 from operate.view import NoAnswerError, Object, Reply, at, labels_of, mapped
@@ -59,9 +59,13 @@ def _encoded(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
-def _logins(environment: Environment) -> list[Login]:
+async def _logins(environment: Environment) -> list[Login]:
+    """Those of the stores that are as the last update made them, and Vault with them."""
     logins: list[Login] = []
+    before = await applied.applied(environment)
     for store in environment.declared.of_kind("SecretStore"):
+        if not before.as_declared(store):
+            continue
         auth = mapped(store, "spec", "provider", "vault", "auth", "kubernetes")
         reference = mapped(auth, "serviceAccountRef")
         logins.append(
@@ -88,7 +92,7 @@ async def look(environment: Environment, workload: Workload) -> list[Problem]:
         return []
     try:
         context = inside.trusting(trusted)
-        for login in _logins(environment):
+        for login in await _logins(environment):
             problem = await _ask(environment, pods[0], context, login)
             if problem:
                 return [problem]
