@@ -45,6 +45,9 @@ class Inventory:
         )
 
     def _collect(self, args: pulumi.ResourceTransformationArgs) -> None:
+        if args.opts.urn is not None:
+            # No registration: the engine's answer refers to an object that a chart made.
+            return
         if isinstance(args.resource, pulumi.CustomResource):
             self._resources.append(args.resource)
         type_, props = args.type_, cast("Mapping[str, Any]", args.props)

@@ -1,5 +1,6 @@
 """Beside an update, what it has not reached yet is no fault; what somebody deleted still is."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from tests import configurations
 from tests.conftest import before as waited_for
 from tests.conftest import configuration, manifest
 from tests.test_doctor import report, stack
-from tests.world import World, by_program, healthy
+from tests.world import PGO, World, ago, by_program, healthy
 
 
 def listed(recording: Recording) -> dict[tuple[str, str, str], str]:
@@ -243,3 +244,46 @@ def test_a_login_that_may_not_read_the_list_skips_it() -> None:
     result = report(world)
     assert list(result.findings) == []
     assert [skip.check for skip in result.skipped] == ["cluster.inventory"]
+
+
+# A restore in place
+
+
+def restoring(world: World, **status: Any) -> None:
+    """The program has stopped Shlink, and PGO restores the database."""
+    deployment = world.find("Deployment", "shlink")
+    deployment["spec"]["replicas"] = 0
+    record = {"manager": "kr8s", "operation": "Update", "time": ago(30)}
+    fields = {"f:spec": {"f:replicas": {}}}
+    deployment["metadata"]["managedFields"].append({**record, "fieldsV1": fields})
+    world.remove("Pod", "shlink-7f8b")
+    world.remove("Pod", "shlink-db-instance1")
+    cluster = world.of("PostgresCluster")[0]
+    cluster["metadata"]["annotations"] = {f"{PGO}/pgbackrest-restore": "2"}
+    cluster["status"]["pgbackrest"]["restore"] = {"id": "2", "finished": False, **status}
+    world.count()
+
+
+def test_a_restore_in_place_is_under_way() -> None:
+    world = applied("restore-in-place")
+    restoring(world)
+    result = report(world)
+    assert {item.severity for item in result.findings} == {Severity.PROGRESS}
+    assert "PostgreSQL is restored" in json.dumps(result.as_json())
+
+
+def test_a_restore_that_has_failed_is_an_error() -> None:
+    world = applied("restore-in-place")
+    restoring(world, failed=3)
+    assert report(world).findings[0].check.startswith("postgres.")
+    assert report(world).exit_code == ILL
+
+
+def test_a_restore_that_has_ended_hides_no_stopped_shlink() -> None:
+    """The update that asked for it was killed before it started Shlink again."""
+    world = applied("restore-in-place")
+    restoring(world, finished=True, succeeded=1, completionTime=ago(3600))
+    deployment = world.find("Deployment", "shlink")
+    deployment["metadata"]["managedFields"][-1]["time"] = ago(3600)
+    assert "Shlink is scaled to 0" in {item.message for item in report(world).findings}
+    assert report(world).exit_code == ILL
