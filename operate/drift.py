@@ -306,7 +306,8 @@ class _Writer:
     @property
     def is_program(self) -> bool:
         """Whether it is this program. Each of its updates writes under a name of its own."""
-        return self.manager.startswith("pulumi-") and not self.subresource
+        own = self.manager.startswith("pulumi-") or self.manager == COMMANDS
+        return own and not self.subresource
 
     def wrote(self, path: Path) -> bool:
         """Whether it wrote this field, one above it or one beneath it."""
