@@ -254,7 +254,7 @@ def restoring(world: World, **status: Any) -> None:
     deployment = world.find("Deployment", "shlink")
     deployment["spec"]["replicas"] = 0
     record = {"manager": "kr8s", "operation": "Update", "time": ago(30)}
-    fields = {"f:spec": {"f:replicas": {}}}
+    fields: Any = {"f:spec": {"f:replicas": {}}}
     deployment["metadata"]["managedFields"].append({**record, "fieldsV1": fields})
     world.remove("Pod", "shlink-7f8b")
     world.remove("Pod", "shlink-db-instance1")
