@@ -26,6 +26,7 @@ from operate.findings import Severity
 from tests import configurations, world
 from tests.real import test_rights as rights
 from tests.real.cluster import Call, Cluster
+from tests.test_doctor import BEYOND_READING
 
 ACCOUNT = {
     "apiVersion": "v1",
@@ -298,9 +299,7 @@ def test_a_healthy_environment_has_no_finding_with_the_rights_of_the_role(
     assert [finding.message for finding in report.findings] == []
     assert report.exit_code == HEALTHY
     # Nothing runs in the pods, so no exporter answers either.
-    beyond = {"vault.certificate", "vault.login", "postgres.certificate", "postgres.logins"}
-    beyond |= {"postgres.grant", "postgres.archiving", "postgres.log"}
-    assert {skip.check for skip in report.skipped} <= {*beyond, "redis.sentinels", "redis.servers"}
+    assert {skip.check for skip in report.skipped} <= BEYOND_READING | {"redis.servers"}
     assert report.seconds < 10
 
 
