@@ -636,7 +636,7 @@ FAULTS = [
     ),
     RealFault(
         "disruption budget deleted",
-        "cluster.objects",
+        "cluster.reserves",
         "object-missing",
         _deleted(BUDGET),
         _redeclared("PodDisruptionBudget", "shlink"),
