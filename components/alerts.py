@@ -14,8 +14,6 @@ from typing import Any
 RUNBOOK = "docs/runbook.md"
 _THREE_WEEKS = 21 * 86400
 AVAILABLE = "kube_deployment_status_replicas_available"
-"""0 times the count of all of them stands in for a Deployment that is gone, and for none where
-kube-state-metrics itself does not answer."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +102,16 @@ def backup_ages(watched: Watched, repository: str = "") -> str:
 def spaces(namespaces: Sequence[str]) -> str:
     """A matcher of namespaces."""
     return f'namespace=~"{"|".join(namespaces)}"'
+
+
+def _none_available(namespace: str, name: str) -> str:
+    """No pod of a Deployment is Ready.
+
+    0 times the count of all of them stands in for a Deployment that is gone, and for none where
+    kube-state-metrics itself does not answer.
+    """
+    own = f'{AVAILABLE}{{namespace="{namespace}", deployment="{name}"}}'
+    return f"(max({own}) or 0 * count({AVAILABLE})) == 0"
 
 
 def _vault(watched: Watched) -> list[Alert]:
@@ -205,10 +213,9 @@ def _postgres(watched: Watched) -> list[Alert]:
 
 
 def _pooler(watched: Watched) -> Alert:
-    deployment = f'namespace="{watched.postgres}", deployment="shlink-db-pgbouncer"'
     return Alert(
         name="PoolerNotReady",
-        expression=(f"(max({AVAILABLE}{{{deployment}}}) or 0 * count({AVAILABLE})) == 0"),
+        expression=_none_available(watched.postgres, "shlink-db-pgbouncer"),
         minutes=2,
         severity="critical",
         summary="No pod of PgBouncer is Ready: Shlink can't reach its database.",
@@ -251,9 +258,7 @@ def _shlink(watched: Watched) -> list[Alert]:
     rules = [
         Alert(
             name="ShlinkNotReady",
-            expression=(
-                f'(max({AVAILABLE}{{{place}, deployment="shlink"}}) or 0 * count({AVAILABLE})) == 0'
-            ),
+            expression=_none_available(watched.shlink, "shlink"),
             minutes=2,
             severity="critical",
             summary="No pod of Shlink is Ready: every request fails.",
