@@ -90,30 +90,30 @@ def changes(declared: Object, actual: Object, *, applied: bool = True) -> list[C
 
     `applied`: whether the last completed update applied this declaration.
     """
-    records = list(_records(actual))
+    writers = list(_writers(actual))
+    people = [writer for writer in writers if writer.is_person]
     found: list[Change] = []
     for key in declared:
         if key not in _NOT_COMPARED:
             found += _differences((key,), declared[key], actual.get(key))
     found += _differences(("metadata", "labels"), _labels(declared), _labels(actual))
-    owned = [_owned(change, records) for change in found]
-    writers = list(_writers(actual))
-    owned = [
+    owned = [_owned(change, people) for change in found]
+    judged = [
         dataclasses.replace(change, pending=_pending(change, writers, applied=applied))
         for change in owned
     ]
-    return [*owned, *_added(declared, actual, records, {change.path for change in found})]
+    return [*judged, *_added(declared, actual, people, {change.path for change in found})]
 
 
 def by_hand(actual: Object) -> list[Change]:
     """What somebody wrote into an object that the program does not declare: a chart's."""
     nothing: Object = {}
-    return _added(nothing, actual, list(_records(actual)), set())
+    return _added(nothing, actual, _people(actual), set())
 
 
 def edited(actual: Object, path: Path) -> bool:
     """Whether somebody wrote a field by hand."""
-    return any(path in record.paths for record in _records(actual))
+    return any(path in person.paths for person in _people(actual))
 
 
 def commanded(view: View, actual: Object, path: Path) -> float:
@@ -269,32 +269,6 @@ def _same(declared: Any, actual: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class _Record:
-    """The fields that somebody wrote by hand."""
-
-    manager: str
-    time: str
-    paths: tuple[Path, ...]
-
-
-def _records(actual: Object) -> Iterator[_Record]:
-    for entry in listed(actual, "metadata", "managedFields"):
-        manager = str(entry.get("manager", ""))
-        automatic = any(part in manager.lower() for part in _AUTOMATA)
-        if not automatic and entry.get("subresource", "") in ("", "scale"):
-            paths = [_named_path(actual, path) for path in _leaves(mapped(entry, "fieldsV1"), ())]
-            yield _Record(manager, str(entry.get("time", "")), tuple(paths))
-
-
-def _owned(change: Change, records: Sequence[_Record]) -> Change:
-    """The change with the one who made it, where the record tells."""
-    for record in records:
-        if any(change.path[: len(path)] == path for path in record.paths):
-            return dataclasses.replace(change, manager=record.manager, time=record.time)
-    return change
-
-
-@dataclass(frozen=True)
 class _Writer:
     """The fields that one program has written last."""
 
@@ -302,6 +276,12 @@ class _Writer:
     subresource: str
     time: str
     paths: tuple[Path, ...]
+
+    @property
+    def is_person(self) -> bool:
+        """Whether somebody wrote them by hand."""
+        automatic = any(part in self.manager.lower() for part in _AUTOMATA)
+        return not automatic and self.subresource in ("", "scale")
 
     @property
     def is_program(self) -> bool:
@@ -325,6 +305,18 @@ def _writers(actual: Object) -> Iterator[_Writer]:
         )
 
 
+def _people(actual: Object) -> list[_Writer]:
+    return [writer for writer in _writers(actual) if writer.is_person]
+
+
+def _owned(change: Change, people: Sequence[_Writer]) -> Change:
+    """The change with the one who made it, where the record tells."""
+    for person in people:
+        if any(change.path[: len(path)] == path for path in person.paths):
+            return dataclasses.replace(change, manager=person.manager, time=person.time)
+    return change
+
+
 def _pending(change: Change, writers: Sequence[_Writer], *, applied: bool) -> bool:
     """Whether the next update writes this field.
 
@@ -342,12 +334,12 @@ def _pending(change: Change, writers: Sequence[_Writer], *, applied: bool) -> bo
 
 
 def _added(
-    declared: Object, actual: Object, records: Sequence[_Record], known: set[Path]
+    declared: Object, actual: Object, people: Sequence[_Writer], known: set[Path]
 ) -> list[Change]:
     """Fields that somebody wrote and that are not declared, or whose declared value is unknown."""
     added: dict[Path, Change] = {}
-    for record in records:
-        for path in record.paths:
+    for person in people:
+        for path in person.paths:
             if path[0] in _NOT_COMPARED or "annotations" in path:
                 continue
             value, here = _at(actual, path), _at(declared, path)
@@ -355,7 +347,7 @@ def _added(
                 continue
             missing = here is _Missing
             if missing or _unknown(path[-1], here) or _keys(value) - _keys(here):
-                added[path] = Change(path, None, value, missing, record.manager, record.time)
+                added[path] = Change(path, None, value, missing, person.manager, person.time)
     return list(added.values())
 
 

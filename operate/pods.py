@@ -123,15 +123,12 @@ def _rollout(environment: Environment, workload: Workload, controller: Object) -
     seen = int(at(controller, "status", "observedGeneration") or 0)
     new = int(at(controller, "status", "updatedReplicas") or 0)
     if seen < int(controller["metadata"].get("generation", 1)) or new < replicas:
-        text = f"{workload.title}: {name} is being rolled out, {new} of {replicas} pods are new"
-        severity, remedy = Severity.PROGRESS, "get pods"
+        state, severity, remedy = "is being rolled out", Severity.PROGRESS, "get pods"
         if controller["spec"].get("paused"):
-            text = (
-                f"{workload.title}: {name} is paused in a rollout, {new} of {replicas} pods are new"
-            )
-            severity, remedy = Severity.ERROR, f"rollout resume deployment {name}"
+            state, severity = "is paused in a rollout", Severity.ERROR
+            remedy = f"rollout resume deployment {name}"
         yield Problem(
-            text,
+            f"{workload.title}: {name} {state}, {new} of {replicas} pods are new",
             "pod-not-ready",
             environment.kubectl_in(workload.namespace, remedy),
             severity=severity,

@@ -32,7 +32,7 @@ _A_NAME = "kubernetes.default.svc"
 """A name that every cluster has."""
 _TIMED_OUT = "124"
 """How `timeout` ends where it had to."""
-_NO_ADDRESS = {"2": f"does not know {_A_NAME}", "124": "does not answer"}
+_NO_ADDRESS = {"2": f"does not know {_A_NAME}", _TIMED_OUT: "does not answer"}
 """What getent's and timeout's exit codes say."""
 _STATES = "node.kubernetes.io/"
 _WEBHOOK = re.compile(r'failed calling webhook "([^"]+)"')
@@ -345,23 +345,18 @@ async def _names(environment: Environment) -> list[Problem]:
             return []
         if status not in _NO_ADDRESS:
             return [skip(f"container database of pod {name} can't ask for a name ({status})")]
-        what = _NO_ADDRESS[status]
-        text = f"the cluster's DNS {what} (asked in pod {namespace}/{name})"
         dns = environment.declared.settings.network.dns_namespace
-        remedy = environment.kubectl_in(dns, "get services,pods,configmaps")
-        if status == _TIMED_OUT:
-            # A busy machine is that slow too: told only where something fails behind it.
-            return [
-                Problem(
-                    text,
-                    "name-does-not-resolve",
-                    remedy,
-                    severity=Severity.WARNING,
-                    may_explain=True,
-                    hidden=True,
-                )
-            ]
-        return [Problem(text, "name-does-not-resolve", remedy)]
+        # A busy machine is that slow too: told only where something fails behind it.
+        slow = status == _TIMED_OUT
+        problem = Problem(
+            f"the cluster's DNS {_NO_ADDRESS[status]} (asked in pod {namespace}/{name})",
+            "name-does-not-resolve",
+            environment.kubectl_in(dns, "get services,pods,configmaps"),
+            severity=Severity.WARNING if slow else Severity.ERROR,
+            may_explain=slow,
+            hidden=slow,
+        )
+        return [problem]
     return []
 
 

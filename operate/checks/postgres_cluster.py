@@ -1,5 +1,6 @@
 """The database cluster that is declared, and its pods."""
 
+from components.backups import RESTORE_ANNOTATION
 from operate.findings import Environment
 from operate.pods import GRACE, Workload, pods_of, ready
 from operate.view import Object, age, labels_of, mapped, written
@@ -45,7 +46,7 @@ async def restoring(environment: Environment) -> str | None:
     cluster = await environment.view.named(CLUSTERS, namespace, name)
     if cluster is None:
         return None
-    asked = mapped(cluster, "metadata", "annotations").get(f"{LABEL}/pgbackrest-restore")
+    asked = mapped(cluster, "metadata", "annotations").get(RESTORE_ANNOTATION)
     status = mapped(cluster, "status", "pgbackrest", "restore")
     if asked is None or status.get("failed"):
         return None

@@ -4,7 +4,6 @@ Redis itself asks for a password, which doctor never reads. Its exporter and the
 """
 
 import asyncio
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -119,10 +118,9 @@ async def _answers(environment: Environment) -> list[Problem]:
     if manifest is None:
         return []
     view, metadata = environment.view, manifest["metadata"]
-    failover = await view.named(_FAILOVERS, metadata["namespace"], metadata["name"])
     pods = await pods_of(view, _workload(manifest, "redis"))
     # A rotation gives the servers their new password before it restarts them, one by one.
-    asked = math.inf if failover is None else written(view, failover)
+    asked = written(view, manifest)
     rolling = any(moved(view, pod) for pod in pods)
     rotating = asked < GRACE or (rolling and asked < len(pods) * GRACE)
     running = [pod for pod in pods if container_runs(pod, "redis-exporter")]
