@@ -131,7 +131,7 @@ class Monitoring(pulumi.ComponentResource):
             PodMonitor(
                 f"{name}-{target.name}",
                 metadata=meta.v1.ObjectMetaArgs(
-                    name=target.name, namespace=target.pods.namespace, labels=args.labels
+                    name=target.name, namespace=target.pods.namespace, labels=args.labels or None
                 ),
                 spec=_pod_monitor(target),
                 opts=child,
@@ -139,7 +139,7 @@ class Monitoring(pulumi.ComponentResource):
         PrometheusRule(
             f"{name}-alerts",
             metadata=meta.v1.ObjectMetaArgs(
-                name="shlink", namespace=args.namespace, labels=args.labels
+                name="shlink", namespace=args.namespace, labels=args.labels or None
             ),
             spec={"groups": [group("shlink", alerts(args.watched)), *_certificates(args)]},
             opts=child,

@@ -125,7 +125,7 @@ def _ingress(
         http = networking.v1.HTTPIngressRuleValueArgs(paths=paths)
         rules += [networking.v1.IngressRuleArgs(host=host, http=http) for host in group.hosts]
     metadata = _metadata(name, args)
-    metadata.annotations = settings.annotations
+    metadata.annotations = settings.annotations or None
     networking.v1.Ingress(
         name,
         metadata=metadata,

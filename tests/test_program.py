@@ -154,6 +154,14 @@ def test_the_program_warns_of_nothing_but_an_open_api_server(name: str) -> None:
         assert "shlink:network.apiServer" in message
 
 
+def test_no_object_has_an_empty_map_of_labels_or_annotations() -> None:
+    """The API server keeps none, so that each update would change a custom resource anew."""
+    for name, thing in configurations.objects():
+        metadata = thing["metadata"]
+        for key in ("labels", "annotations"):
+            assert metadata.get(key) != {}, (name, thing["kind"], metadata["name"], key)
+
+
 def test_a_faulty_configuration_registers_nothing() -> None:
     register: Any = cast("Any", MockMonitor).RegisterResource
     with (
