@@ -90,7 +90,9 @@ class Vault(pulumi.ComponentResource):
             opts=self._child,
         )
         self._provider = self._make_provider(role_id, secret_id)
-        self._audit()
+        self._ready: list[pulumi.Resource] = [self._chart, self._initialised]
+        # Alone: Vault answers 500 to whatever it does while the device starts, and has done it.
+        self._ready = [*self._ready, self._audit()]
         self._people()
         store = vault.Mount(
             f"{name}-kv",
@@ -112,14 +114,14 @@ class Vault(pulumi.ComponentResource):
         )
 
     def inside(self, parent: pulumi.Resource) -> pulumi.ResourceOptions:
-        """Options for a resource inside Vault: created after the unseal, deleted with the server.
+        """Options for a resource inside Vault: created once it logs requests, deleted with it.
 
         A destroy so needs no connection to Vault.
         """
         return pulumi.ResourceOptions(
             parent=parent,
             provider=self._provider,
-            depends_on=[self._chart, self._initialised],
+            depends_on=self._ready,
             deleted_with=self._chart,
         )
 
@@ -287,9 +289,9 @@ class Vault(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(parent=self, depends_on=[self._chart, self._initialised]),
         )
 
-    def _audit(self) -> None:
+    def _audit(self) -> vault.Audit:
         # Standard output: a file device on a full volume makes Vault refuse every request.
-        vault.Audit(
+        return vault.Audit(
             f"{self._name}-audit",
             type="file",
             path="stdout",

@@ -243,6 +243,13 @@ def test_requests_are_audited_where_no_volume_fills_up(dev: Recording) -> None:
     assert (audit["type"], audit["options"]["file_path"]) == ("file", "stdout")
 
 
+def test_nothing_is_written_while_the_audit_device_starts(dev: Recording) -> None:
+    """Vault would answer 500 to what it has done, such as a mount that then is there already."""
+    audit = dev.one("Audit", "vault-audit").urn
+    others = [item for item in inside(dev) if item.urn != audit]
+    assert all(audit in item.depends_on for item in others)
+
+
 def test_a_change_reaches_the_pods(dev: Recording) -> None:
     """OnDelete, the chart's default, changes no pod, and Pulumi takes the old pods for the new."""
     assert server(dev)["updateStrategyType"] == "RollingUpdate"
