@@ -69,7 +69,8 @@ class Change:
     file asks for it."""
 
     def __str__(self) -> str:
-        who = f" ({self.manager}, {self.time})" if self.manager else ""
+        # A record of the subresource `scale` may have no time.
+        who = f" ({', '.join(filter(None, (self.manager, self.time)))})" if self.manager else ""
         return f"{_shown_path(self.path)} {self._what()}{who}"
 
     def _what(self) -> str:

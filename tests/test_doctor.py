@@ -547,6 +547,12 @@ def test_a_container_that_the_kubelet_stops_tells_the_probe() -> None:
     assert report(world).findings[0].message.endswith(f"(exit code 0, 7 restarts): {message}")
 
 
+def test_a_server_of_redis_with_another_password_is_made_anew() -> None:
+    """An update would not notice; the new server takes the Secret's password."""
+    found = report(broken(stack("dev"), [faults.a_server_of_redis_has_another_password]))
+    assert found.findings[0].remedy.endswith("-n redis delete pod rfr-shlink-redis-2")
+
+
 def test_the_step_that_shlinks_start_has_reached_is_told() -> None:
     world = broken(stack("dev"), [faults.shlink_down])
     for started in world.pods("shlink-7f8b"):

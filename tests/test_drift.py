@@ -201,3 +201,11 @@ def test_the_pods_of_an_autoscaler_are_not_declared() -> None:
     )
     assert deployment
     assert "replicas" not in deployment["spec"]
+
+
+def test_a_record_without_a_time_tells_the_program_alone() -> None:
+    """That of the subresource `scale` may have none."""
+    actual: Any = _object({"replicas": 1}, ("kubectl", {"f:replicas": {}}))
+    del actual["metadata"]["managedFields"][0]["time"]
+    told = [str(change) for change in changes(_object({"replicas": 2}), actual)]
+    assert told == ["spec.replicas is 1, not 2 (kubectl)"]

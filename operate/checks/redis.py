@@ -136,7 +136,9 @@ async def _answers(environment: Environment) -> list[Problem]:
         # The exporter tells of a refusal no more than that it has none (1.74); the server does.
         if await _asks_for_a_password(environment, pod):
             text = f"Redis: {name} refuses its own exporter's password"
-            page, remedy = "redis-password-refused", environment.make("up")
+            page = "redis-password-refused"
+            # It takes the Secret's password at its start, and no update notices another one.
+            remedy = environment.kubectl_in(metadata["namespace"], f"delete pod {name}")
         severity = error_unless(changing=rotating or young)
         problems.append(Problem(text, page, remedy, severity=severity))
     return problems
