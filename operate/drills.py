@@ -18,7 +18,7 @@ from components.postgres import PRIMARY
 from components.vault import forward_target
 
 from .declared import Declared
-from .doctor import CONFIRM_SECONDS, HEALTHY, Report, examine
+from .doctor import CONFIRM_SECONDS, HEALTHY, ILL, Report, examine
 from .findings import Severity
 from .pulumi_cli import PulumiError, executable
 from .smoke import SmokeError, Step, smoke
@@ -315,12 +315,15 @@ def run(
 
 
 def _begin(declared: Declared, access: ClusterAccess, tell: Tell) -> None:
-    """Returns when nothing is under way. Raises DrillError: there is something to mend."""
+    """Returns when nothing is under way and everything answers.
+
+    Raises DrillError: there is something to mend, or no look was complete in time.
+    """
     deadline = time.monotonic() + BEGIN_PATIENCE
     report = _look(declared, access, confirm=CONFIRM_SECONDS)
     while not _recovered(report):
         message = _why_not(report)
-        if report.exit_code != HEALTHY or time.monotonic() > deadline:
+        if report.exit_code == ILL or time.monotonic() > deadline:
             raise DrillError(f"the environment is not healthy to begin with: {message}")
         tell(f"waiting for what is under way: {message}")
         time.sleep(_INTERVAL)

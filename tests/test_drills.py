@@ -151,6 +151,33 @@ def test_a_drill_waits_for_what_is_under_way_before_it_begins() -> None:
     assert told[2] == "pod vault/vault-0 deleted (0 s)"
 
 
+def test_a_look_without_an_answer_is_repeated_before_a_drill_begins() -> None:
+    """A busy API server is no fault of the environment."""
+    world = healthy(declared("dev"))
+    asked: list[str] = []
+
+    class Busy(DrillApi):
+        """The first look gets no answer about pods."""
+
+        def answer(self, method: str, path: str, body: Any = None) -> httpx.Response:
+            if path.endswith("/pods") and len(asked) == 1:
+                raise httpx.ReadTimeout("")
+            return super().answer(method, path, body)
+
+    class Access(ClusterAccess):
+        """Each connection is one look."""
+
+        async def client(self) -> Any:
+            asked.append("look")
+            world.objects = healthy(world.declared).objects
+            return Busy(world)
+
+    told: list[str] = []
+    run(drill("vault-restart"), world.declared, Access("lab"), tell=told.append)
+    assert "no answer" in told[0]
+    assert told[1] == "pod vault/vault-0 deleted (0 s)"
+
+
 def test_a_sick_environment_is_left_alone() -> None:
     world = healthy(declared("dev"))
     world.remove("Service", "rfs-")
