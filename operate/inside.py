@@ -8,10 +8,11 @@ it lacks; it is no finding.
 import base64
 import contextlib
 import json
-import re
 import ssl
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
+
+import h11
 
 from .findings import Environment
 from .view import NoAnswerError, Object, Reply, SkippedError, View, at
@@ -169,35 +170,33 @@ async def posted(
     """The answer of an HTTPS server to a POST of JSON. Raises NoAnswerError and ssl.SSLError."""
     session = _Session(connection, context, host)
     await session.handshake()
-    body = json.dumps(fields)
-    lines = (
-        f"POST {path} HTTP/1.1",
-        f"Host: {host}",
-        "Content-Type: application/json",
-        f"Content-Length: {len(body)}",
-        "Connection: close",
-        "",
-        body,
-    )
-    await session.send("\r\n".join(lines).encode())
-    head, text = b"", b""
-    while not text:
-        head += await session.receive()
-        head, found, text = head.partition(b"\r\n\r\n")
-        if not found:
-            continue
-        length = re.search(rb"(?i)content-length: *(\d+)", head)
-        while length and len(text) < int(length[1]):
-            text += await session.receive()
-        break
-    status = re.match(rb"HTTP/1\.\d (\d+)", head)
-    if status is None:
-        raise NoAnswerError(f"{host} does not speak HTTP")
+    client = h11.Connection(h11.CLIENT)
+    body = json.dumps(fields).encode()
+    headers = {
+        "Host": host,
+        "Content-Type": "application/json",
+        "Content-Length": str(len(body)),
+        "Connection": "close",
+    }
+    request = h11.Request(method="POST", target=path, headers=list(headers.items()))
+    parts = (request, h11.Data(data=body), h11.EndOfMessage())
+    await session.send(b"".join(client.send(part) or b"" for part in parts))
+    status, text = 0, b""
+    try:
+        while not isinstance(event := client.next_event(), h11.EndOfMessage):
+            if event is h11.NEED_DATA:
+                client.receive_data(await session.receive())
+            elif isinstance(event, h11.Response):
+                status = event.status_code
+            elif isinstance(event, h11.Data):
+                text += event.data
+    except h11.RemoteProtocolError as error:
+        raise NoAnswerError(f"{host} does not speak HTTP: {error}") from None
     try:
         answer = json.loads(text)
     except ValueError:
         answer = text.decode(errors="replace")
-    return Reply(int(status[1]), answer)
+    return Reply(status, answer)
 
 
 def days_left(view: View, shown: Object) -> float:
