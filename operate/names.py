@@ -34,15 +34,29 @@ async def unnamed(
     return missing
 
 
+async def behind(view: View, namespace: str) -> dict[str, set[str]]:
+    """The pods, by name, that each Service of a namespace leads to, Ready or not."""
+    found: dict[str, set[str]] = {}
+    for piece in await view.objects(_SLICES, namespace):
+        pods = found.setdefault(str(labels_of(piece).get(_SERVICE, "")), set())
+        for endpoint in listed(piece, "endpoints"):
+            if at(endpoint, "targetRef", "kind") == "Pod":
+                pods.add(str(at(endpoint, "targetRef", "name")))
+    return found
+
+
 async def serves(view: View, namespace: str, port: int, names: str) -> bool | None:
     """Whether a Ready endpoint of any Service in a namespace answers on a port.
 
     `names`: how names of such ports begin; a pod may listen on another number than its Service.
-    None: no Service is for that port.
+    None: no Service is for that port. Without pods a slice tells no ports; its Service's name then
+    holds `names`.
     """
     there: bool | None = None
     for piece in await view.objects(_SLICES, namespace):
         entries = listed(piece, "ports")
+        if not entries and names in str(labels_of(piece).get(_SERVICE, "")):
+            there = bool(there)
         own = [
             entry
             for entry in entries

@@ -4,6 +4,7 @@ The cause comes with its consequences, as in a cluster: a sealed Vault has a sto
 in, Secrets that are not synced and pods that wait.
 """
 
+import copy
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -220,6 +221,25 @@ def an_admission_webhook_is_down(world: World) -> None:
     ):
         world.remove("Pod", prefix)
         world.event("StatefulSet", owner, namespace, "FailedCreate", message)
+
+
+@fault("cluster.strays", "stray-pod")
+def a_pod_for_debugging_gets_requests(world: World) -> None:
+    stray = copy.deepcopy(world.pods("shlink-7f8b")[0])
+    for item in world.pods("shlink-7f8b"):
+        owner = {"controller": True, "kind": "ReplicaSet", "name": "shlink-7f8b"}
+        item["metadata"]["ownerReferences"] = [owner]
+    stray["metadata"]["name"] = "shlink-7f8b-debug"
+    world.objects.append(stray)
+
+
+@fault("cluster.dns", "name-does-not-resolve")
+def the_dns_of_the_cluster_has_no_pods(world: World) -> None:
+    """Without pods its Service's slice tells no ports."""
+    for piece in world.of("EndpointSlice"):
+        if piece["metadata"]["namespace"] == "kube-system":
+            piece |= {"ports": None, "endpoints": []}
+            piece["metadata"]["annotations"]["pods"] = "nothing"
 
 
 # The operators

@@ -885,6 +885,7 @@ KUBECTL = {
     "edit",
     "exec",
     "get",
+    "label",
     "logs",
     "rollout",
     "scale",

@@ -9,7 +9,7 @@ from components import ports
 from operate import applied, drift
 from operate.findings import Check, Environment, Problem, Severity, error_unless, skip
 from operate.inside import output
-from operate.names import serves
+from operate.names import behind, serves
 from operate.pods import GRACE, Workload, container_runs, last_seen, pod_problems, pods_of
 from operate.view import (
     ForbiddenError,
@@ -311,6 +311,43 @@ def _namespaces_in(value: Any) -> set[str]:
     return named
 
 
+async def _strays(environment: Environment) -> list[Problem]:
+    """No pod stands behind a Service beside the pods that it is for, and gets their requests."""
+    problems: list[Problem] = []
+    view = environment.view
+    own = {item["metadata"]["name"] for item in environment.declared.of_kind("Deployment")}
+    for namespace in environment.declared.namespaces:
+        pods = {pod["metadata"]["name"]: pod for pod in await view.objects("v1/pods", namespace)}
+        for service, names in sorted((await behind(view, namespace)).items()):
+            declared = environment.declared.named("Service", service) is not None
+            known = own if declared else set[str]()
+            strays = [name for name in sorted(names & pods.keys()) if _stray(pods[name], known)]
+            # A Service that leads to no other pod is somebody's own.
+            if strays and len(strays) < len(names):
+                problems.append(await _led_to(environment, namespace, service, pods[strays[0]]))
+    return problems
+
+
+def _stray(pod: Object, deployments: set[str]) -> bool:
+    """Whether nobody controls a pod, or none of these Deployments does."""
+    for owner in listed(pod, "metadata", "ownerReferences"):
+        if owner.get("controller"):
+            of_another = owner["name"].rpartition("-")[0] not in deployments
+            return bool(deployments) and owner["kind"] == "ReplicaSet" and of_another
+    return True
+
+
+async def _led_to(environment: Environment, namespace: str, service: str, pod: Object) -> Problem:
+    name = pod["metadata"]["name"]
+    text = f"Service {namespace}/{service} leads to pod {name} too, which is none of its own"
+    remedy = environment.kubectl_in(namespace, f"get pod {name} --show-labels")
+    actual = await environment.view.named("v1/services", namespace, service)
+    labels = list(mapped(actual or {}, "spec", "selector"))
+    if labels and not listed(pod, "metadata", "ownerReferences"):
+        remedy = environment.kubectl_in(namespace, f"label pod {name} {labels[0]}-")
+    return Problem(text, "stray-pod", remedy)
+
+
 async def _dns(environment: Environment) -> list[Problem]:
     """The cluster's DNS has a Ready pod; without it every server "can't be reached"."""
     namespace = environment.declared.settings.network.dns_namespace
@@ -320,7 +357,8 @@ async def _dns(environment: Environment) -> list[Problem]:
         return [skip(f"{error}; deploy/rbac/doctor.yaml grants it")]
     if ready:
         return []
-    page, remedy = "name-does-not-resolve", environment.kubectl_in(namespace, "get services,pods")
+    page = "name-does-not-resolve"
+    remedy = environment.kubectl_in(namespace, "get services,deployments,pods")
     if ready is None:
         # A cloud may answer from outside the cluster.
         text = f"no Service of namespace {namespace} is the cluster's DNS (port {ports.DNS})"
@@ -667,6 +705,12 @@ CHECKS = (
         description="the namespaces that NetworkPolicies name exist",
         depends_on=("cluster.policies",),
         look=_peers,
+    ),
+    Check(
+        name="cluster.strays",
+        description="the Services lead to no pod but their own",
+        depends_on=CLUSTER,
+        look=_strays,
     ),
     Check(
         name="cluster.dns",

@@ -554,7 +554,13 @@ CHECKS = (
     Check(
         name="shlink.running",
         description="Shlink's pods are Ready",
-        depends_on=("shlink.migrated", "cluster.objects", "shlink.unchanged", *_SERVERS),
+        depends_on=(
+            "shlink.migrated",
+            "cluster.objects",
+            "cluster.strays",
+            "shlink.unchanged",
+            *_SERVERS,
+        ),
         look=_running,
     ),
     Check(
