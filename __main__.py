@@ -137,12 +137,13 @@ if settings.shlink.route and settings.shlink.route.web_client:
         opts,
     )
 if settings.monitoring.enabled:
+    exporters = targets(settings, vault.certificate_secret)
     Monitoring(
         "monitoring",
         MonitoringArgs(
             namespace=spaces[SHLINK].name,
-            targets=targets(settings, vault.certificate_secret),
-            watched=watched(settings),
+            targets=exporters,
+            watched=watched(settings, exporters),
             certificates={"Vault": vault.certificate_expires},
             labels=settings.monitoring.labels,
             dashboard_labels=settings.monitoring.dashboard_labels,

@@ -54,6 +54,8 @@ class Watched:
     backup_hours: int
     repositories: Sequence[str]
     """Numbers of the backup repositories, as pgBackRest has them."""
+    jobs: Sequence[str]
+    """What is scraped, as Prometheus names it: namespace/PodMonitor."""
     autoscaled: bool = False
     """Whether an autoscaler decides how many pods of Shlink run."""
     pooled: bool = False
@@ -67,7 +69,7 @@ class Watched:
 
 def alerts(watched: Watched) -> list[Alert]:
     """The alerts for what this environment has."""
-    rules = [*_vault(watched), *_shlink(watched), *_cluster(watched)]
+    rules = [_metrics(watched), *_vault(watched), *_shlink(watched), *_cluster(watched)]
     if watched.exporter:
         rules += _postgres(watched)
     if watched.pooled:
@@ -114,18 +116,49 @@ def _none_available(namespace: str, name: str) -> str:
     return f"(max({own}) or 0 * count({AVAILABLE})) == 0"
 
 
+def _ready(namespace: str, value: int) -> str:
+    """The pods that are Ready, or those that are not; none without kube-state-metrics."""
+    return f'kube_pod_status_ready{{namespace="{namespace}", condition="true"}} == {value}'
+
+
+def _one(found: str, namespace: str, monitor: str) -> str:
+    """Not exactly one was found.
+
+    A Ready pod whose exporter gives no answer may be the one: a gap in the scrapes is no failure.
+    """
+    silent = (
+        f'up{{job="{namespace}/{monitor}"}} == 0 unless on (namespace, pod) {_ready(namespace, 0)}'
+    )
+    return f"count({found}) > 1 or absent({found}) unless on () ({silent})"
+
+
+def _metrics(watched: Watched) -> Alert:
+    """What other alerts can't see, and so do not tell."""
+    gone = [f'absent(up{{job="{job}"}})' for job in watched.jobs]
+    silent = f'max by (job, pod) (up{{job=~"{"|".join(watched.jobs)}"}}) == 0'
+    return Alert(
+        name="MetricsMissing",
+        expression=" or ".join([silent, *gone]),
+        minutes=10,
+        severity="warning",
+        summary="Prometheus gets no metrics of {{ $labels.job }} {{ $labels.pod }}.",
+        page="metrics-missing",
+    )
+
+
 def _vault(watched: Watched) -> list[Alert]:
-    place = f'namespace="{watched.vault}"'
+    place, job = f'namespace="{watched.vault}"', f'job="{watched.vault}/vault"'
     return [
         Alert(
             name="VaultSealed",
             # A server reports its sealed start beside the truth until its telemetry forgets it
-            # (`prometheus_retention_time`; seen on Vault 1.21.2), hence `max`. Where it answers no
-            # scrape at all it is as good as sealed; so it is where it has no pod.
+            # (`prometheus_retention_time`; seen on Vault 1.21.2), hence `max`. One that is not
+            # Ready and answers no scrape is as good as sealed; so it is where it has no pod.
             expression=(
                 f"max by (namespace, pod) (vault_core_unsealed{{{place}}}) == 0 "
-                f'or max by (namespace, pod) (up{{{place}, job=~".*/vault"}}) == 0 '
-                f'or absent(up{{{place}, job=~".*/vault"}})'
+                f"or max by (namespace, pod) (up{{{job}}}) == 0 "
+                f"and on (namespace, pod) {_ready(watched.vault, 0)} "
+                f"or absent(up{{{job}}})"
             ),
             minutes=2,
             severity="critical",
@@ -149,7 +182,7 @@ def _postgres(watched: Watched) -> list[Alert]:
     return [
         Alert(
             name="PostgresNoPrimary",
-            expression=f"(count({primary(watched)}) or vector(0)) != 1",
+            expression=_one(primary(watched), watched.postgres, "shlink-db"),
             minutes=2,
             severity="critical",
             summary="PostgreSQL has no primary, or more than one.",
@@ -157,12 +190,12 @@ def _postgres(watched: Watched) -> list[Alert]:
         ),
         Alert(
             name="PostgresReplicaBehind",
-            # The primary reports the replicas that it sends to, and no other. One that only takes
-            # a base backup has no number.
+            # The primary reports the replicas that it sends to, and no other: without its answer
+            # nothing is known. One that only takes a base backup has no number.
             expression=(
                 f"max by (pod) ({behind}) > 268435456 or "
                 f"count(ccp_is_in_recovery_status{{{place}}} == 1) > "
-                f"(count({behind} >= 0) or vector(0))"
+                f"(count({behind} >= 0) or vector(0)) and on () {primary(watched)}"
             ),
             minutes=5,
             severity="warning",
@@ -197,7 +230,8 @@ def _postgres(watched: Watched) -> list[Alert]:
         ),
         Alert(
             name="PostgresBackupMissing",
-            # Without any backup a repository has no age.
+            # Without any backup a repository has no age. Nor has it while nothing is scraped: a gap
+            # must not begin these hours anew.
             expression=" or ".join(
                 f"absent({backup_ages(watched, number)})" for number in watched.repositories
             ),
@@ -228,8 +262,10 @@ def _redis(watched: Watched) -> list[Alert]:
     return [
         Alert(
             name="RedisNoMaster",
-            expression=(
-                f'(count(redis_instance_info{{{place}, role="master"}}) or vector(0)) != 1'
+            expression=_one(
+                f'redis_instance_info{{{place}, role="master"}}',
+                watched.redis,
+                "shlink-redis",
             ),
             minutes=2,
             severity="critical",

@@ -101,7 +101,7 @@ def targets(settings: Settings, vault_authority: pulumi.Input[str]) -> list[Targ
     return exporters
 
 
-def watched(settings: Settings) -> Watched:
+def watched(settings: Settings, exporters: Sequence[Target]) -> Watched:
     """What the alerts of this environment are about."""
     repositories = [VOLUME, *sorted(settings.postgres.backups.repositories)]
     return Watched(
@@ -114,6 +114,7 @@ def watched(settings: Settings) -> Watched:
         failover=settings.redis.mode == "failover",
         backup_hours=settings.monitoring.backup_hours,
         repositories=[name.removeprefix("repo") for name in repositories],
+        jobs=[f"{target.pods.namespace}/{target.name}" for target in exporters],
         autoscaled=settings.shlink.autoscaled,
         pooled=settings.postgres.pooler is not None,
     )

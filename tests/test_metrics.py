@@ -82,7 +82,7 @@ def test_a_query_names_what_an_exporter_has(owner: str, query: str) -> None:
             assert labels <= metrics()[name] | TARGET_LABELS, f"{owner}: {name} lacks a label"
             known |= metrics()[name]
     for grouping in _GROUPING.findall(query):
-        labels = {label.strip() for label in grouping.split(",")}
+        labels = set(re.findall(r"\w+", grouping))
         assert labels <= known, f"{owner}: grouped by what is not there"
 
 

@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -174,8 +174,35 @@ class Case:
     """Alerts that rightly fire beside it."""
 
 
+TARGETS = {
+    "vault/vault": ["vault-0"],
+    "shlink/shlink": ["s0"],
+    "external-secrets/external-secrets": ["e0"],
+    "postgres/shlink-db": ["a", "b"],
+    "redis/shlink-redis": ["r0", "r1"],
+    "redis/redis-operator": ["o0"],
+}
+"""The pods of each job."""
+
+
+def _up(job: str, name: str) -> str:
+    return f'up{{namespace="{job.partition("/")[0]}", job="{job}", pod="{name}"}}'
+
+
+def _ready(job: str, name: str) -> str:
+    """Of kube-state-metrics."""
+    place = f'namespace="{job.partition("/")[0]}", pod="{name}"'
+    return f'kube_pod_status_ready{{{place}, condition="true"}}'
+
+
+def _scrapes(series: Callable[[str, str], str], values: str, *jobs: str) -> dict[str, str]:
+    """The same for each pod of some jobs; of all when none is named."""
+    return {series(job, name): values for job in jobs or TARGETS for name in TARGETS[job]}
+
+
 HEALTHY: Mapping[str, str] = {
-    'up{namespace="vault", job="vault/vault", pod="vault-0"}': "1x60",
+    **_scrapes(_up, "1x60"),
+    **_scrapes(_ready, "1x60"),
     'vault_core_unsealed{namespace="vault", pod="vault-0", cluster="c"}': "1x60",
     # Sealed at its start; Vault goes on reporting that.
     'vault_core_unsealed{namespace="vault", pod="vault-0", cluster=""}': "0x60",
@@ -234,10 +261,56 @@ def _like(metric: str, *parts: str) -> str:
     return series[0]
 
 
+def _own(*jobs: str) -> set[str]:
+    """The series that come with the scrapes of some jobs; of all when none is named."""
+    spaces = {job.partition("/")[0] for job in jobs or TARGETS}
+    return {
+        name
+        for name in HEALTHY
+        if not name.startswith(("up{", "kube", "container_"))
+        and any(f'{{namespace="{space}"' in name for space in spaces)
+    }
+
+
+def _unscraped(*jobs: str, up: str = "0x60") -> dict[str, str]:
+    """Some jobs, or all, give no metrics: only `up` tells of them."""
+    return {**dict.fromkeys(_own(*jobs), "_x60"), **_scrapes(_up, up, *jobs)}
+
+
+def _gap(*jobs: str) -> dict[str, str]:
+    """Eight minutes without the metrics of some jobs, or of all."""
+    own = {name: f"_x8 {HEALTHY[name]}" for name in _own(*jobs)}
+    return {**own, **_scrapes(_up, "0x7 1x60", *jobs)}
+
+
+VAULT, DATABASE, REDIS = "vault/vault", "postgres/shlink-db", "redis/shlink-redis"
+_NO_KUBE_STATE = {name: "_x60" for name in HEALTHY if name.startswith("kube_")}
+
 CASES = [
     Case("VaultSealed", {_like("vault_core_unsealed", '"c"'): "0x60"}, {}),
-    Case("VaultSealed", {_like("up"): "0x60"}, {_like("up"): "1 0 1x58"}),
-    Case("VaultSealed", {_like("up"): "_x60", _like("vault_core_unsealed", '"c"'): "_x60"}, {}),
+    Case(
+        "VaultSealed",
+        {**_unscraped(VAULT), **_scrapes(_ready, "0x60", VAULT)},
+        {**_scrapes(_up, "1 0 1x58", VAULT), **_scrapes(_ready, "1 0 1x58", VAULT)},
+        also=["MetricsMissing"],
+    ),
+    Case("VaultSealed", _unscraped(VAULT, up="_x60"), {}, also=["MetricsMissing"]),
+    # A gap in the scrapes is no failure of what can't be seen meanwhile.
+    *(
+        Case("MetricsMissing", {**_unscraped(*jobs), **more}, {**_gap(*jobs), **more})
+        for jobs in ([], [VAULT], ["shlink/shlink"], [DATABASE], [REDIS])
+        for more in ({}, _NO_KUBE_STATE)
+    ),
+    Case(
+        "MetricsMissing",
+        {
+            **{name: "_x60" for name in _own(DATABASE) if 'pod="a"' in name},
+            _up(DATABASE, "a"): "0x60",
+        },
+        {},
+    ),
+    Case("MetricsMissing", _scrapes(_up, "_x60", "redis/redis-operator"), {}),
+    Case("MetricsMissing", _scrapes(_up, "_x60", "external-secrets/external-secrets"), {}),
     Case("ExternalSecretNotSynced", {_like("externalsecret"): "1x60"}, {}),
     Case(
         "PostgresNoPrimary",
@@ -248,7 +321,6 @@ CASES = [
             _like("ccp_archive_command_status_seconds", '"b"'): "0x60",
             _like("ccp_archive_command_status_failed", '"b"'): "0x60",
         },
-        also=["PostgresReplicaBehind"],
     ),
     Case(
         "PostgresNoPrimary",
@@ -259,6 +331,14 @@ CASES = [
         "PostgresNoPrimary",
         {_like("ccp_is_in_recovery", '"a"'): "_x60", _like("ccp_is_in_recovery", '"b"'): "_x60"},
         {},
+    ),
+    # Its pods are not Ready, or there is none.
+    *(
+        Case("PostgresNoPrimary", fault, {}, also=["MetricsMissing"])
+        for fault in (
+            {**_unscraped(DATABASE), **_scrapes(_ready, "0x60", DATABASE)},
+            _unscraped(DATABASE, up="_x60"),
+        )
     ),
     Case(
         "PostgresReplicaBehind",
@@ -299,6 +379,13 @@ CASES = [
         "RedisNoMaster",
         {'redis_instance_info{namespace="redis", pod="r2", role="master"}': "1x60"},
         {},
+    ),
+    *(
+        Case("RedisNoMaster", fault, {}, also=["MetricsMissing"])
+        for fault in (
+            {**_unscraped(REDIS), **_scrapes(_ready, "0x60", REDIS)},
+            _unscraped(REDIS, up="_x60"),
+        )
     ),
     Case(
         "RedisMemory",
@@ -443,6 +530,16 @@ def test_it_stays_quiet_where_users_notice_nothing(case: Case, tmp_path: Path) -
 def test_no_alert_fires_in_a_healthy_environment(tmp_path: Path) -> None:
     promtool()
     assert _firing(tmp_path, Case("", {}, {}, minutes=45), {}) == set[str]()
+
+
+def test_an_alert_asks_for_what_is_scraped() -> None:
+    """Prometheus names a job after its monitor; a misspelt one is absent forever."""
+    scraped = {f"{m['metadata']['namespace']}/{m['metadata']['name']}" for m in monitors()}
+    assert scraped == set(TARGETS)
+    for rule in rules():
+        assert set(re.findall(r'job="([^"]+)"', rule["expr"])) <= scraped
+    [missing] = [rule for rule in rules() if rule["alert"] == "MetricsMissing"]
+    assert set(re.findall(r'absent\(up{job="([^"]+)"}', missing["expr"])) == scraped
 
 
 def test_every_alert_is_tried() -> None:
