@@ -57,6 +57,11 @@ def _less(before: Any, after: Any) -> bool:
     return bool(after < before)
 
 
+def _skips(before: Any, after: Any) -> bool:
+    """Whether a number rises by more than one."""
+    return bool(after > before + 1)
+
+
 def _smaller(before: Any, after: Any) -> bool:
     return amount(after) < amount(before)
 
@@ -162,10 +167,16 @@ _RULES: Mapping[str, _Rule] = {
         f"let another release of the chart adopt the CRDs first: {_DOCS}",
     ),
 }
-_ROTATION = _Rule(
+_LOWER = _Rule(
     _less,
     "a lower number is an old password, which the product does not know any more",
     "raise the number instead: docs/operations.md",
+)
+_SKIPPED = _Rule(
+    _skips,
+    "what runs is prepared for the next number only: requests would be refused, and Redis' "
+    "rotation would not be let in",
+    "raise the number by one, `make up`, and again: docs/operations.md#rotation",
 )
 _REPOSITORIES = "postgres.backups.repositories."
 _REPOSITORY = _Rule(
@@ -235,21 +246,20 @@ def refusals(before: Record, after: Record, allowed: frozenset[str] = frozenset(
     """
     texts: list[str] = []
     for key in sorted(before.keys() & after.keys()):
-        rule = _rule(key)
         change = f"{key}: {_shown(before[key])} -> {_shown(after[key])}"
-        if rule is None or before[key] == after[key] or change in allowed:
+        if before[key] == after[key] or change in allowed:
             continue
-        if rule.refused(before[key], after[key]):
-            texts.append(_text(change, rule))
+        broken = [rule for rule in _rules(key) if rule.refused(before[key], after[key])]
+        texts += [_text(change, rule) for rule in broken]
     return texts
 
 
-def _rule(key: str) -> _Rule | None:
+def _rules(key: str) -> Sequence[_Rule]:
     if key.startswith("rotation."):
-        return _ROTATION
+        return [_LOWER, _SKIPPED]
     if key.startswith(_REPOSITORIES):
-        return _REPOSITORY
-    return _RULES.get(key)
+        return [_REPOSITORY]
+    return [_RULES[key]] if key in _RULES else []
 
 
 def _text(change: str, rule: _Rule) -> str:

@@ -859,7 +859,7 @@ class Monitoring(Model):
 
 
 class RotationSettings(Model):
-    """Raise a number to replace that password wherever it is used. See docs/operations.md."""
+    """Raise a number by one to replace that password wherever it is used: docs/operations.md."""
 
     database: Rotation = Field(default=1, description="The password of `shlink` in PostgreSQL.")
     api_key: Rotation = Field(

@@ -82,6 +82,7 @@ def images(postgres: float, pgbackrest: float) -> dict[str, Any]:
             "operators.externalSecrets.install: true -> false",
         ),
         ({"rotation": {"database": 3}}, {"rotation": {"database": 2}}, "rotation.database: 3 -> 2"),
+        ({}, {"rotation": {"redis": 3}}, "rotation.redis: 1 -> 3"),
         (
             images(16.11, 2.56),
             images(16.12, 2.56),
