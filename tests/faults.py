@@ -1107,6 +1107,15 @@ def policy_added(world: World) -> None:
     world.objects.append(policy)
 
 
+@fault("postgres.running", "postgres-replica-behind", stack="prod")
+def a_replica_of_postgresql_can_not_be_started(world: World) -> None:
+    """As after a restore that it can't be rewound to: Patroni tries again and again."""
+    pod = world.pods("shlink-db-instance1")[1]
+    state = json.loads(pod["metadata"]["annotations"]["status"])
+    pod["metadata"]["annotations"]["status"] = json.dumps({**state, "state": "start failed"})
+    world.not_ready(pod["metadata"]["name"], seconds=600)
+
+
 def replica_behind(world: World) -> None:
     """A replica of PostgreSQL lags; a warning, so it is not in the table."""
     pod = world.pods("shlink-db-instance1")[1]

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from components import ports
@@ -105,12 +105,44 @@ async def _running(environment: Environment) -> list[Problem]:
         workload = dataclasses.replace(workload, replicas=replicas)
     problems = await pod_problems(environment, workload)
     pods = await pods_of(environment.view, workload)
+    for pod, problem in _start_failed(environment, pods).items():
+        # Patroni says more of this pod than the kubelet does.
+        others = [item for item in problems if f"pod {pod} is not Ready" not in item.message]
+        problems = [problem, *others]
     if not pods and not problems:
         text = "PostgreSQL: no pod exists"
         warning = await _last_warning(environment, namespace, name)
         remedy = environment.kubectl_in(namespace, f"describe postgrescluster {name}")
         problems.append(Problem(f"{text}{warning}", "postgres-not-created", remedy))
     return problems
+
+
+def _start_failed(environment: Environment, pods: Sequence[Object]) -> dict[str, Problem]:
+    """Replicas, by name, that Patroni can't start beside a primary that runs.
+
+    Patroni tries for ever: a replica that can't be rewound has to be copied anew.
+    """
+    namespace, cluster = place(environment)
+    leaders = [pod for pod in pods if ready(pod) and _leads(pod)]
+    failed: dict[str, Problem] = {}
+    for pod in pods:
+        state = _patroni(pod).get("state")
+        since = condition(pod, "Ready")
+        waited = age(environment.view, since.get("lastTransitionTime") if since else None)
+        if not leaders or state != "start failed" or ready(pod) or waited <= GRACE:
+            continue
+        name, leader = pod["metadata"]["name"], leaders[0]["metadata"]["name"]
+        copy = f"exec {leader} -c database -- patronictl reinit {cluster}-ha {name} --force"
+        failed[name] = Problem(
+            f"PostgreSQL: replica {name} can't follow the primary {leader} (Patroni: start failed)",
+            "postgres-replica-behind",
+            environment.kubectl_in(namespace, copy),
+        )
+    return failed
+
+
+def _leads(pod: Object) -> bool:
+    return _patroni(pod).get("role") in ("master", "primary")
 
 
 async def _primary(environment: Environment) -> list[Problem]:
