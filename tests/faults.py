@@ -253,6 +253,13 @@ def the_arguments_of_pgo_were_edited(world: World) -> None:
     world.crashed("pgo-")
 
 
+@fault("operators.rights", "operator-rights-missing")
+def the_rights_of_external_secrets_were_deleted(world: World) -> None:
+    pods = {"spec": {"serviceAccountName": "external-secrets"}}
+    world.find("Deployment", "external-secrets")["spec"]["template"] = pods
+    world.crashed("external-secrets-")
+
+
 @fault("operators.available", "operator-down")
 def pgo_is_scaled_to_0(world: World) -> None:
     world.find("Deployment", "pgo")["spec"]["replicas"] = 0

@@ -553,6 +553,35 @@ def test_a_server_of_redis_with_another_password_is_made_anew() -> None:
     assert found.findings[0].remedy.endswith("-n redis delete pod rfr-shlink-redis-2")
 
 
+@pytest.mark.parametrize(
+    ("verbs", "account", "told"),
+    [
+        (["get", "list", "update"], "external-secrets", None),
+        (["*"], "external-secrets", None),
+        (["get"], "external-secrets", "may not list secretstores in namespace shlink"),
+        (["*"], "other", "may not list secretstores in namespace shlink"),
+    ],
+)
+def test_an_operators_rights_are_those_of_its_bindings(
+    verbs: list[str], account: str, told: str | None
+) -> None:
+    world = healthy(stack("dev"))
+    pods = {"spec": {"serviceAccountName": "external-secrets"}}
+    world.find("Deployment", "external-secrets")["spec"]["template"] = pods
+    groups, kinds = ["", "external-secrets.io"], ["secretstores", "externalsecrets", "secrets"]
+    subject = {"kind": "ServiceAccount", "name": account, "namespace": "external-secrets"}
+    metadata = {"name": "controller", "namespace": "shlink"}
+    common = {"apiVersion": "rbac.authorization.k8s.io/v1", "metadata": metadata}
+    rules = [{"apiGroups": groups, "resources": kinds, "verbs": verbs}]
+    reference = {"kind": "Role", "name": "controller"}
+    world.objects += [
+        {**common, "kind": "Role", "rules": rules},
+        {**common, "kind": "RoleBinding", "roleRef": reference, "subjects": [subject]},
+    ]
+    findings = report(world).findings
+    assert [(told or "") in item.message for item in findings] == [True] * (told is not None)
+
+
 def test_the_step_that_shlinks_start_has_reached_is_told() -> None:
     world = broken(stack("dev"), [faults.shlink_down])
     for started in world.pods("shlink-7f8b"):
@@ -918,7 +947,7 @@ def test_every_remedy_is_a_command(fault: Fault) -> None:
     """It parses, and what it calls exists."""
     for finding in report(broken(stack(fault.stack), [fault.make])).findings:
         program, *words = shlex.split(finding.remedy)
-        assert program in {"make", "kubectl", "pulumi"}
+        assert program in {"helm", "make", "kubectl", "pulumi"}
         if program == "make":
             assert re.search(rf"^{words[0]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
         if program == "kubectl":

@@ -23,6 +23,7 @@ from operate.view import (
     mapped,
 )
 
+from . import operator_rights
 from .postgres_cluster import instances
 
 CLUSTER = ("cluster.reachable", "cluster.namespaces")
@@ -737,12 +738,19 @@ CHECKS = (
         look=_unchanged,
     ),
     Check(
+        name="operators.rights",
+        description="the operators have the rights that their charts granted",
+        depends_on=CLUSTER,
+        look=operator_rights.look,
+    ),
+    Check(
         name="operators.available",
         description="the operators run",
         depends_on=(
             *CLUSTER,
             "cluster.nodes",
             "cluster.objects",
+            "operators.rights",
             "cluster.policies",
             "operators.unchanged",
         ),

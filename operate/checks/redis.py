@@ -132,13 +132,13 @@ async def _answers(environment: Environment) -> list[Problem]:
         name = pod["metadata"]["name"]
         young = age(view, pod["metadata"]["creationTimestamp"]) < _START_SECONDS
         text, page = f"Redis: {name} does not answer its own exporter", "redis-does-not-answer"
-        remedy = environment.kubectl_in(metadata["namespace"], f"logs {name} -c redis --tail=20")
         # The exporter tells of a refusal no more than that it has none (1.74); the server does.
         if await _asks_for_a_password(environment, pod):
             text = f"Redis: {name} refuses its own exporter's password"
             page = "redis-password-refused"
-            # It takes the Secret's password at its start, and no update notices another one.
-            remedy = environment.kubectl_in(metadata["namespace"], f"delete pod {name}")
+        # A new server has the Secret's password and none of what was set by hand; no update
+        # notices either.
+        remedy = environment.kubectl_in(metadata["namespace"], f"delete pod {name}")
         severity = error_unless(changing=rotating or young)
         problems.append(Problem(text, page, remedy, severity=severity))
     return problems
