@@ -1096,6 +1096,11 @@ def policy_peer_missing(world: World) -> None:
     world.remove("Namespace", "monitoring")
 
 
+def redis_refuses_writes(world: World) -> None:
+    lines = ('redis_errors_total{err="NOAUTH"} 62', 'redis_errors_total{err="NOREPLICAS"} 3')
+    world.metrics["rfr-shlink-redis-0"] = "\n".join(lines)
+
+
 def redis_does_not_save(world: World) -> None:
     """A warning: it goes on, and would lose more in a restart of all servers."""
     world.metrics["rfr-shlink-redis-0"] = "redis_rdb_last_bgsave_status 0"

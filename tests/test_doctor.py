@@ -479,6 +479,7 @@ class _Switching(Api):
         (faults.policy_peer_missing, "cluster.peers", "network-policy-peer-missing"),
         (faults.policy_added, "cluster.policies", "network-policy-changed"),
         (faults.redis_does_not_save, "redis.servers", "redis-not-saved"),
+        (faults.redis_refuses_writes, "redis.servers", "redis-refuses-writes"),
         (faults.harmless_edit, "shlink.unchanged", "not-as-declared"),
         (faults.drain_blocked, "cluster.reserves", "drain-never-ends"),
         (faults.drain_blocked_by_a_count, "cluster.reserves", "drain-never-ends"),

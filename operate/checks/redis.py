@@ -41,6 +41,11 @@ _DEFAULT_REPLICAS = 3
 """What redis-operator makes where the object names no number."""
 _START_SECONDS = 60.0
 """Seconds in which a new server may load its data."""
+_REFUSALS = {
+    "NOREPLICAS": "somebody has set min-replicas-to-write",
+    "MISCONF": "somebody has set stop-writes-on-bgsave-error, and it can't save",
+}
+"""Errors that no server gives as the program starts it, and what was set by hand then."""
 _PROXY_SECONDS = 2.0
 """Seconds for an answer through the API server's proxy, which some networks fence out."""
 
@@ -327,6 +332,12 @@ def _of_server(
         text = f"Redis: replica {name} does not reach its master"
         severity = error_unless(changing=moving)
         yield Problem(text, "redis-replica-alone", logs, severity=severity)
+    for error, reason in _REFUSALS.items():
+        if server.refusals(error):
+            text = f"Redis: {name} has refused writes since its start ({error}): {reason}"
+            remedy = environment.kubectl_in(namespace, f"delete pod {name}")
+            warning = Severity.WARNING
+            yield Problem(text, "redis-refuses-writes", remedy, severity=warning)
     if server.value("redis_rdb_last_bgsave_status") == 0:
         text = f"Redis: {name} can't save its data: its volume is full, or not writable"
         yield Problem(text, "redis-not-saved", logs, severity=Severity.WARNING)
@@ -362,6 +373,10 @@ class _Exported:
         """A metric; None where it is not told."""
         values = re.findall(rf"^{name}(?:\{{[^}}]*\}})? (\S+)$", self.text, re.MULTILINE)
         return float(values[-1]) if values else None
+
+    def refusals(self, error: str) -> float:
+        """How often it has answered with an error of this name since its start."""
+        return self.value(rf'redis_errors_total\{{err="{error}"\}}') or 0
 
     def label(self, name: str) -> str:
         """A label of `redis_instance_info`; empty where it is not told."""
