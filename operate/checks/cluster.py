@@ -481,7 +481,8 @@ async def _operator(environment: Environment, release: str, namespace: str) -> l
         text = f"operator {release}: its Deployment does not exist in namespace {namespace}"
         if not (await applied.applied(environment)).has("Release", namespace, release):
             return [applied.pending(environment, f"operator {release} is not installed yet")]
-        return [Problem(text, "operator-down", environment.make("refresh"), causes=CLUSTER)]
+        remedy = environment.chart_again(namespace, release)
+        return [Problem(text, "operator-down", remedy, causes=CLUSTER)]
     problems: list[Problem] = []
     for deployment in deployments:
         problems += await deployment_problems(
