@@ -245,6 +245,9 @@ class _Graph:
             if current in self._order and current not in reached and current != name:
                 reached.add(current)
                 waiting += self._order[current].depends_on
+                # What explains its error explains what follows from that.
+                for item in self.problems.get(current, ()):
+                    waiting += item.causes or () if item.severity is Severity.ERROR else ()
         return [candidate for candidate in self._order if candidate in reached]
 
 

@@ -791,6 +791,13 @@ def a_server_of_redis_hangs(world: World) -> None:
     world.hung.add("rfr-shlink-redis-2")
 
 
+@fault("redis.answers", "redis-does-not-answer")
+def the_master_of_redis_is_stopped(world: World) -> None:
+    """Its exporter waits for it, and the operator finds no master."""
+    world.hung.add("rfr-shlink-redis-0")
+    redis_has_no_master(world)
+
+
 @fault("redis.servers", "redis-no-master")
 def two_servers_of_redis_are_masters(world: World) -> None:
     for name in ("rfr-shlink-redis-0", "rfr-shlink-redis-1"):
@@ -1053,6 +1060,22 @@ def drain_blocked(world: World) -> None:
     world.objects.append({**api, "metadata": budget, "spec": {}, "status": status})
 
 
+def budget_of_a_missing_pod(world: World) -> None:
+    """Nothing may move until it is there again."""
+    drain_blocked(world)
+    labels = {"app": "one-of-two"}
+    world.find("PodDisruptionBudget", "by-hand")["spec"] = {"selector": {"matchLabels": labels}}
+    template = {"metadata": {"labels": labels}}
+    world.objects.append(
+        {
+            "apiVersion": "apps/v1",
+            "kind": "StatefulSet",
+            "metadata": {"name": "two", "namespace": POSTGRES},
+            "spec": {"replicas": 2, "selector": {"matchLabels": labels}, "template": template},
+        }
+    )
+
+
 def drain_blocked_by_a_count(world: World) -> None:
     """Its selector meets the pod of a Job, which has no scale."""
     drain_blocked(world)
@@ -1069,6 +1092,11 @@ def volume_nearly_full(world: World) -> None:
 def slot_unread(world: World) -> None:
     """A warning: the volume fills in days."""
     tells(world, slots=["forgotten"])
+
+
+@fault("shlink.api-key", "shlink-api-key-refused")
+def all_api_keys_are_gone(world: World) -> None:
+    tells(world, known=False, valid=False, before=False, any=False)
 
 
 def api_key_of_another_name(world: World) -> None:

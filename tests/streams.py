@@ -1,5 +1,6 @@
 """The far ends of websockets that the API server opens to a pod: a command, or a server's port."""
 
+import asyncio
 import contextlib
 import json
 import ssl
@@ -40,6 +41,17 @@ class Closed:
 
     async def receive_bytes(self) -> bytes:
         return b"\1\0\0connection refused"
+
+
+class Hung:
+    """A port whose server takes a connection and says nothing."""
+
+    async def send_bytes(self, data: bytes) -> None:
+        assert data
+
+    async def receive_bytes(self) -> bytes:
+        await asyncio.sleep(3600)
+        return b""
 
 
 class Unauthenticated:

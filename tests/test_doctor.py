@@ -497,6 +497,10 @@ def test_what_still_works_is_a_warning(fault: Any, check: str, anchor: str) -> N
     assert result.exit_code == HEALTHY
 
 
+def test_a_budget_that_waits_for_a_pod_is_no_finding() -> None:
+    assert not report(broken(stack("prod"), [faults.budget_of_a_missing_pod])).findings
+
+
 def test_a_change_tells_the_field_and_who_wrote_it_and_no_value_of_a_variable() -> None:
     message = report(broken(stack("dev"), [faults.harmless_edit])).findings[0].message
     assert "containers.shlink.env.TIMEZONE.value was changed (kubectl-edit, " in message

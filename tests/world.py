@@ -21,6 +21,7 @@ from tests.certificates import made
 from tests.streams import (
     Closed,
     Command,
+    Hung,
     Plain,
     Port,
     RedisSentinel,
@@ -83,6 +84,7 @@ PRIMARY: dict[str, Any] = {
     "known": True,
     "valid": True,
     "before": True,
+    "any": True,
 }
 """What a healthy primary tells of itself."""
 
@@ -118,7 +120,7 @@ class World:
     resolved: str = "0"
     """What a pod's `getent` ends with, as it asks the cluster's DNS."""
     hung: set[str] = field(default_factory=set[str])
-    """Pods whose servers take a connection and do not answer."""
+    """Pods whose servers do not answer, nor their exporters where `metrics` has nothing of them."""
     used: dict[str, int] = field(default_factory=dict[str, int])
     """How full a volume of PostgreSQL's pods is, in percent, by its mount."""
     refusal: str = ""
@@ -741,6 +743,8 @@ class Api:
         name = target.removeprefix("https:").partition(":")[0]
         if subresource == "log":
             return httpx.Response(200, text=self.world.logs.get(name, ""))
+        if target.endswith(":9121") and name in self.world.hung - self.world.metrics.keys():
+            return httpx.Response(503, json={"kind": "Status", "code": 503})
         if target.endswith(":9121"):
             return httpx.Response(200, text=self._metrics(name))
         health = self.world.health.get(name)
@@ -768,7 +772,7 @@ class Api:
             self.world.asked.append(f"WEBSOCKET {namespace}/{pod} {params['command'][-1]}")
             yield Command(self._printed(params["command"]))
         elif pod in self.world.hung:
-            yield Closed()
+            yield Closed() if pod in self.world.metrics else Hung()
         else:
             yield Port(int(params["ports"]), self._server(pod, int(params["ports"])))
 

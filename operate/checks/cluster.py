@@ -588,7 +588,7 @@ async def _reserves(environment: Environment) -> list[Problem]:
     for namespace in environment.declared.namespaces:
         for budget in await environment.view.objects(_BUDGETS, namespace):
             reason = _stops_drains(budget)
-            if reason:
+            if reason and not await _lacks_pods(environment, budget):
                 name = budget["metadata"]["name"]
                 text = f"PodDisruptionBudget {namespace}/{name} lets no pod move, {reason}"
                 text = f"{text}: a drain of its nodes never ends"
@@ -596,6 +596,20 @@ async def _reserves(environment: Environment) -> list[Problem]:
                 warning = Severity.WARNING
                 problems.append(Problem(text, "drain-never-ends", remedy, severity=warning))
     return problems
+
+
+async def _lacks_pods(environment: Environment, budget: Object) -> bool:
+    """Whether pods are missing that a budget counts; then it lets none of the others move."""
+    asked = mapped(budget, "spec", "selector", "matchLabels")
+    wanted = 0
+    for kind in ("deployments", "statefulsets"):
+        for item in await environment.view.objects(
+            f"apps/v1/{kind}", budget["metadata"]["namespace"]
+        ):
+            labels = mapped(item, "spec", "template", "metadata", "labels")
+            if asked and asked.items() <= labels.items():
+                wanted += int(item["spec"].get("replicas", 1))
+    return wanted > int(at(budget, "status", "expectedPods") or 0)
 
 
 def _stops_drains(budget: Object) -> str:

@@ -89,7 +89,8 @@ _KEY = """
 select json_build_object(
   'known', coalesce(bool_or(name = {name}), false),
   'valid', coalesce(bool_or(name = {name} and accepted), false),
-  'before', coalesce(bool_or(name = {before} and accepted), false))
+  'before', coalesce(bool_or(name = {before} and accepted), false),
+  'any', coalesce(bool_or(accepted), false))
 from (select name, enabled and coalesce(expiration_date > now(), true) as accepted
       from public.api_keys) as keys
 """
@@ -437,10 +438,11 @@ async def api_key(environment: Environment) -> list[Problem]:
         return []
     raised = f"pulumi config set --stack {environment.declared.stack} --path shlink:rotation.apiKey"
     if not answer["known"]:
-        # Somebody may have given it another name; Shlink has nothing against that.
         text = f"Shlink has no API key of the name {name}, which this environment's should have"
-        remedy = f"{raised} {number + 1}"
-        return [Problem(text, "shlink-api-key-refused", remedy, severity=Severity.WARNING)]
+        # Somebody may have given it another name; Shlink has nothing against that.
+        severity = Severity.WARNING if answer["any"] else Severity.ERROR
+        remedy, page = f"{raised} {number + 1}", "shlink-api-key-refused"
+        return [Problem(text, page, remedy, severity=severity, causes=_NOTHING)]
     text = f"Shlink refuses its API key {name}: it is disabled or has expired in the database"
     mend = f"UPDATE api_keys SET enabled = true, expiration_date = NULL WHERE name = '{name}'"  # noqa: S608 -- for a person, of a number
     remedy = _psql(environment, leaders[0]["metadata"]["name"], mend, database=owned[1])

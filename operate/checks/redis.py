@@ -132,13 +132,18 @@ async def _answers(environment: Environment) -> list[Problem]:
     told = await asyncio.gather(*(_exported(environment, pod) for pod in running))
     problems: list[Problem] = []
     for pod, server in zip(running, told, strict=True):
-        if isinstance(server, Problem) or server.value("redis_up") != 0:
+        # An exporter waits longer for a server that hangs than doctor waits for the exporter.
+        silent = isinstance(server, Problem)
+        if not silent and server.value("redis_up") != 0:
+            continue
+        heard = await _heard(environment, pod)
+        if silent and heard != b"":
             continue
         name = pod["metadata"]["name"]
         young = age(view, pod["metadata"]["creationTimestamp"]) < _START_SECONDS
         text, page = f"Redis: {name} does not answer its own exporter", "redis-does-not-answer"
         # The exporter tells of a refusal no more than that it has none (1.74); the server does.
-        if await _asks_for_a_password(environment, pod):
+        if heard and heard.startswith(b"-NOAUTH"):
             text = f"Redis: {name} refuses its own exporter's password"
             page = "redis-password-refused"
         # A new server has the Secret's password and none of what was set by hand; no update
@@ -149,20 +154,23 @@ async def _answers(environment: Environment) -> list[Problem]:
     return problems
 
 
-async def _asks_for_a_password(environment: Environment, pod: Object) -> bool:
-    """Whether a server answers a client without a password, if only to refuse it."""
+async def _heard(environment: Environment, pod: Object) -> bytes | None:
+    """What a server answers to a client without a password: a refusal, if it is well.
+
+    Empty: it takes the connection and says nothing. None: it can't be asked.
+    """
     metadata = pod["metadata"]
     try:
-        async with (
-            asyncio.timeout(_PROXY_SECONDS),
-            tunnel(
-                environment.view, metadata["namespace"], metadata["name"], ports.REDIS
-            ) as connection,
-        ):
+        async with tunnel(
+            environment.view, metadata["namespace"], metadata["name"], ports.REDIS
+        ) as connection:
             await connection.send(b"PING\r\n")
-            return (await connection.receive()).startswith(b"-NOAUTH")
-    except (NoAnswerError, SkippedError, TimeoutError):
-        return False
+            try:
+                return await asyncio.wait_for(connection.receive(), _PROXY_SECONDS)
+            except TimeoutError:
+                return b""
+    except (NoAnswerError, SkippedError):
+        return None
 
 
 async def _running(environment: Environment) -> list[Problem]:
