@@ -497,6 +497,13 @@ def test_what_still_works_is_a_warning(fault: Any, check: str, anchor: str) -> N
     assert result.exit_code == HEALTHY
 
 
+def test_a_webhook_is_up_once_a_pod_was_created() -> None:
+    world = broken(stack("dev"), [faults.an_admission_webhook_is_down])
+    for prefix, namespace in (("vault-", "vault"), ("rfr-", "redis"), ("shlink-", "shlink")):
+        pod(world, namespace, f"{prefix}new", {})["metadata"]["creationTimestamp"] = ago(10)
+    assert "cluster.admission" in report(world).passed
+
+
 def test_a_budget_that_waits_for_a_pod_is_no_finding() -> None:
     assert not report(broken(stack("prod"), [faults.budget_of_a_missing_pod])).findings
 

@@ -153,9 +153,13 @@ async def _admission(environment: Environment) -> list[Problem]:
     """No admission webhook keeps the API server from creating pods, because it does not answer."""
     view = environment.view
     for namespace in environment.declared.namespaces:
+        pods = await view.objects("v1/pods", namespace)
+        # A pod that was created since tells that nobody refuses them any more.
+        created = max((pod["metadata"]["creationTimestamp"] for pod in pods), default="")
         for event in await view.objects("v1/events", namespace):
             match = _WEBHOOK.search(str(event.get("message", "")))
-            if match and age(view, last_seen(event)) < _WEBHOOK_SECONDS:
+            seen = last_seen(event)
+            if match and seen >= created and age(view, seen) < _WEBHOOK_SECONDS:
                 text = (
                     f"admission webhook {match[1]} does not answer, and what it judges is refused"
                 )
@@ -322,9 +326,10 @@ async def _strays(environment: Environment) -> list[Problem]:
         for service, names in sorted((await behind(view, namespace)).items()):
             declared = environment.declared.named("Service", service) is not None
             known = own if declared else set[str]()
-            strays = [name for name in sorted(names & pods.keys()) if _stray(pods[name], known)]
+            there = sorted(names & pods.keys())
+            strays = [name for name in there if _stray(pods[name], known)]
             # A Service that leads to no other pod is somebody's own.
-            if strays and len(strays) < len(names):
+            if strays and len(strays) < len(there):
                 problems.append(await _led_to(environment, namespace, service, pods[strays[0]]))
     return problems
 
