@@ -35,7 +35,6 @@ _FROM_THE_CLUSTER = (
     "cluster.reachable",
     "cluster.namespaces",
     "cluster.nodes",
-    "cluster.admission",
 )
 """What explains a fault that no server of the environment can cause."""
 
@@ -66,6 +65,11 @@ class Workload:
     def outside(self) -> tuple[str, ...]:
         """The checks that explain a fault which no server of the environment can cause."""
         return (*_FROM_THE_CLUSTER, self.unchanged) if self.unchanged else _FROM_THE_CLUSTER
+
+    @property
+    def refusing(self) -> tuple[str, ...]:
+        """The checks that explain why the API server lets nobody create such a pod."""
+        return (*self.outside, "cluster.admission")
 
 
 async def pod_problems(environment: Environment, workload: Workload) -> list[Problem]:
@@ -117,7 +121,7 @@ def _rollout(environment: Environment, workload: Workload, controller: Object) -
             f"{workload.title}: new pods are refused: {_line(str(failure.get('message', '')))}",
             "pod-refused",
             environment.kubectl_in(workload.namespace, f"describe deployment {name}"),
-            causes=workload.outside,
+            causes=workload.refusing,
         )
         return
     seen = int(at(controller, "status", "observedGeneration") or 0)
@@ -387,7 +391,7 @@ def _refused(
                 environment.kubectl_in(
                     workload.namespace, "get events --field-selector reason=FailedCreate"
                 ),
-                causes=workload.outside,
+                causes=workload.refusing,
             )
             return
 

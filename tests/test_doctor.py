@@ -504,6 +504,13 @@ def test_a_webhook_is_up_once_a_pod_was_created() -> None:
     assert "cluster.admission" in report(world).passed
 
 
+def test_a_webhook_explains_no_image() -> None:
+    world = broken(stack("dev"), [faults.an_admission_webhook_is_down])
+    world.waiting("vault-", "ErrImagePull")
+    roots = [item.check for item in report(world).findings if item.severity is Severity.ERROR]
+    assert roots == ["cluster.admission", "vault.running"]
+
+
 def test_a_budget_that_waits_for_a_pod_is_no_finding() -> None:
     assert not report(broken(stack("prod"), [faults.budget_of_a_missing_pod])).findings
 
