@@ -4,11 +4,12 @@ If several things are wrong with a pod, the first on its way to Ready counts: re
 scheduled, no image, a Secret is missing, an init container waits, a crash, a probe.
 """
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from .findings import Environment, Problem, Severity, error_unless
-from .view import Object, View, age, at, condition, labelled, listed, mapped
+from .view import Object, View, age, at, condition, labelled, labels_of, listed, mapped
 
 GRACE = 180.0
 """Seconds in which a pod may start, or stop, before that is a finding."""
@@ -78,8 +79,16 @@ async def pod_problems(environment: Environment, workload: Workload) -> list[Pro
     pods = await pods_of(view, workload)
     events = await view.objects("v1/events", workload.namespace)
     problems: list[Problem] = []
+    revisions = await _revisions(view, workload.namespace)
     for pod in pods:
-        problems += _of_pod(environment, workload, pod, events)
+        own = list(_of_pod(environment, workload, pod, events))
+        if _is_left(pod, revisions):
+            # A StatefulSet waits until a pod is Ready, and this one never will be.
+            remedy = environment.kubectl_in(
+                workload.namespace, f"delete pod {pod['metadata']['name']}"
+            )
+            own = [dataclasses.replace(problem, remedy=remedy) for problem in own]
+        problems += own
     problems += await _rollouts(environment, workload)
     missing = workload.replicas - len([pod for pod in pods if not stopping(pod)])
     if missing > 0:
@@ -88,6 +97,24 @@ async def pod_problems(environment: Environment, workload: Workload) -> list[Pro
         if pods and not refused:
             problems.append(_awaited(environment, workload, missing))
     return _distinct(problems)
+
+
+async def _revisions(view: View, namespace: str) -> Mapping[str, str]:
+    """The newest revision of each StatefulSet."""
+    return {
+        item["metadata"]["name"]: str(at(item, "status", "updateRevision") or "")
+        for item in await view.objects("apps/v1/statefulsets", namespace)
+    }
+
+
+def _is_left(pod: Object, revisions: Mapping[str, str]) -> bool:
+    """Whether a pod is of a revision that its StatefulSet no longer asks for, and not Ready."""
+    if ready(pod) or stopping(pod):
+        return False
+    own = labels_of(pod).get("controller-revision-hash")
+    owners = [owner["name"] for owner in listed(pod, "metadata", "ownerReferences")]
+    newest = [revisions[name] for name in owners if revisions.get(name)]
+    return bool(own and newest and own not in newest)
 
 
 def _awaited(environment: Environment, workload: Workload, missing: int) -> Problem:

@@ -511,6 +511,20 @@ def test_a_webhook_explains_no_image() -> None:
     assert roots == ["cluster.admission", "vault.running"]
 
 
+def test_a_pod_that_its_stateful_set_left_behind_is_to_be_deleted() -> None:
+    """The template is correct again; the pod is not replaced, as it never was Ready."""
+    world = healthy(stack("dev"))
+    world.waiting("rfr-shlink-redis-1", "ErrImagePull")
+    item = world.pods("rfr-shlink-redis-1")[0]
+    item["metadata"]["labels"]["controller-revision-hash"] = "rfr-shlink-redis-bad"
+    item["metadata"]["ownerReferences"] = [{"kind": "StatefulSet", "name": "rfr-shlink-redis"}]
+    servers = world.find("StatefulSet", "rfr-shlink-redis")
+    servers["status"]["updateRevision"] = "rfr-shlink-redis-good"
+    first = report(world).findings[0]
+    assert first.runbook.endswith("#image-not-pulled")
+    assert first.remedy.endswith("-n redis delete pod rfr-shlink-redis-1")
+
+
 def test_a_budget_that_waits_for_a_pod_is_no_finding() -> None:
     assert not report(broken(stack("prod"), [faults.budget_of_a_missing_pod])).findings
 

@@ -128,7 +128,8 @@ async def _answers(environment: Environment) -> list[Problem]:
     asked = written(view, manifest)
     rolling = any(moved(view, pod) for pod in pods)
     rotating = asked < GRACE or (rolling and asked < len(pods) * GRACE)
-    running = [pod for pod in pods if container_runs(pod, "redis-exporter")]
+    containers = ("redis", "redis-exporter")
+    running = [pod for pod in pods if all(container_runs(pod, name) for name in containers)]
     told = await asyncio.gather(*(_exported(environment, pod) for pod in running))
     problems: list[Problem] = []
     for pod, server in zip(running, told, strict=True):
