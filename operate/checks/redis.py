@@ -46,6 +46,8 @@ _REFUSALS = {
     "MISCONF": "somebody has set stop-writes-on-bgsave-error, and it can't save",
 }
 """Errors that no server gives as the program starts it, and what was set by hand then."""
+_PING_SECONDS = 1.0
+"""Seconds for an answer to PING; beside those of the exporter, a look's patience holds both."""
 _PROXY_SECONDS = 2.0
 """Seconds for an answer through the API server's proxy, which some networks fence out."""
 
@@ -167,7 +169,7 @@ async def _heard(environment: Environment, pod: Object) -> bytes | None:
         ) as connection:
             await connection.send(b"PING\r\n")
             try:
-                return await asyncio.wait_for(connection.receive(), _PROXY_SECONDS)
+                return await asyncio.wait_for(connection.receive(), _PING_SECONDS)
             except TimeoutError:
                 return b""
     except (NoAnswerError, SkippedError):
