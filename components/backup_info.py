@@ -30,6 +30,10 @@ class Backup:
     """When it was complete: the earliest moment that a restore from it can reach."""
     size: int
     """Of the database, in bytes."""
+    timeline: int = 1
+    """Of PostgreSQL; each restore and each failover begins a new one."""
+    position: int = 0
+    """Where in the WAL of its timeline it begins."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,10 @@ class RepositoryContent:
     """Why pgBackRest can't use it, in its own words; None when it can."""
     backups: Sequence[Backup] = ()
     """The valid ones, the oldest first."""
+    archive: str = ""
+    """The folder of its WAL: 16-1."""
+    timeline: int = 1
+    """The newest that has archived WAL."""
 
     @property
     def has_full(self) -> bool:
@@ -94,6 +102,8 @@ def _content(stanza: Mapping[str, Any], key: int, status: Mapping[str, Any]) -> 
                 kind=item["type"],
                 stop=datetime.fromtimestamp(item["timestamp"]["stop"], tz=UTC),
                 size=int(item.get("info", {}).get("size", 0)),
+                timeline=_timeline(item["archive"]["start"]),
+                position=_position(item["lsn"]["start"]),
             )
         )
     backups.sort(key=lambda backup: backup.stop)
@@ -101,7 +111,24 @@ def _content(stanza: Mapping[str, Any], key: int, status: Mapping[str, Any]) -> 
     problem = str(status["message"]).partition("\n")[0].rstrip(":") if status["code"] else None
     if problem is None and not backups:
         problem = "no valid backups of this database"
-    return RepositoryContent(problem=problem, backups=backups)
+    archives = {
+        str(item["id"]): _timeline(item["max"])
+        for item in stanza.get("archive", [])
+        if item["database"] == {"id": current, "repo-key": key} and item.get("max")
+    }
+    archive = max(archives, default="")
+    return RepositoryContent(problem, backups, archive, archives.get(archive, 1))
+
+
+def _timeline(segment: str) -> int:
+    """Of a WAL file's name, whose first eight hexadecimal digits it is."""
+    return int(segment[:8], 16)
+
+
+def _position(text: str) -> int:
+    """A position in the WAL as a number: 0/6000050."""
+    high, low = text.split("/")
+    return (int(high, 16) << 32) + int(low, 16)
 
 
 def impossible(
@@ -112,18 +139,13 @@ def impossible(
         return "pgBackRest does not know this repository"
     if content.problem is not None:
         return f"pgBackRest says: {content.problem}"
+    backups = content.backups
     if restore.set is not None:
-        return _without_set(restore.set, content.backups)
-    if restore.time is not None:
-        return _without_moment(restore.time, content.backups, now)
-    return None
-
-
-def _without_set(label: str, backups: Sequence[Backup]) -> str | None:
-    labels = [backup.label for backup in backups]
-    if label in labels:
-        return None
-    return f"it holds no valid backup {label}, only: {', '.join(labels)}"
+        backups = [backup for backup in backups if backup.label == restore.set]
+        if not backups:
+            labels = ", ".join(backup.label for backup in content.backups)
+            return f"it holds no valid backup {restore.set}, only: {labels}"
+    return _without_moment(restore.time, backups, now) if restore.time is not None else None
 
 
 def _without_moment(time: str, backups: Sequence[Backup], now: datetime) -> str | None:
@@ -134,6 +156,56 @@ def _without_moment(time: str, backups: Sequence[Backup], now: datetime) -> str 
     if moment < earliest:
         return f"its oldest backup was complete at {_shown(earliest)}, after {time}"
     return None
+
+
+def beginning(restore: InPlaceRestore, content: RepositoryContent) -> Backup | None:
+    """The backup that pgBackRest starts from where the restore then follows the newest timeline.
+
+    None where it follows none: a `set` alone ends where that backup ends.
+    """
+    backups = content.backups
+    if restore.set is not None:
+        if restore.time is None:
+            return None
+        backups = [backup for backup in backups if backup.label == restore.set]
+    if restore.time is not None:
+        moment = datetime.fromisoformat(restore.time)
+        backups = [backup for backup in backups if backup.stop < moment]
+    return backups[-1] if backups else None
+
+
+def left_behind(
+    backup: Backup, restore: InPlaceRestore, content: RepositoryContent, history: str
+) -> str | None:
+    """Why no way leads from a backup to the newest timeline, and what does; None where one leads.
+
+    `history`: PostgreSQL's history file of the newest timeline. A restore to an earlier moment
+    leaves the backups behind that were made since that moment: pgBackRest then ends with
+    `target timeline 2 forked from backup timeline 1`.
+    """
+    forks = _forks(history)
+    if _leads(backup, forks):
+        return None
+    older = [item for item in content.backups if item.stop < backup.stop]
+    usable = [item.label for item in older if _leads(item, forks)]
+    ways = ["make a backup of what runs now (docs/operations.md#a-backup-by-hand)"]
+    if usable and restore.time is not None:
+        ways.append(f"name an older backup by `set`, beside `time`: {', '.join(usable)}")
+    return (
+        f"it would start from backup {backup.label}, and an earlier restore went back to a moment "
+        f"before that backup. What works: {', or '.join(ways)}"
+    )
+
+
+def _leads(backup: Backup, forks: Mapping[int, int]) -> bool:
+    return backup.position < forks.get(backup.timeline, 0)
+
+
+def _forks(history: str) -> dict[int, int]:
+    """Where each earlier timeline was left: lines of a timeline, a position and a reason."""
+    lines = [line.split() for line in history.splitlines()]
+    rows = [line for line in lines if len(line) > 1 and line[0].isdigit()]
+    return {int(row[0]): _position(row[1]) for row in rows}
 
 
 def _shown(moment: datetime) -> str:

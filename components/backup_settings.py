@@ -18,6 +18,9 @@ from .setting_types import (
     Text,
 )
 
+VOLUME = "repo1"
+"""Name of the repository that is a volume; the others are stores."""
+
 
 def _expected(words: str) -> dict[str, Any]:
     return {EXPECTED: words}
@@ -159,7 +162,8 @@ class _Restore(Model):
         default=None,
         pattern=_SET,
         json_schema_extra=_expected("a backup's label, such as 20261124-093000F"),
-        description="A named backup, as `pgbackrest info` lists it, and nothing after it.",
+        description="A named backup, as `pgbackrest info` lists it, and nothing after it; with "
+        "`time` it is where the way to that moment begins.",
     )
     time: str | None = Field(
         default=None,
@@ -167,12 +171,6 @@ class _Restore(Model):
         json_schema_extra=_expected("a moment with its offset, such as 2026-11-24 09:30:00+00"),
         description="A moment with its time zone: 2026-11-24 09:30:00+00.",
     )
-
-    @model_validator(mode="after")
-    def _one_target(self) -> Self:
-        if self.set is not None and self.time is not None:
-            raise ValueError("set `set` or `time`, not both")
-        return self
 
 
 class InPlaceRestore(_Restore):
@@ -185,7 +183,7 @@ class InPlaceRestore(_Restore):
         description="Raise it by one for another restore; the same number does nothing.",
     )
     repository: Literal["repo1", "repo2", "repo3", "repo4"] = Field(
-        default="repo1", description="From which repository; repo1 is the volume."
+        default=VOLUME, description="From which repository; repo1 is the volume."
     )
 
 

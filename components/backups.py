@@ -13,6 +13,7 @@ import pulumi_random as random
 from pulumi_kubernetes import core, meta
 
 from .backup_settings import (
+    VOLUME,
     AzureStore,
     GcsStore,
     InPlaceRestore,
@@ -24,6 +25,7 @@ from .backup_settings import (
 from .crds import (
     PgBackRest,
     PgBackRestDataSource,
+    PgBackRestManual,
     PgBackRestRestore,
     PostgresRepository,
     RepositoryS3,
@@ -37,10 +39,10 @@ from .settings import Resources
 
 WATCHER: Any = requirements(Resources(cpu="10m", memory="16Mi", memory_limit="64Mi"))
 """Of a container that watches files and copies or reloads them."""
-VOLUME = "repo1"
 STANZA = "db"
 """PGO gives every stanza this name."""
 RESTORE_ANNOTATION = "postgres-operator.crunchydata.com/pgbackrest-restore"
+BACKUP_ANNOTATION = "postgres-operator.crunchydata.com/pgbackrest-backup"
 _FOLDER = "/etc/pgbackrest/conf.d"
 """Where PGO puts the files of `configuration`; pgBackRest reads those that end in .conf."""
 
@@ -230,13 +232,24 @@ def restore_in_place(
     }
 
 
+def backup_after(restore: InPlaceRestore) -> PgBackRestManual:
+    """A backup that PGO makes when the restored database runs, once for each number.
+
+    A restore begins a new timeline. PgBackRest always starts from the newest backup, and while that
+    one lies beyond the point that was restored, no further restore works. A differential one lets
+    no older backup expire.
+    """
+    return {"repoName": restore.repository, "options": ["--type=diff"]}
+
+
 def target_options(restore: Restore) -> Sequence[str]:
     """PgBackRest's options for the point up to which is restored. PGO hands them to a shell."""
+    options: list[str] = []
     if restore.time is not None:
-        return ["--type=time", f'--target="{restore.time}"']
-    if restore.set is not None:
-        return ["--type=immediate", f"--set={restore.set}"]
-    return []
+        options = ["--type=time", f'--target="{restore.time}"']
+    elif restore.set is not None:
+        options = ["--type=immediate"]
+    return [*options, f"--set={restore.set}"] if restore.set is not None else options
 
 
 def repository_of(store: Store) -> Repository:

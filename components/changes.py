@@ -17,7 +17,7 @@ from typing import Any, cast
 import pulumi
 
 from .backup_info import RepositoryContent, summary
-from .backups import VOLUME
+from .backup_settings import VOLUME
 from .cluster import ClusterAccess, access
 from .execute import ExecuteError
 from .network import POSTGRES

@@ -165,6 +165,11 @@ class PgBackRestRestore(PgoPlacement):
     resources: Any
 
 
+class PgBackRestManual(TypedDict):
+    repoName: str
+    options: Sequence[str]
+
+
 # `global` is one of Python's words, hence the functional notation.
 PgBackRest = TypedDict(
     "PgBackRest",
@@ -177,6 +182,7 @@ PgBackRest = TypedDict(
         "jobs": PlacedWithResources,
         "sidecars": BackupSidecars,
         "restore": NotRequired[PgBackRestRestore],
+        "manual": NotRequired[PgBackRestManual],
     },
 )
 

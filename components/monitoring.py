@@ -11,7 +11,7 @@ import pulumi
 from pulumi_kubernetes import core, meta
 
 from .alerts import Watched, alerts, certificate_alert, group
-from .backups import VOLUME
+from .backup_settings import VOLUME
 from .crds import PodMonitor, PrometheusRule
 from .dashboards import dashboard, data_panels, shlink_panels
 from .network import (

@@ -19,12 +19,14 @@ from pulumi_kubernetes import core, meta
 from . import ports, tls
 from .backup_settings import InPlaceRestore, StoreRestore
 from .backups import (
+    BACKUP_ANNOTATION,
     RESTORE_ANNOTATION,
     WATCHER,
     BackupPlace,
     Backups,
     BackupsArgs,
     Schedule,
+    backup_after,
     restore_in_place,
 )
 from .cluster import ClusterAccess
@@ -324,6 +326,7 @@ class Postgres(pulumi.ComponentResource):
         restore = args.settings.restore
         if isinstance(restore, InPlaceRestore):
             annotations[RESTORE_ANNOTATION] = str(restore.number)
+            annotations[BACKUP_ANNOTATION] = f"restore-{restore.number}"
         workloads: list[Workload] = []
         for user in args.users:
             workloads += user.workloads
@@ -646,6 +649,7 @@ def _cluster_spec(args: PostgresArgs, backups: Backups) -> PostgresClusterSpec:
         pgbackrest["restore"] = restore_in_place(
             settings.restore, settings.backups.resources, args.placement
         )
+        pgbackrest["manual"] = backup_after(settings.restore)
     # `postgres` gets a password only when it is listed.
     users: list[PostgresUser] = [{"name": SUPERUSER}]
     for user in args.users:

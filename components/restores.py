@@ -15,8 +15,17 @@ from typing import Any, cast
 
 import pulumi
 
-from .backup_info import BackupInfoError, RepositoryContent, contents, impossible, summary
+from .backup_info import (
+    BackupInfoError,
+    RepositoryContent,
+    beginning,
+    contents,
+    impossible,
+    left_behind,
+    summary,
+)
 from .backup_settings import InPlaceRestore, StoreRestore
+from .backups import STANZA
 from .cluster import ClusterAccess, answer, label_selector
 from .execute import Container, ExecuteError, execute
 from .placement import Placement
@@ -41,7 +50,10 @@ echo "WAL ${wal} is not archived after 60 s" >&2
 exit 1
 """
 # Errors go to the same log, a line each; the document is a line of its own.
-_LOOK = "pgbackrest info --stanza=db --output=json --log-level-console=off --log-level-stderr=error"
+_LOOK = (
+    f"pgbackrest info --stanza={STANZA} --output=json --log-level-console=off "
+    "--log-level-stderr=error"
+)
 
 
 @dataclass(frozen=True)
@@ -82,12 +94,16 @@ async def repository_contents(
     answer keeps pgBackRest busy for minutes, so ask for one repository where one is enough.
     """
     option = [f"--repo={repository.removeprefix('repo')}"] if repository else []
-    labels = {f"{_LABEL}/cluster": cluster, f"{_LABEL}/pgbackrest-dedicated": ""}
-    host = Container(namespace, labels, "pgbackrest")
+    host = _repository_host(namespace, cluster)
     try:
         return contents(await execute(access, host, [*_LOOK.split(), *option]))
     except BackupInfoError as error:
         raise ExecuteError(f"pgbackrest info: {error}") from None
+
+
+def _repository_host(namespace: str, cluster: str) -> Container:
+    labels = {f"{_LABEL}/cluster": cluster, f"{_LABEL}/pgbackrest-dedicated": ""}
+    return Container(namespace, labels, "pgbackrest")
 
 
 async def prepare_in_place(
@@ -111,7 +127,10 @@ async def prepare_in_place(
         return
     name = restore.repository
     known = await repository_contents(args.access, namespace, args.cluster, name)
-    reason = impossible(restore, known.get(name), datetime.now(tz=UTC))
+    content = known.get(name)
+    reason = impossible(restore, content, datetime.now(tz=UTC))
+    if reason is None and content is not None:
+        reason = await _left_behind(args, restore, namespace, content)
     if reason is not None:
         with contextlib.suppress(ExecuteError):
             known = await repository_contents(args.access, namespace, args.cluster)
@@ -123,6 +142,19 @@ async def prepare_in_place(
     except ExecuteError as error:
         # A broken database may be what the restore is for.
         pulumi.log.warn(f"the restore ends with the WAL that was archived before: {error}")
+
+
+async def _left_behind(
+    args: RestoreArgs, restore: InPlaceRestore, namespace: str, content: RepositoryContent
+) -> str | None:
+    backup = beginning(restore, content)
+    if backup is None or backup.timeline == content.timeline:
+        return None
+    file = f"archive/{STANZA}/{content.archive}/{content.timeline:08X}.history"
+    number = restore.repository.removeprefix("repo")
+    command = ["pgbackrest", f"--stanza={STANZA}", f"--repo={number}", "repo-get", file]
+    history = await execute(args.access, _repository_host(namespace, args.cluster), command)
+    return left_behind(backup, restore, content, history)
 
 
 def _refusal(restore: InPlaceRestore, known: Mapping[str, RepositoryContent], reason: str) -> str:

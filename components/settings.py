@@ -13,7 +13,14 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, Field, model_validator
 
 from . import configuration, pins, ports
-from .backup_settings import Certificates, RepositoryName, Restore, Store
+from .backup_settings import (
+    VOLUME,
+    Certificates,
+    InPlaceRestore,
+    RepositoryName,
+    Restore,
+    Store,
+)
 from .configuration import SettingsError
 from .images import ImageReference
 from .people_settings import People
@@ -509,6 +516,17 @@ class PostgresSettings(Model):
             )
         if "max_connections" in self.parameters:
             raise ValueError("parameters.max_connections: is the setting `maxConnections`")
+        return self
+
+    @model_validator(mode="after")
+    def _its_own_repository(self) -> Self:
+        names = [VOLUME, *self.backups.repositories]
+        restore = self.restore
+        if isinstance(restore, InPlaceRestore) and restore.repository not in names:
+            raise ValueError(
+                f"restore.repository: {restore.repository} is no repository of this database; "
+                f"allowed: {', '.join(names)}"
+            )
         return self
 
     @property

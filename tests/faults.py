@@ -1147,6 +1147,14 @@ def policy_added(world: World) -> None:
     world.objects.append(policy)
 
 
+@fault("postgres.created", "postgres-restore-failed")
+def a_restore_fails_again_and_again(world: World) -> None:
+    (cluster,) = world.of("PostgresCluster")
+    cluster["status"]["pgbackrest"]["restore"] = {"id": "2", "failed": 3, "finished": False}
+    for pod in world.pods("shlink-db-instance1"):
+        world.remove("Pod", pod["metadata"]["name"])
+
+
 @fault("postgres.running", "postgres-replica-behind", stack="prod")
 def a_replica_of_postgresql_can_not_be_started(world: World) -> None:
     """As after a restore that it can't be rewound to: Patroni tries again and again."""

@@ -189,6 +189,30 @@ def test_without_a_target_everything_is_restored() -> None:
     assert target_options(settings.postgres.restore) == []
 
 
+def test_a_moment_may_begin_at_a_named_backup() -> None:
+    restore = {"set": "20261124-093000F", "time": "2026-11-24 10:00:00+00"}
+    _, settings = parse(
+        configuration({"postgres": {"restore": {"type": "inPlace", "number": 1, **restore}}})
+    )
+    assert settings.postgres.restore is not None
+    assert target_options(settings.postgres.restore) == [
+        "--type=time",
+        '--target="2026-11-24 10:00:00+00"',
+        "--set=20261124-093000F",
+    ]
+
+
+def test_a_restored_database_is_backed_up_at_once(program: Program) -> None:
+    """Once for each number: the annotation's value is what PGO remembers."""
+    recording = program(postgres={"restore": {"type": "inPlace", "number": 3}})
+    cluster = manifest(recording, "PostgresCluster", "shlink-db")
+    annotation = "postgres-operator.crunchydata.com/pgbackrest-backup"
+    assert cluster["metadata"]["annotations"][annotation] == "restore-3"
+    manual = cluster["spec"]["backups"]["pgbackrest"]["manual"]
+    assert manual == {"repoName": "repo1", "options": ["--type=diff"]}
+    assert "manual" not in pgbackrest("defaults")
+
+
 @pytest.mark.parametrize(
     ("postgres", "words"),
     [
@@ -199,15 +223,8 @@ def test_without_a_target_everything_is_restored() -> None:
         ({"backups": {"repositories": {"repo2": _S3 | {"ca": "ca.pem"}}}}, "ca"),
         ({"restore": {"type": "inPlace"}}, "number"),
         (
-            {
-                "restore": {
-                    "type": "inPlace",
-                    "number": 1,
-                    "set": "20261124-093000F",
-                    "time": "2026-11-24 09:30:00+00",
-                }
-            },
-            "not both",
+            {"restore": {"type": "inPlace", "number": 1, "repository": "repo3"}},
+            "postgres.restore.repository: repo3 is no repository of this database; allowed: repo1",
         ),
         ({"restore": {"type": "inPlace", "number": 1, "time": "yesterday"}}, "time"),
         # PGO hands the options to a shell.

@@ -14,7 +14,13 @@ import pulumi
 import pytest
 
 from components import postgres_guard, restores
-from components.backup_info import BackupInfoError, contents, impossible
+from components.backup_info import (
+    BackupInfoError,
+    beginning,
+    contents,
+    impossible,
+    left_behind,
+)
 from components.backup_settings import InPlaceRestore, StoreRestore
 from components.cluster import ClusterAccess
 from components.execute import ExecuteError
@@ -40,6 +46,8 @@ def backup(label: str, repository: int, hour: int, database: int = 1, **more: An
         "database": {"id": database, "repo-key": repository},
         "timestamp": {"start": stop - 60, "stop": stop},
         "info": {"size": 30_000_000},
+        "archive": {"start": "000000010000000000000002"},
+        "lsn": {"start": "0/2000028"},
         **more,
     }
 
@@ -101,6 +109,67 @@ def test_a_restore_that_would_leave_the_database_down_is_known(
     text: str, settings: Any, words: str
 ) -> None:
     assert words in str(why_not(text, **settings))
+
+
+# An earlier restore went back to before the second backup: timeline 2 leaves 1 at 0/6000050.
+HISTORY = "1\t0/6000050\treached consistency\n\n"
+EARLIER, LATER = "20261124-080000F", "20261124-090000F"
+
+
+def restored(*more: Any) -> str:
+    """What `pgbackrest info` tells after such a restore."""
+    earlier = backup(EARLIER, 1, 8)
+    later = backup(LATER, 1, 9, lsn={"start": "0/7000028"})
+    stanza = json.loads(info(earlier, later, *more))
+    place = {"id": 1, "repo-key": 1}
+    stanza[0]["archive"] = [{"database": place, "id": "16-1", "max": "00000002000000000000000A"}]
+    return json.dumps(stanza)
+
+
+def ways(text: str, **settings: Any) -> str | None:
+    restore, content = in_place(**settings), contents(text)["repo1"]
+    start = beginning(restore, content)
+    return None if start is None else left_behind(start, restore, content, HISTORY)
+
+
+def test_a_backup_that_an_earlier_restore_left_behind_is_told_with_what_works() -> None:
+    """`target timeline 2 forked from backup timeline 1`: pgBackRest 2.55.1 on a real cluster."""
+    newest, moment = ways(restored()), ways(restored(), time="2026-11-24 09:30:00+00")
+    for reason in (newest, moment):
+        assert f"it would start from backup {LATER}" in str(reason)
+        assert "make a backup" in str(reason)
+    assert "`set`" not in str(newest), "it would end where that backup ends"
+    assert str(moment).endswith(f"beside `time`: {EARLIER}")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"time": "2026-11-24 08:30:00+00"},
+        {"time": "2026-11-24 09:30:00+00", "set": EARLIER},
+        {"set": LATER},
+    ],
+    ids=["before the fork", "from an older backup", "no timeline is followed"],
+)
+def test_what_does_not_start_beyond_the_fork_is_restored(settings: Any) -> None:
+    assert ways(restored(), **settings) is None
+
+
+def test_a_backup_after_the_restore_makes_the_next_one_possible() -> None:
+    after = backup(
+        f"{LATER}_20261124-100000D", 1, 10, archive={"start": "00000002000000000000000B"}
+    )
+    content = contents(restored(after))["repo1"]
+    start = beginning(in_place(), content)
+    assert start is not None
+    assert start.timeline == content.timeline == 2
+
+
+def test_nothing_is_stopped_for_a_backup_that_was_left_behind() -> None:
+    api = Pods()
+    with pytest.raises(pulumi.RunError, match="nothing was changed: it would start from"):
+        prepare(api, restored(), history=HISTORY)
+    assert not [line for line in api.did if line.startswith("patch")]
 
 
 def test_only_the_first_line_of_a_cause_is_told() -> None:
@@ -176,13 +245,22 @@ def reached(api: Pods) -> ClusterAccess:
 ARGS = {"cluster": "shlink-db", "workloads": [Workload("shlink", "shlink")]}
 
 
-def prepare(api: Pods, text: str, status: Any = None, archive: Exception | None = None) -> None:
+def prepare(
+    api: Pods,
+    text: str,
+    status: Any = None,
+    archive: Exception | None = None,
+    history: str = "",
+) -> None:
     """Prepare restore number 2, where pgBackRest tells this."""
 
     async def execute(_: Any, container: Any, command: Sequence[str], **__: float) -> str:
         api.did.append(f"execute {command[0]} in {container.name}")
         if archive and container.name == "database":
             raise archive
+        if "repo-get" in command:
+            assert command[-1] == "archive/db/16-1/00000002.history"
+            return history
         return text
 
     args = RestoreArgs(access=reached(api), **cast("Any", ARGS))

@@ -50,6 +50,9 @@ async def _created(environment: Environment) -> list[Problem]:
     cluster = await view.named(CLUSTERS, namespace, name)
     if cluster is None:
         return [await applied.missing(environment, declared_cluster(environment))]
+    failed = _failed_restore(environment, cluster)
+    if failed:
+        return [failed]
     number = await restoring(environment)
     if number is not None:
         text = f"PostgreSQL is restored (shlink:postgres.restore, number {number})"
@@ -82,6 +85,20 @@ async def _created(environment: Environment) -> list[Problem]:
             )
         ]
     return []
+
+
+def _failed_restore(environment: Environment, cluster: Object) -> Problem | None:
+    """PGO tries a restore seven times, and the database is down meanwhile."""
+    status = mapped(cluster, "status", "pgbackrest", "restore")
+    if not status.get("failed") or status.get("succeeded"):
+        return None
+    namespace, name = place(environment)
+    return Problem(
+        f"PostgreSQL: restore {status.get('id')} has failed {status['failed']} times, "
+        "and the database is down until one succeeds",
+        "postgres-restore-failed",
+        environment.kubectl_in(namespace, f"logs job/{name}-pgbackrest-restore --tail=20"),
+    )
 
 
 async def _last_warning(environment: Environment, namespace: str, name: str) -> str:
