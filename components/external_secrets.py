@@ -168,7 +168,7 @@ class SecretDelivery(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(parent=self, depends_on=[store, in_vault]),
         )
         target = WaitTarget(
-            resource="externalsecrets.external-secrets.io",
+            resource="externalsecrets.v1.external-secrets.io",
             namespace=args.namespace,
             name=delivery.name,
             not_ready=synced,

@@ -367,7 +367,7 @@ class Postgres(pulumi.ComponentResource):
         It changes with each generation, so an update waits as the first `up` does.
         """
         target = WaitTarget(
-            resource=f"postgresclusters.{_LABEL}",
+            resource=f"postgresclusters.v1beta1.{_LABEL}",
             namespace=self._args.namespace,
             name=CLUSTER,
             # PGO 6.0.3 says that it has seen a change up to 5 s before it says that the instances

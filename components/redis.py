@@ -227,13 +227,13 @@ def _digest(text: str) -> str:
 def _ready(name: str, args: RedisArgs, revision: pulumi.Output[str]) -> pulumi.ResourceHook:
     """A RedisFailover has no status: what the operator makes of it is what can be waited for."""
     servers = WaitTarget(
-        resource="statefulsets.apps",
+        resource="statefulsets.v1.apps",
         namespace=args.namespace,
         name=f"rfr-{name}",
         not_ready=revision.apply(_servers_check),
     )
     sentinels = WaitTarget(
-        resource="deployments.apps",
+        resource="deployments.v1.apps",
         namespace=args.namespace,
         name=f"rfs-{name}",
         not_ready=replicas_ready,

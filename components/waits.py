@@ -6,13 +6,15 @@ finished is recorded (engine 3.259, CreateStep.Apply), and a failed after-hook i
 """
 
 import asyncio
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
 
 import pulumi
 
-from .cluster import ClusterAccess
+from .cluster import ClusterAccess, answer
 
 if TYPE_CHECKING:
     from kr8s.asyncio import Api
@@ -26,7 +28,7 @@ class WaitTarget:
     """An object in the cluster, and the check that it must pass."""
 
     resource: str
-    """Plural name with its API group: `statefulsets.apps`."""
+    """Plural name with version and API group: `statefulsets.v1.apps`."""
     namespace: pulumi.Input[str]
     """Where the object is."""
     name: pulumi.Input[str]
@@ -83,10 +85,19 @@ async def _value(text: pulumi.Input[str]) -> str:
 
 
 async def _object(api: Any, resource: str, namespace: str, name: str) -> Mapping[str, Any] | None:
-    objects = api.async_get(resource, name, namespace=namespace)
-    async for item in objects:
-        return item.raw
-    return None
+    """By its address, which needs no look at the kinds that the cluster serves.
+
+    kr8s 0.20 fails there while any aggregated API is down, as without a metrics-server that runs.
+    """
+    plural, version, group = resource.split(".", 2)
+    status, text = await answer(api, "GET", f"{group}/{version}", namespace, f"{plural}/{name}")
+    match status:
+        case HTTPStatus.OK:
+            return json.loads(text)
+        case HTTPStatus.NOT_FOUND:
+            return None
+        case _:
+            raise ConnectionError(f"{status} from the API server: {text}")
 
 
 def steadily(check: ReadinessCheck, looks: int = 2) -> ReadinessCheck:

@@ -230,7 +230,7 @@ def test_a_consumer_starts_when_its_secrets_hold_that_version(
     awaited: set[str] = set()
     for hook in bound["before_create"]:
         for target in later.hooks[hook]:
-            if target.resource == "externalsecrets.external-secrets.io":
+            if target.resource == "externalsecrets.v1.external-secrets.io":
                 assert target.namespace == "shlink"
                 assert target.not_ready is synced
                 awaited.add(str(target.name))

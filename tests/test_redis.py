@@ -211,8 +211,8 @@ def test_the_wait_looks_at_what_the_operator_makes(later: Later) -> None:
     servers, sentinels = later.hooks["shlink-redis-ready"]
     places = [(target.resource, target.namespace, target.name) for target in (servers, sentinels)]
     assert places == [
-        ("statefulsets.apps", "redis", "rfr-shlink-redis"),
-        ("deployments.apps", "redis", "rfs-shlink-redis"),
+        ("statefulsets.v1.apps", "redis", "rfr-shlink-redis"),
+        ("deployments.v1.apps", "redis", "rfs-shlink-redis"),
     ]
     assert sentinels.not_ready is replicas_ready
     check = cast("ReadinessCheck", servers.not_ready)

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextvars
-from collections.abc import AsyncIterator, Mapping, Sequence
+import json
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any, cast
 from unittest import mock
@@ -12,7 +14,8 @@ import pytest
 from components.cluster import ClusterAccess
 from components.waits import WaitTarget, replicas_ready, steadily, synced, until_ready, wait_hook
 
-Answer = Mapping[str, Any] | Exception | None
+Answer = Mapping[str, Any] | Exception | int | None
+"""An object, a fault, a status without an object, or no such object."""
 
 
 class Api:
@@ -21,15 +24,23 @@ class Api:
     def __init__(self, answers: Sequence[Answer]) -> None:
         self.answers = list(answers)
         self.logins = 0
-        self.asked: list[tuple[str, str, str]] = []
+        self.asked: list[str] = []
 
-    async def async_get(self, resource: str, name: str, namespace: str) -> AsyncIterator[Any]:
-        self.asked.append((resource, name, namespace))
+    @asynccontextmanager
+    async def call_api(
+        self, method: str, *, base: str, version: str, namespace: str, url: str, **_: Any
+    ) -> AsyncGenerator[Any]:
+        self.asked.append(f"{method} {base}/{version}/namespaces/{namespace}/{url}")
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, Exception):
             raise answer
-        if answer is not None:
-            yield SimpleNamespace(raw=answer)
+        match answer:
+            case None:
+                yield SimpleNamespace(status_code=404, text="not found")
+            case int():
+                yield SimpleNamespace(status_code=answer, text="no object")
+            case _:
+                yield SimpleNamespace(status_code=200, text=json.dumps(answer))
 
 
 class Access(ClusterAccess):
@@ -52,14 +63,14 @@ def missing(item: Mapping[str, Any]) -> str | None:
 
 
 def wait(where: Access, timeout: float = 5) -> None:
-    target = WaitTarget("things.example.org", "space", "it", missing, timeout)
+    target = WaitTarget("things.v1.example.org", "space", "it", missing, timeout)
     asyncio.run(until_ready(where, target, interval=0.001))
 
 
 def test_it_looks_until_the_object_is_as_wanted() -> None:
     where = access(None, {"done": False, "step": 1}, {"done": False, "step": 2}, {"done": True})
     wait(where)
-    assert where.api.asked == [("things.example.org", "it", "space")] * 4
+    assert where.api.asked == ["GET /apis/example.org/v1/namespaces/space/things/it"] * 4
     assert where.api.logins == 1
 
 
@@ -72,6 +83,7 @@ def test_it_looks_until_the_object_is_as_wanted() -> None:
             [{"done": False, "step": 1}, ConnectionRefusedError("port 6443")],
             "ConnectionRefusedError: port 6443",
         ),
+        ([503], "ConnectionError: 503 from the API server: no object"),
         ([dict[str, Any]()], "KeyError: 'done'"),
     ],
 )
@@ -81,8 +93,8 @@ def test_the_end_of_patience_says_what_was_last_missing_and_where_to_look(
     with pytest.raises(TimeoutError) as error:
         wait(access(*answers), timeout=0.05)
     assert str(error.value) == (
-        f"things.example.org space/it: not ready after 0.05 s: {reason}. "
-        "Inspect it with: kubectl --context 'prod eu' -n space describe things.example.org it"
+        f"things.v1.example.org space/it: not ready after 0.05 s: {reason}. "
+        "Inspect it with: kubectl --context 'prod eu' -n space describe things.v1.example.org it"
     )
 
 
@@ -94,8 +106,8 @@ def test_after_a_fault_it_logs_in_again() -> None:
 
 def test_a_hook_waits_for_all_and_fails_with_the_one_that_is_late() -> None:
     where = access({"done": True})
-    late = WaitTarget("things", "space", "late", lambda _: "not there", 0.01)
-    fine = WaitTarget("things", "space", "fine", lambda _: None)
+    late = WaitTarget("things.v1.apps", "space", "late", lambda _: "not there", 0.01)
+    fine = WaitTarget("things.v1.apps", "space", "fine", lambda _: None)
 
     def run(awaited: list[WaitTarget]) -> None:
         with mock.patch("pulumi.resource_hooks.register_resource_hook"):
@@ -108,7 +120,9 @@ def test_a_hook_waits_for_all_and_fails_with_the_one_that_is_late() -> None:
     contextvars.copy_context().run(run, [fine])
     with (
         mock.patch("components.waits.asyncio.sleep"),
-        pytest.raises(TimeoutError, match=r"things space/late: not ready after 0\.01 s: not there"),
+        pytest.raises(
+            TimeoutError, match=r"things\.v1\.apps space/late: not ready after 0\.01 s: not there"
+        ),
     ):
         run([fine, late])
 
