@@ -607,7 +607,9 @@ def test_an_operators_rights_are_those_of_its_bindings(
     common = {"apiVersion": "rbac.authorization.k8s.io/v1", "metadata": metadata}
     rules = [{"apiGroups": groups, "resources": kinds, "verbs": verbs}]
     reference = {"kind": "Role", "name": "controller"}
+    account_of_it = {"name": "external-secrets", "namespace": "external-secrets"}
     world.objects += [
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": account_of_it},
         {**common, "kind": "Role", "rules": rules},
         {**common, "kind": "RoleBinding", "roleRef": reference, "subjects": [subject]},
     ]

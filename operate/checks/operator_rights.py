@@ -56,9 +56,15 @@ async def look(environment: Environment) -> list[Problem]:
             "apps/v1/deployments", operator.namespace, operator.name
         )
         account = at(deployment or {}, "spec", "template", "spec", "serviceAccountName")
+        if account is None:
+            continue
+        remedy = environment.chart_again(operator.namespace, operator.name)
+        accounts = "v1/serviceaccounts"
+        if not await environment.view.named(accounts, operator.namespace, str(account)):
+            text = f"operator {operator.name} may do nothing: its ServiceAccount {account} is gone"
+            problems.append(Problem(text, "operator-rights-missing", remedy))
+            continue
         for place in {item["metadata"]["namespace"] for item in environment.declared.of_kind(kind)}:
-            if account is None:
-                continue
             rules = await _rules(environment, place, operator.namespace, str(account))
             missing = [right for right in needed if not any(map(right.granted, rules))]
             if missing:
@@ -66,7 +72,6 @@ async def look(environment: Environment) -> list[Problem]:
                     f"operator {operator.name} may not {missing[0].verb} {missing[0].resource} in "
                     f"namespace {place}: a Role or a RoleBinding of its chart is gone or was edited"
                 )
-                remedy = environment.chart_again(operator.namespace, operator.name)
                 problems.append(Problem(text, "operator-rights-missing", remedy))
     return problems
 
