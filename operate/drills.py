@@ -321,11 +321,14 @@ def _begin(declared: Declared, access: ClusterAccess, tell: Tell) -> None:
     """
     deadline = time.monotonic() + BEGIN_PATIENCE
     report = _look(declared, access, confirm=CONFIRM_SECONDS)
+    told = ""
     while not _recovered(report):
         message = _why_not(report)
         if report.exit_code == ILL or time.monotonic() > deadline:
             raise DrillError(f"the environment is not healthy to begin with: {message}")
-        tell(f"waiting for what is under way: {message}")
+        if message != told:
+            tell(f"waiting for what is under way: {message}")
+            told = message
         time.sleep(_INTERVAL)
         report = _look(declared, access, confirm=CONFIRM_SECONDS)
 
