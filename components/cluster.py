@@ -5,6 +5,7 @@ through, `ClusterAccess` is what the forwards, the waits and the commands connec
 """
 
 import base64
+import json
 import os
 import shlex
 import tempfile
@@ -13,6 +14,7 @@ import weakref
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, cast
 
@@ -230,6 +232,38 @@ async def answer(
         **more,
     ) as response:
         return int(response.status_code), str(response.text)
+
+
+async def read(api: Any, resource: str, namespace: str, name: str) -> Mapping[str, Any] | None:
+    """One object, or None. `resource`: plural name with version and group, `statefulsets.v1.apps`.
+
+    By its address, which needs no look at the kinds that the cluster serves: `objects` says why.
+    Raises ConnectionError when the API server answers otherwise.
+    """
+    plural, version, group = resource.split(".", 2)
+    status, text = await answer(api, "GET", f"{group}/{version}", namespace, f"{plural}/{name}")
+    match status:
+        case HTTPStatus.OK:
+            return json.loads(text)
+        case HTTPStatus.NOT_FOUND:
+            return None
+        case _:
+            raise ConnectionError(f"{status} from the API server: {text}")
+
+
+async def objects(
+    api: Any, kind: str, *names: str, namespace: str, labels: str | None = None
+) -> AsyncGenerator[Any]:
+    """Objects of one of Kubernetes' own kinds, such as Deployment, as kr8s has them.
+
+    By kr8s' class. By its name kr8s 0.20 would look at every kind that the cluster serves, and it
+    fails there while any aggregated API is down, as without a metrics-server that runs.
+    """
+    import kr8s.asyncio.objects as kinds  # noqa: PLC0415 - as in ClusterAccess.client
+
+    found = api.async_get(getattr(kinds, kind), *names, namespace=namespace, label_selector=labels)
+    async for item in found:
+        yield item
 
 
 async def disconnect(api: Any) -> None:

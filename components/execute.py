@@ -7,7 +7,7 @@ from typing import Any
 
 import pulumi
 
-from .cluster import ClusterAccess, label_selector
+from .cluster import ClusterAccess, label_selector, objects
 
 
 class ExecuteError(pulumi.RunError):
@@ -71,7 +71,7 @@ async def _done(access: ClusterAccess, container: Container, command: Sequence[s
 
 
 async def _running(api: Any, container: Container) -> Any:
-    pods = api.async_get("pods", namespace=container.namespace, label_selector=container.selector)
+    pods = objects(api, "Pod", namespace=container.namespace, labels=container.selector)
     async for pod in pods:
         status = pod.raw.get("status", {})
         if status.get("phase") == "Running" and "deletionTimestamp" not in pod.raw["metadata"]:

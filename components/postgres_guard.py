@@ -11,11 +11,11 @@ import pulumi
 
 from .backup_settings import InPlaceRestore, StoreRestore
 from .backups import RESTORE_ANNOTATION
-from .cluster import ClusterAccess
+from .cluster import ClusterAccess, read
 from .restores import RestoreArgs, look_into_store, prepare_in_place
 from .setting_types import amount
 
-_RESOURCE = "postgresclusters.postgres-operator.crunchydata.com"
+_RESOURCE = "postgresclusters.v1beta1.postgres-operator.crunchydata.com"
 _PAGE = "docs/upgrades.md"
 
 
@@ -142,10 +142,8 @@ async def _version(
 
 async def _status(access: ClusterAccess, namespace: str, name: str) -> Mapping[str, Any]:
     async with access.connected() as api:
-        objects = api.async_get(_RESOURCE, name, namespace=namespace)
-        async for item in objects:
-            return cast("Mapping[str, Any]", item.raw.get("status", {}))
-    return {}
+        cluster = await read(api, _RESOURCE, namespace, name)
+    return cast("Mapping[str, Any]", (cluster or {}).get("status", {}))
 
 
 def _spec(inputs: Mapping[str, Any] | None) -> Mapping[str, Any]:

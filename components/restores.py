@@ -26,7 +26,7 @@ from .backup_info import (
 )
 from .backup_settings import InPlaceRestore, StoreRestore
 from .backups import STANZA
-from .cluster import ClusterAccess, answer, label_selector
+from .cluster import ClusterAccess, answer, label_selector, objects
 from .execute import Container, ExecuteError, execute
 from .placement import Placement
 from .pods import CONTAINER_SECURITY
@@ -206,8 +206,8 @@ async def _empty(api: Any, workload: Workload, selector: str) -> None:
 
 
 async def _deployment(api: Any, workload: Workload) -> Any:
-    objects = api.async_get("deployments.apps", workload.name, namespace=workload.namespace)
-    async for item in objects:
+    named = objects(api, "Deployment", workload.name, namespace=workload.namespace)
+    async for item in named:
         return item
     return None
 
@@ -228,7 +228,7 @@ def start_hook(name: str, access: ClusterAccess, workload: Workload) -> pulumi.R
 
 
 async def _pods(api: Any, namespace: str, selector: str) -> list[str]:
-    pods = api.async_get("pods", namespace=namespace, label_selector=selector)
+    pods = objects(api, "Pod", namespace=namespace, labels=selector)
     return [str(pod.raw["metadata"]["name"]) async for pod in pods]
 
 
@@ -272,8 +272,7 @@ async def look_into_store(
 
 async def _image(api: Any, namespace: str) -> str | None:
     """PGBackRest's image as PGO was told of it."""
-    objects = api.async_get("deployments.apps", namespace=namespace)
-    async for item in objects:
+    async for item in objects(api, "Deployment", namespace=namespace):
         for container in item.raw["spec"]["template"]["spec"]["containers"]:
             for variable in container.get("env", []):
                 if variable["name"] == "RELATED_IMAGE_PGBACKREST":
@@ -345,7 +344,7 @@ async def _run(api: Any, namespace: str, job: Mapping[str, Any]) -> str:
     try:
         async with asyncio.timeout(_LOOK_SECONDS + 30):
             while True:
-                pods = api.async_get("pods", namespace=namespace, label_selector=f"job-name={name}")
+                pods = objects(api, "Pod", namespace=namespace, labels=f"job-name={name}")
                 async for pod in pods:
                     if pod.raw.get("status", {}).get("phase") in ("Succeeded", "Failed"):
                         log = f"pods/{pod.raw['metadata']['name']}/log"

@@ -6,15 +6,13 @@ finished is recorded (engine 3.259, CreateStep.Apply), and a failed after-hook i
 """
 
 import asyncio
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
 
 import pulumi
 
-from .cluster import ClusterAccess, answer
+from .cluster import ClusterAccess, read
 
 if TYPE_CHECKING:
     from kr8s.asyncio import Api
@@ -63,7 +61,7 @@ async def until_ready(access: ClusterAccess, target: WaitTarget, interval: float
     while True:
         try:
             api = api or await access.client()
-            item = await _object(cast("Any", api), target.resource, namespace, name)
+            item = await read(api, target.resource, namespace, name)
             reason = "it does not exist yet" if item is None else not_ready(item)
         # An API server, a proxy or a credential plugin may answer anything; the timeout bounds it.
         except Exception as error:  # noqa: BLE001
@@ -82,22 +80,6 @@ async def until_ready(access: ClusterAccess, target: WaitTarget, interval: float
 
 async def _value(text: pulumi.Input[str]) -> str:
     return str(await pulumi.Output.from_input(text).future())
-
-
-async def _object(api: Any, resource: str, namespace: str, name: str) -> Mapping[str, Any] | None:
-    """By its address, which needs no look at the kinds that the cluster serves.
-
-    kr8s 0.20 fails there while any aggregated API is down, as without a metrics-server that runs.
-    """
-    plural, version, group = resource.split(".", 2)
-    status, text = await answer(api, "GET", f"{group}/{version}", namespace, f"{plural}/{name}")
-    match status:
-        case HTTPStatus.OK:
-            return json.loads(text)
-        case HTTPStatus.NOT_FOUND:
-            return None
-        case _:
-            raise ConnectionError(f"{status} from the API server: {text}")
 
 
 def steadily(check: ReadinessCheck, looks: int = 2) -> ReadinessCheck:

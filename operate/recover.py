@@ -19,7 +19,7 @@ from typing import Any
 import pulumi
 
 from components import settings
-from components.cluster import ClusterAccess, access
+from components.cluster import ClusterAccess, access, objects
 
 from .pulumi_cli import Pulumi, PulumiError, add_yes, per_resource, says_yes
 from .vault_forward import vault_reachable
@@ -137,10 +137,8 @@ async def helm_records(
     api = await cluster.client()
     records: list[HelmRecord] = []
     for namespace, release in sorted(releases):
-        objects = api.async_get(
-            "secrets", namespace=namespace, label_selector=f"owner=helm,name={release}"
-        )
-        records += [_helm_record(namespace, release, item.raw) async for item in objects]
+        secrets = objects(api, "Secret", namespace=namespace, labels=f"owner=helm,name={release}")
+        records += [_helm_record(namespace, release, item.raw) async for item in secrets]
     return records
 
 
@@ -158,8 +156,7 @@ async def remove_records(cluster: ClusterAccess, records: Iterable[HelmRecord]) 
     """Delete these Secrets."""
     api = await cluster.client()
     for record in records:
-        objects = api.async_get("secrets", record.name, namespace=record.namespace)
-        async for item in objects:
+        async for item in objects(api, "Secret", record.name, namespace=record.namespace):
             await item.delete()
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import pulumi
 
 from components import settings
-from components.cluster import ClusterAccess, access
+from components.cluster import ClusterAccess, access, label_selector, objects
 from components.network import VAULT
 
 from .pulumi_cli import Pulumi, PulumiError, add_yes, per_resource, says_yes
@@ -106,21 +106,21 @@ async def _empty(cluster: ClusterAccess) -> None:
     """Delete volumes and keys. What is lost already is passed over."""
     async with cluster.connected() as api:
         await _forget_keys(api)
-        statefulset = await _first(api, "statefulsets.apps", name=RELEASE)
+        statefulset = await _first(api, "StatefulSet", RELEASE)
         if statefulset is not None:
             # Only the following `up` starts it again: with what the settings say by now, such as
             # another key service, for which an initialised server would be of no use.
             say("stopping Vault")
             await statefulset.patch({"spec": {"replicas": 0}})
-        await _gone(api, "pods")
-        for claim in await _all(api, "persistentvolumeclaims"):
+        await _gone(api, "Pod")
+        for claim in await _all(api, "PersistentVolumeClaim"):
             say(f"deleting the volume of claim {VAULT}/{claim.name}")
             await claim.delete()
-        await _gone(api, "persistentvolumeclaims")
+        await _gone(api, "PersistentVolumeClaim")
 
 
 async def _forget_keys(api: Any) -> None:
-    secret = await _first(api, "secrets", name=KEYS)
+    secret = await _first(api, "Secret", KEYS)
     if secret is None or not secret.raw.get("data"):
         return
     name = f"{KEYS}-until-{datetime.now(tz=UTC):%Y%m%d-%H%M%S}"
@@ -142,25 +142,25 @@ async def _create(api: Any, secret: Mapping[str, Any]) -> None:
         response.raise_for_status()
 
 
-async def _first(api: Any, resource: str, name: str) -> Any:
-    async for item in api.async_get(resource, name, namespace=VAULT):
+async def _first(api: Any, kind: str, name: str) -> Any:
+    async for item in objects(api, kind, name, namespace=VAULT):
         return item
     return None
 
 
-async def _all(api: Any, resource: str) -> list[Any]:
-    objects = api.async_get(resource, namespace=VAULT, label_selector=dict(_SERVERS))
-    return [item async for item in objects]
+async def _all(api: Any, kind: str) -> list[Any]:
+    servers = objects(api, kind, namespace=VAULT, labels=label_selector(_SERVERS))
+    return [item async for item in servers]
 
 
-async def _gone(api: Any, resource: str) -> None:
+async def _gone(api: Any, kind: str) -> None:
     """Wait until none of Vault's is left. Raises PulumiError."""
     deadline = time.monotonic() + _PATIENCE
-    while left := await _all(api, resource):
+    while left := await _all(api, kind):
         if time.monotonic() > deadline:
             names = ", ".join(item.name for item in left)
             raise PulumiError(
-                f"{resource} in namespace {VAULT} still there after {_PATIENCE:g} s: {names}. "
+                f"{kind} in namespace {VAULT} still there after {_PATIENCE:g} s: {names}. "
                 "Look why, then run this command again"
             )
         await asyncio.sleep(_INTERVAL)

@@ -203,9 +203,9 @@ class Pods:
         """What an autoscaler sets after it has seen a change."""
 
     async def async_get(
-        self, kind: str, *_: str, label_selector: str = "", **__: str
+        self, kind: type, *_: str, label_selector: str | None = None, **__: str
     ) -> AsyncGenerator[Any]:
-        if kind == "deployments.apps":
+        if kind.__name__ == "Deployment":
             variable = {"name": "RELATED_IMAGE_PGBACKREST", "value": "pgbackrest:1"}
             pod = {"containers": [{"env": [variable]}]}
             selector = {"matchLabels": {"app": "shlink"}}
@@ -213,7 +213,7 @@ class Pods:
             deployment = SimpleNamespace(raw={"spec": spec})
             deployment.patch = self.patch
             yield deployment
-        elif label_selector.startswith("job-name="):
+        elif label_selector and label_selector.startswith("job-name="):
             yield SimpleNamespace(
                 raw={"metadata": {"name": "look"}, "status": {"phase": "Succeeded"}}
             )

@@ -83,10 +83,8 @@ class Cluster:
     async def connected(self) -> AsyncGenerator["Cluster"]:
         yield self
 
-    async def async_get(
-        self, resource: str, name: str | None = None, **_: Any
-    ) -> AsyncGenerator[Item]:
-        for raw in list(self.objects.get(resource.partition(".")[0], [])):
+    async def async_get(self, kind: Any, name: str | None = None, **_: Any) -> AsyncGenerator[Item]:
+        for raw in list(self.objects.get(kind.plural, [])):
             if name in {None, raw["metadata"]["name"]}:
                 yield Item(self, raw)
 
