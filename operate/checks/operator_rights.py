@@ -62,6 +62,11 @@ async def look(environment: Environment) -> list[Problem]:
         accounts = "v1/serviceaccounts"
         if not await environment.view.named(accounts, operator.namespace, str(account)):
             text = f"operator {operator.name} may do nothing: its ServiceAccount {account} is gone"
+            # The token of the pod that runs is one of the account that is gone.
+            restart = environment.kubectl_in(
+                operator.namespace, f"rollout restart deployment {operator.name}"
+            )
+            remedy = f"{remedy} && {restart}"
             problems.append(Problem(text, "operator-rights-missing", remedy))
             continue
         for place in {item["metadata"]["namespace"] for item in environment.declared.of_kind(kind)}:
