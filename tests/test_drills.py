@@ -147,8 +147,21 @@ def test_a_drill_waits_for_what_is_under_way_before_it_begins() -> None:
     world.not_ready("shlink-7f8b-0", seconds=7)
     told: list[str] = []
     run(drill("vault-restart"), world.declared, access(world, heal_after=2), tell=told.append)
-    assert told[0].startswith("waiting for what is under way: Shlink: pod shlink-7f8b-0")
-    assert told[2] == "pod vault/vault-0 deleted (0 s)"
+    waiting = [line for line in told if line.startswith("waiting for what is under way")]
+    assert waiting[0].startswith("waiting for what is under way: Shlink: pod shlink-7f8b-0")
+    assert told[len(waiting)] == "pod vault/vault-0 deleted (0 s)"
+
+
+def test_what_a_drill_waits_for_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = healthy(declared("dev"))
+    world.not_ready("shlink-7f8b-0", seconds=7)
+    monkeypatch.setattr(drills, "_why_not", lambda _: "one thing")
+    told: list[str] = []
+    run(drill("vault-restart"), world.declared, access(world, heal_after=3), tell=told.append)
+    assert told[:2] == [
+        "waiting for what is under way: one thing",
+        "pod vault/vault-0 deleted (0 s)",
+    ]
 
 
 def test_a_look_without_an_answer_is_repeated_before_a_drill_begins() -> None:
