@@ -155,7 +155,11 @@ def test_a_drill_waits_for_what_is_under_way_before_it_begins() -> None:
 def test_what_a_drill_waits_for_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
     world = healthy(declared("dev"))
     world.not_ready("shlink-7f8b-0", seconds=7)
-    monkeypatch.setattr(drills, "_why_not", lambda _: "one thing")
+
+    def why_not(_: object) -> str:
+        return "one thing"
+
+    monkeypatch.setattr(drills, "_why_not", why_not)
     told: list[str] = []
     run(drill("vault-restart"), world.declared, access(world, heal_after=3), tell=told.append)
     assert told[:2] == [
