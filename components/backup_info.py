@@ -139,13 +139,18 @@ def impossible(
         return "pgBackRest does not know this repository"
     if content.problem is not None:
         return f"pgBackRest says: {content.problem}"
-    backups = content.backups
-    if restore.set is not None:
-        backups = [backup for backup in backups if backup.label == restore.set]
-        if not backups:
-            labels = ", ".join(backup.label for backup in content.backups)
-            return f"it holds no valid backup {restore.set}, only: {labels}"
+    backups = _allowed(restore, content)
+    if not backups:
+        labels = ", ".join(backup.label for backup in content.backups)
+        return f"it holds no valid backup {restore.set}, only: {labels}"
     return _without_moment(restore.time, backups, now) if restore.time is not None else None
+
+
+def _allowed(
+    restore: InPlaceRestore | StoreRestore, content: RepositoryContent
+) -> Sequence[Backup]:
+    """The backups that a restore may start from: the one that it names, or all."""
+    return [backup for backup in content.backups if restore.set in (None, backup.label)]
 
 
 def _without_moment(time: str, backups: Sequence[Backup], now: datetime) -> str | None:
@@ -163,11 +168,9 @@ def beginning(restore: InPlaceRestore, content: RepositoryContent) -> Backup | N
 
     None where it follows none: a `set` alone ends where that backup ends.
     """
-    backups = content.backups
-    if restore.set is not None:
-        if restore.time is None:
-            return None
-        backups = [backup for backup in backups if backup.label == restore.set]
+    if restore.set is not None and restore.time is None:
+        return None
+    backups = _allowed(restore, content)
     if restore.time is not None:
         moment = datetime.fromisoformat(restore.time)
         backups = [backup for backup in backups if backup.stop < moment]

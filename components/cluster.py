@@ -266,6 +266,13 @@ async def objects(
         yield item
 
 
+async def named(api: Any, kind: str, namespace: str, name: str) -> Any:
+    """One object of Kubernetes' own kinds, as kr8s has it, or None."""
+    async for item in objects(api, kind, name, namespace=namespace):
+        return item
+    return None
+
+
 async def disconnect(api: Any) -> None:
     if api is not None and api._session is not None:  # noqa: SLF001 - kr8s has no word for it
         await api._session.aclose()  # noqa: SLF001

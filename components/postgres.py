@@ -43,7 +43,7 @@ from .forward import ForwardTarget
 from .network import POSTGRES
 from .placement import Placement
 from .pods import requirements, volume_claim
-from .postgres_guard import GuardArgs, creation_hook, guard_hook
+from .postgres_guard import RESOURCE, GuardArgs, creation_hook, guard_hook
 from .restores import RestoreArgs, Workload, start_hook
 from .setting_types import amount
 from .settings import POOLER_CLIENTS, Images, Pooler, PostgresSettings, Resources
@@ -367,7 +367,7 @@ class Postgres(pulumi.ComponentResource):
         It changes with each generation, so an update waits as the first `up` does.
         """
         target = WaitTarget(
-            resource=f"postgresclusters.v1beta1.{_LABEL}",
+            resource=RESOURCE,
             namespace=self._args.namespace,
             name=CLUSTER,
             # PGO 6.0.3 says that it has seen a change up to 5 s before it says that the instances

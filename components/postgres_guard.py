@@ -15,7 +15,8 @@ from .cluster import ClusterAccess, read
 from .restores import RestoreArgs, look_into_store, prepare_in_place
 from .setting_types import amount
 
-_RESOURCE = "postgresclusters.v1beta1.postgres-operator.crunchydata.com"
+RESOURCE = "postgresclusters.v1beta1.postgres-operator.crunchydata.com"
+"""A PostgresCluster's plural name with version and group."""
 _PAGE = "docs/upgrades.md"
 
 
@@ -142,7 +143,7 @@ async def _version(
 
 async def _status(access: ClusterAccess, namespace: str, name: str) -> Mapping[str, Any]:
     async with access.connected() as api:
-        cluster = await read(api, _RESOURCE, namespace, name)
+        cluster = await read(api, RESOURCE, namespace, name)
     return cast("Mapping[str, Any]", (cluster or {}).get("status", {}))
 
 

@@ -26,7 +26,7 @@ from .backup_info import (
 )
 from .backup_settings import InPlaceRestore, StoreRestore
 from .backups import STANZA
-from .cluster import ClusterAccess, answer, label_selector, objects
+from .cluster import ClusterAccess, answer, label_selector, named, objects
 from .execute import Container, ExecuteError, execute
 from .placement import Placement
 from .pods import CONTAINER_SECURITY
@@ -206,10 +206,7 @@ async def _empty(api: Any, workload: Workload, selector: str) -> None:
 
 
 async def _deployment(api: Any, workload: Workload) -> Any:
-    named = objects(api, "Deployment", workload.name, namespace=workload.namespace)
-    async for item in named:
-        return item
-    return None
+    return await named(api, "Deployment", workload.namespace, workload.name)
 
 
 def start_hook(name: str, access: ClusterAccess, workload: Workload) -> pulumi.ResourceHook:

@@ -22,7 +22,7 @@ from typing import Any
 import pulumi
 
 from components import settings
-from components.cluster import ClusterAccess, access, label_selector, objects
+from components.cluster import ClusterAccess, access, label_selector, named, objects
 from components.network import VAULT
 
 from .pulumi_cli import Pulumi, PulumiError, add_yes, per_resource, says_yes
@@ -106,7 +106,7 @@ async def _empty(cluster: ClusterAccess) -> None:
     """Delete volumes and keys. What is lost already is passed over."""
     async with cluster.connected() as api:
         await _forget_keys(api)
-        statefulset = await _first(api, "StatefulSet", RELEASE)
+        statefulset = await named(api, "StatefulSet", VAULT, RELEASE)
         if statefulset is not None:
             # Only the following `up` starts it again: with what the settings say by now, such as
             # another key service, for which an initialised server would be of no use.
@@ -120,7 +120,7 @@ async def _empty(cluster: ClusterAccess) -> None:
 
 
 async def _forget_keys(api: Any) -> None:
-    secret = await _first(api, "Secret", KEYS)
+    secret = await named(api, "Secret", VAULT, KEYS)
     if secret is None or not secret.raw.get("data"):
         return
     name = f"{KEYS}-until-{datetime.now(tz=UTC):%Y%m%d-%H%M%S}"
@@ -140,12 +140,6 @@ async def _create(api: Any, secret: Mapping[str, Any]) -> None:
         "POST", version="v1", namespace=VAULT, url="secrets", json=secret
     ) as response:
         response.raise_for_status()
-
-
-async def _first(api: Any, kind: str, name: str) -> Any:
-    async for item in objects(api, kind, name, namespace=VAULT):
-        return item
-    return None
 
 
 async def _all(api: Any, kind: str) -> list[Any]:
