@@ -103,7 +103,7 @@ up: setup ## create or update STACK
 
 destroy: setup ## delete STACK; Vault and PostgreSQL need not answer for it
 	$(need_pulumi)
-	@$(PY) -m operate.recover $(stack) --only destroy
+	@$(PY) -m operate.repair.recover $(stack) --only destroy
 
 # Without the program there is no forward to Vault and PostgreSQL.
 refresh: setup ## read what is really there into the state, then mend it
@@ -112,11 +112,11 @@ refresh: setup ## read what is really there into the state, then mend it
 
 recover: setup ## after a killed run: undo what it left half done, adopt what exists, go on
 	$(need_pulumi)
-	@$(PY) -m operate.recover $(stack)
+	@$(PY) -m operate.repair.recover $(stack)
 
 vault-renew: setup ## make Vault from nothing, if its volume or unseal keys are lost
 	$(need_pulumi)
-	@$(PY) -m operate.vault_renew $(stack)
+	@$(PY) -m operate.repair.vault_renew $(stack)
 
 forward: setup ## keep the forwards to Vault and PostgreSQL open, for `pulumi refresh` or psql
 	@$(PY) -m offline.forward $(stack)
@@ -134,4 +134,4 @@ drill: setup ## rehearse a failure of STACK and time the recovery: DRILL=redis-f
 	@$(PY) -m operate drill $(stack) $(kubeconfig) $(call quoted,DRILL)
 
 restore-drill: setup ## restore STACK's latest backup beside the live one, compare, remove; asks first
-	@$(PY) -m operate.restore_drill $(stack) $(kubeconfig) $(if $(JSON),--json)
+	@$(PY) -m operate.rehearse.restore_drill $(stack) $(kubeconfig) $(if $(JSON),--json)

@@ -4,21 +4,26 @@ import gc
 
 import pulumi
 
-from components import changes, cluster, interrupts, outputs, reach
-from components.external_secrets import SecretDelivery, SecretDeliveryArgs
-from components.inventory import Inventory
-from components.monitoring import Monitoring, MonitoringArgs, targets, watched
-from components.network import POSTGRES, REDIS, SHLINK, VAULT, namespaces
-from components.operators import operators
-from components.placement import Placement
-from components.postgres import DatabaseUser, Postgres, PostgresArgs
-from components.redis import FAILOVER, Redis, RedisArgs, external
-from components.restores import Workload
-from components.settings import ExternalRedis, FailoverRedis, load
-from components.shlink import API_KEY, Shlink, ShlinkArgs, shlink_secrets
-from components.tls import Authority, AuthorityArgs
-from components.vault import Vault, VaultArgs
-from components.web_client import WebClient, WebClientArgs
+from components import outputs
+from components.cluster import access as cluster
+from components.credentials.tls import Authority, AuthorityArgs
+from components.external_secrets.component import SecretDelivery, SecretDeliveryArgs
+from components.manifests.placement import Placement
+from components.monitoring.component import Monitoring, MonitoringArgs, targets, watched
+from components.network.flows import POSTGRES, REDIS, SHLINK, VAULT
+from components.network.namespaces import namespaces
+from components.operators.install import operators
+from components.postgres.component import DatabaseUser, Postgres, PostgresArgs
+from components.postgres.restore import Workload
+from components.program import changes, interrupts, reach
+from components.program.inventory import Inventory
+from components.redis.component import FAILOVER, Redis, RedisArgs, external
+from components.settings.environment import load
+from components.settings.redis import ExternalRedis, FailoverRedis
+from components.shlink.component import API_KEY, Shlink, ShlinkArgs, shlink_secrets
+from components.shlink.web_client import WebClient, WebClientArgs
+from components.vault.args import VaultArgs
+from components.vault.component import Vault
 
 # The SDKs stay until the end: without this line every collection looks at all of them again.
 gc.freeze()

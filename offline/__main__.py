@@ -7,7 +7,7 @@ from pathlib import Path
 import pulumi
 from rich.console import Console
 
-from components.settings import parse
+from components.settings.environment import parse
 from offline import policy, render, stacks
 from offline.files import ForeignFilesError
 from offline.record import ROOT, record

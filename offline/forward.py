@@ -5,7 +5,8 @@ import threading
 
 import pulumi
 
-from components import reach, settings
+from components.program import reach
+from components.settings import environment as settings
 from offline import stacks
 from offline.record import ROOT
 

@@ -24,7 +24,7 @@ from pulumi.runtime import settings as runtime_settings
 from pulumi.runtime.proto import callback_pb2
 from pulumi.runtime.stack import run_in_stack
 
-from components import stack_file
+from components.settings import stack_file
 
 ROOT = Path(__file__).parent.parent
 _SIGNATURE = "4dabf18193072939515e22adb298388d"
@@ -303,8 +303,8 @@ def record(
     logger = logging.Logger("program")  # noqa: LOG001
     logger.addHandler(_Collect(recording.messages))
     with (
-        mock.patch("components.forward.Forward.start"),
-        mock.patch("components.tls.ca_file", _no_file),
+        mock.patch("components.cluster.forward.Forward.start"),
+        mock.patch("components.credentials.tls.ca_file", _no_file),
     ):
         run(
             program,

@@ -10,8 +10,8 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
-from components.setting_types import EXPECTED
-from components.settings import Cluster, Settings
+from components.settings.environment import Cluster, Settings
+from components.settings.types import EXPECTED
 from offline.record import ROOT
 
 SECURE = {
@@ -33,10 +33,10 @@ _WIDTH = 100
 _OPENING = """\
 # Configuration
 
-`make schema` writes this page from `components/settings.py`; don't edit it. The keys go under
-`config:` in `Pulumi.<stack>.yaml`; with `Pulumi.schema.json` an editor checks them while you
-type. To set a secret: `pulumi config set --secret --path KEY VALUE`. A group that is set in
-part keeps the rest of its defaults, as they stand here.
+`make schema` writes this page from `components/settings/`; don't edit it. The keys go under
+`config:` in `Pulumi.<stack>.yaml`; with `Pulumi.schema.json` an editor checks them while you type.
+To set a secret: `pulumi config set --secret --path KEY VALUE`. A group that is set in part keeps
+the rest of its defaults, as they stand here.
 """
 
 

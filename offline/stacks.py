@@ -6,8 +6,8 @@ A placeholder takes the place of each encrypted value.
 import re
 from pathlib import Path
 
-from components import stack_file
-from components.stack_file import PLACEHOLDER, StackFileError
+from components.settings import stack_file
+from components.settings.stack_file import PLACEHOLDER, StackFileError
 
 __all__ = ["PLACEHOLDER", "StackError", "configuration", "names"]
 

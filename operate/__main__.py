@@ -10,14 +10,15 @@ from collections.abc import Sequence
 import pulumi
 from rich.console import Console
 
-from components.cluster import access
+from components.cluster.access import access
 from offline import stacks
 
-from . import drills, preflight
-from .checks import CHECKS
 from .declared import Declared, add_stack, connectable
-from .doctor import BLIND, HEALTHY, ILL, Report, examine
-from .report import show
+from .doctor import preflight
+from .doctor.checks import CHECKS
+from .doctor.examine import BLIND, HEALTHY, ILL, Report, examine
+from .doctor.report import show
+from .rehearse import drills
 from .smoke import SmokeError, Step, smoke
 
 

@@ -12,8 +12,8 @@ from typing import Any, cast
 
 from components.outputs import Outputs
 from components.outputs import parse as parse_outputs
-from components.settings import Cluster, Settings
-from components.settings import parse as parse_settings
+from components.settings.environment import Cluster, Settings
+from components.settings.environment import parse as parse_settings
 from offline import stacks
 from offline.record import ROOT, Recorded, Recording, Secret, record
 

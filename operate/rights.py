@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import pulumi
 
-from components.cluster import ClusterAccess, access
-from components.network import NAMESPACES
+from components.cluster.access import ClusterAccess, access
+from components.network.flows import NAMESPACES
 from offline import stacks
 
 from .declared import add_stack, connectable

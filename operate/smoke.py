@@ -20,8 +20,8 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from components.cluster import ClusterAccess
-from components.forward import Forward, ForwardTarget
+from components.cluster.access import ClusterAccess
+from components.cluster.forward import Forward, ForwardTarget
 
 from .declared import Declared
 from .view import Object, listed, mapped

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from components.images import ImageReference
+from components.settings.images import ImageReference
 
 _VOLUMES = {
     "configMap",

@@ -12,10 +12,15 @@ import pulumi
 import pytest
 
 import offline.record
-from components import external_secrets, postgres, reach, redis, waits
-from components.reach import Servers
-from components.settings import SettingsError, parse
-from components.waits import WaitTarget
+from components.cluster import waits
+from components.cluster.waits import WaitTarget
+from components.external_secrets import component as external_secrets
+from components.postgres import component as postgres
+from components.program import reach
+from components.program.reach import Servers
+from components.redis import component as redis
+from components.settings.environment import parse
+from components.settings.reading import SettingsError
 from offline.record import Recording, Secret, plain, record
 from tests import configurations
 
@@ -146,7 +151,7 @@ def reached(
     settings: Mapping[str, Any], project: str = "shlink", stack: str = "dev"
 ) -> tuple[Servers, list[str]]:
     """Where the providers find their servers, and the services that a forward is started for."""
-    with mock.patch("components.reach.Forward") as forward:
+    with mock.patch("components.program.reach.Forward") as forward:
         servers = reach.servers(*parse(configuration(settings)), project=project, stack=stack)
     assert forward.return_value.start.call_count == forward.call_count
     return servers, [call.args[1].service for call in forward.call_args_list]

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from typing import Any
 
-from components.network import NAMESPACES
+from components.network.flows import NAMESPACES
 from tests.netpol import End, Labels, allowed
 
 # Ends: pods by name, and below them addresses, other people's pods and strangers inside.

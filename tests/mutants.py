@@ -52,12 +52,12 @@ class Mutant:
 MUTANTS = [
     Mutant(
         "a drill calls a moment between two faults a recovery",
-        [Change("operate/drills.py", "if looked - healthy_since >= _CALM:", "if True:")],
+        [Change("operate/rehearse/drills.py", "if looked - healthy_since >= _CALM:", "if True:")],
         ["tests/test_drills.py", "-k", "does_not_last"],
     ),
     Mutant(
         "a pod may gain privileges",
-        [Change("components/pods.py", 'Escalation": False', 'Escalation": True')],
+        [Change("components/manifests/pods.py", 'Escalation": False', 'Escalation": True')],
         ["tests/test_policy.py", "-k", "keeps_every_rule"],
     ),
     Mutant(
@@ -67,14 +67,14 @@ MUTANTS = [
     ),
     Mutant(
         "what is in Vault follows VAULT_ADDR",
-        [Change("components/vault.py", "            provider=self._provider,\n", "")],
+        [Change("components/vault/component.py", "            provider=self._provider,\n", "")],
         ["tests/test_policy.py", "-k", "keeps_every_rule"],
     ),
     Mutant(
         "a secret is written into a ConfigMap",
         [
             Change(
-                "components/shlink.py",
+                "components/shlink/component.py",
                 'data={"timeouts.ini": _PHP_INI}',
                 'data={"timeouts.ini": pulumi.Output.secret(_PHP_INI)}',
             )
@@ -85,7 +85,7 @@ MUTANTS = [
         "a password stands in a pod's variable",
         [
             Change(
-                "components/shlink.py",
+                "components/shlink/component.py",
                 'secret_variable("DB_PASSWORD", args.database_secret.name, PASSWORD_KEY)',
                 'core.v1.EnvVarArgs(name="DB_PASSWORD", value="shlink")',
             )
@@ -96,7 +96,7 @@ MUTANTS = [
         "a generated password loses its mark and is written into an annotation",
         [
             Change(
-                "components/redis.py",
+                "components/redis/component.py",
                 "annotations={REVISION_ANNOTATION: revision},",
                 "annotations={REVISION_ANNOTATION: pulumi.Output.unsecret(current)},",
             )
@@ -107,7 +107,7 @@ MUTANTS = [
         "the grants of two users share a name",
         [
             Change(
-                "components/postgres.py",
+                "components/postgres/component.py",
                 '    if name == f"{user.name}-db" and database == user.name:\n',
                 "    if database == user.name:\n",
             )
@@ -118,7 +118,7 @@ MUTANTS = [
         "a recovery forgets what a killed run began in Vault",
         [
             Change(
-                "operate/recover.py",
+                "operate/repair/recover.py",
                 '        if operation["type"] == "creating" and urn in paths:\n',
                 '        if operation["type"] == "nothing" and urn in paths:\n',
             )
@@ -127,14 +127,14 @@ MUTANTS = [
     ),
     Mutant(
         "a drill counts the pod that still stops as recovered",
-        [Change("operate/drills.py", "        await _gone(api, namespace, old)\n", "")],
+        [Change("operate/rehearse/drills.py", "        await _gone(api, namespace, old)\n", "")],
         ["tests/test_drills.py", "-k", "has_stopped"],
     ),
     Mutant(
         "doctor looks inside a pod without asking whether it may",
         [
             Change(
-                "operate/inside.py",
+                "operate/doctor/inside.py",
                 'if not await view.may(verb, "pods", subresource, namespace):',
                 "if False:",
             )
@@ -145,7 +145,7 @@ MUTANTS = [
         "doctor accepts a server's certificate whoever signed it",
         [
             Change(
-                "operate/inside.py",
+                "operate/doctor/inside.py",
                 "    context.verify_flags &= ~ssl.VERIFY_X509_STRICT\n",
                 "    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE\n",
             )
@@ -154,39 +154,53 @@ MUTANTS = [
     ),
     Mutant(
         "the program and the autoscaler fight over the number of pods",
-        [Change("components/shlink.py", 'unmanaged = ["spec.replicas"]', "unmanaged = []")],
+        [
+            Change(
+                "components/shlink/component.py", 'unmanaged = ["spec.replicas"]', "unmanaged = []"
+            )
+        ],
         ["tests/test_shlink.py", "-k", "belongs_to_the_autoscaler"],
     ),
     Mutant(
         "Vault counts as sealed for an hour after its start",
-        [Change("components/alerts.py", "max by (namespace, pod) (vault_core", "(vault_core")],
+        [
+            Change(
+                "components/monitoring/alerts.py",
+                "max by (namespace, pod) (vault_core",
+                "(vault_core",
+            )
+        ],
         ["tests/test_monitoring.py", "-k", "healthy"],
     ),
     Mutant(
         "an alert asks for a metric that no exporter has",
-        [Change("components/alerts.py", "return f'ccp_is_in", "return f'ccp_in")],
+        [Change("components/monitoring/alerts.py", "return f'ccp_is_in", "return f'ccp_in")],
         ["tests/test_metrics.py", "-k", "exporter_has"],
     ),
     Mutant(
         "the path that closes /rest leads to Shlink",
-        [Change("components/route.py", "target_port=ports.CLOSED", "target_port=ports.SHLINK")],
+        [
+            Change(
+                "components/shlink/route.py", "target_port=ports.CLOSED", "target_port=ports.SHLINK"
+            )
+        ],
         ["tests/test_route.py", "-k", "without_a_server"],
     ),
     Mutant(
         "the network drops what the closed path sends, and requests hang",
-        [Change("components/network.py", "shlink_ports.append(ports.CLOSED)", "pass")],
+        [Change("components/network/flows.py", "shlink_ports.append(ports.CLOSED)", "pass")],
         ["tests/test_route.py", "-k", "refused_at_once"],
     ),
     Mutant(
         "Vault's listener is told of no TLS by the chart",
-        [Change("components/vault_server.py", '{"tlsDisable": False}', '{"tlsDisable": True}')],
+        [Change("components/vault/server.py", '{"tlsDisable": False}', '{"tlsDisable": True}')],
         ["tests/test_vault.py", "-k", "without_tls"],
     ),
     Mutant(
         "the program may change its own policy in Vault",
         [
             Change(
-                "components/vault_policies.py",
+                "components/vault/policies.py",
                 '            f"sys/policies/acl/{login}": ["read"],\n',
                 "",
             )
@@ -197,7 +211,7 @@ MUTANTS = [
         "a person who operates may restore a snapshot",
         [
             Change(
-                "components/vault_policies.py",
+                "components/vault/policies.py",
                 '"sys/storage/raft/snapshot": ["read"]',
                 '"sys/storage/raft/snapshot": ["read", "update"]',
             )
@@ -208,7 +222,7 @@ MUTANTS = [
         "the auth method for people cannot be taken away again",
         [
             Change(
-                "components/vault_policies.py",
+                "components/vault/policies.py",
                 'f"sys/auth/{people}": ["read", "delete", "sudo"]',
                 'f"sys/auth/{people}": ["read"]',
             )
@@ -219,7 +233,7 @@ MUTANTS = [
         "any group may log in to Vault as an operator",
         [
             Change(
-                "components/vault_people.py",
+                "components/vault/people.py",
                 "args.operator_policy: people.operators",
                 "args.operator_policy: (*people.operators, *people.viewers)",
             )
@@ -230,7 +244,7 @@ MUTANTS = [
         "a transit seal is verified against this environment's own authority",
         [
             Change(
-                "components/vault_server.py",
+                "components/vault/server.py",
                 'service.type == "transit" and',
                 'service.type == "other" and',
             )
@@ -257,7 +271,7 @@ MUTANTS = [
         "the grant on schema public lacks CREATE",
         [
             Change(
-                "components/postgres.py",
+                "components/postgres/component.py",
                 'privileges: Sequence[str] = ("CREATE", "USAGE")',
                 'privileges: Sequence[str] = ("USAGE",)',
             )
@@ -266,14 +280,14 @@ MUTANTS = [
     ),
     Mutant(
         "the SCRAM verifier is computed with another word",
-        [Change("components/postgres.py", 'b"Client Key"', 'b"Client key"')],
+        [Change("components/postgres/component.py", 'b"Client Key"', 'b"Client key"')],
         ["tests/real/test_postgres.py"],
     ),
     Mutant(
         "a field of ExternalSecret is misspelt",
         [
             Change(
-                "components/external_secrets.py",
+                "components/external_secrets/component.py",
                 '"deletionPolicy": "Retain"',
                 '"deletePolicy": "Retain"',
             )
@@ -282,14 +296,20 @@ MUTANTS = [
     ),
     Mutant(
         "a field is called otherwise in the types than in the CRD",
-        [Change("components/crds.py", "    keepAfterDeletion: bool", "    keepAfterDelete: bool")],
+        [
+            Change(
+                "components/redis/crds.py",
+                "    keepAfterDeletion: bool",
+                "    keepAfterDelete: bool",
+            )
+        ],
         ["tests/real/test_crds.py"],
     ),
     Mutant(
         "every pod of `shlink` may reach PostgreSQL",
         [
             Change(
-                "components/network.py",
+                "components/network/flows.py",
                 "Flow(SERVER, DATABASE, [ports.POSTGRES])",
                 'Flow(Pods("any", SHLINK), DATABASE, [ports.POSTGRES])',
             )
@@ -300,7 +320,7 @@ MUTANTS = [
         "egress is no longer denied by default",
         [
             Change(
-                "components/network.py",
+                "components/network/namespaces.py",
                 'policy_types=["Ingress", "Egress"],\n            egress=',
                 'policy_types=["Ingress"],\n            egress=',
             )
@@ -311,12 +331,12 @@ MUTANTS = [
         "the ports of Redis and Sentinel are swapped in the flow table",
         [
             Change(
-                "components/network.py",
+                "components/network/flows.py",
                 "Flow(client, REDIS_SERVERS, [ports.REDIS])",
                 "Flow(client, REDIS_SERVERS, [ports.SENTINEL])",
             ),
             Change(
-                "components/network.py",
+                "components/network/flows.py",
                 "Flow(client, SENTINELS, [ports.SENTINEL])",
                 "Flow(client, SENTINELS, [ports.REDIS])",
             ),
@@ -325,14 +345,14 @@ MUTANTS = [
     ),
     Mutant(
         "titles may be fetched from the cloud's metadata service",
-        [Change("components/network.py", '        "169.254.0.0/16",\n', "")],
+        [Change("components/network/flows.py", '        "169.254.0.0/16",\n', "")],
         ["tests/real/test_network.py"],
     ),
     Mutant(
         "Shlink's containers lack their securityContext",
         [
             Change(
-                "components/shlink.py",
+                "components/shlink/component.py",
                 "security_context=CONTAINER_SECURITY,\n"
                 "        resources=requirements(args.settings.resources)",
                 "resources=requirements(args.settings.resources)",
@@ -344,7 +364,7 @@ MUTANTS = [
         "the unseal sidecar may gain privileges",
         [
             Change(
-                "components/vault_server.py",
+                "components/vault/server.py",
                 '"securityContext": CONTAINER_SECURITY,\n        "resources": _small()',
                 '"resources": _small()',
             )
@@ -355,7 +375,7 @@ MUTANTS = [
         "Pod Security only warns",
         [
             Change(
-                "components/network.py",
+                "components/network/namespaces.py",
                 'for mode in ("enforce", "audit", "warn")',
                 'for mode in ("audit", "warn")',
             )
@@ -366,7 +386,7 @@ MUTANTS = [
         "replicas are spread by labels that they don't bear",
         [
             Change(
-                "components/redis.py",
+                "components/redis/component.py",
                 '"app.kubernetes.io/component": "sentinel"}',
                 '"app.kubernetes.io/component": "sentinels"}',
             )
@@ -375,19 +395,23 @@ MUTANTS = [
     ),
     Mutant(
         "Shlink is given one Redis server",
-        [Change("components/redis.py", 'pulumi.Output.concat(url, ",", url)', "url")],
+        [Change("components/redis/component.py", 'pulumi.Output.concat(url, ",", url)', "url")],
         ["tests/real/test_redis.py", "-k", "publish"],
     ),
     Mutant(
         "Shlink is not told the name of the monitored master",
-        [Change("components/redis.py", "sentinel_service=MASTER", "sentinel_service=None")],
+        [
+            Change(
+                "components/redis/component.py", "sentinel_service=MASTER", "sentinel_service=None"
+            )
+        ],
         ["tests/real/test_redis.py", "-k", "publish"],
     ),
     Mutant(
         "the wait for Redis is satisfied by the servers of before the change",
         [
             Change(
-                "components/redis.py",
+                "components/redis/component.py",
                 "if annotations.get(REVISION_ANNOTATION) != revision:",
                 "if REVISION_ANNOTATION not in annotations:",
             )
@@ -395,7 +419,7 @@ MUTANTS = [
     ),
     Mutant(
         "a full cache evicts nothing but locks",
-        [Change("components/redis.py", '"allkeys-lru"', '"volatile-lru"')],
+        [Change("components/redis/component.py", '"allkeys-lru"', '"volatile-lru"')],
         ["tests/real/test_redis.py", "-k", "full_cache"],
     ),
     Mutant(
@@ -433,14 +457,18 @@ MUTANTS = [
     ),
     Mutant(
         "Vault's server may read every Secret of its namespace",
-        [Change("components/vault.py", "verbs, [keys.metadata.name.apply(str)]", "verbs")],
+        [
+            Change(
+                "components/vault/component.py", "verbs, [keys.metadata.name.apply(str)]", "verbs"
+            )
+        ],
         ["tests/real/test_rights.py", "-k", "test_account"],
     ),
     Mutant(
         "redis-operator lacks a right that it uses",
         [
             Change(
-                "components/operators.py",
+                "components/operators/redis_operator.py",
                 '                rule("policy", "poddisruptionbudgets", "get create update"),\n',
                 "",
             )
@@ -449,7 +477,7 @@ MUTANTS = [
     ),
     Mutant(
         "External Secrets may ask for a token of any ServiceAccount",
-        [Change("components/external_secrets.py", ", [args.account])", ")")],
+        [Change("components/external_secrets/component.py", ", [args.account])", ")")],
         ["tests/real/test_rights.py", "-k", "test_account"],
     ),
     Mutant(
@@ -490,7 +518,7 @@ MUTANTS = [
         "the PostgresCluster does not wait for its operator, and outlives it on destroy",
         [
             Change(
-                "components/postgres.py",
+                "components/postgres/component.py",
                 "depends_on=[*secrets, *args.operator]",
                 "depends_on=[*secrets]",
             )
@@ -500,7 +528,7 @@ MUTANTS = [
         "the database pods are spread by a constraint that PGO adds too",
         [
             Change(
-                "components/postgres.py",
+                "components/postgres/component.py",
                 '                "dataVolumeClaimSpec": volume_claim(settings.storage),\n',
                 '                "dataVolumeClaimSpec": volume_claim(settings.storage),\n'
                 '                "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": '
@@ -513,7 +541,7 @@ MUTANTS = [
         "the database counts as complete without a first backup",
         [
             Change(
-                "components/postgres.py",
+                "components/postgres/readiness.py",
                 'get("PGBackRestReplicaCreate", {}).get("status") != "True"',
                 'get("PGBackRestReplicaCreate", {}).get("status") == "False"',
             )
@@ -523,7 +551,7 @@ MUTANTS = [
         "a rotation changes the password of the login that is in use",
         [
             Change(
-                "components/postgres.py",
+                "components/postgres/component.py",
                 "return self.logins[(self.rotation - 1) % 2]",
                 "return self.name",
             )
@@ -533,7 +561,7 @@ MUTANTS = [
         "the second login is no member of the role that owns the tables",
         [
             Change(
-                "components/postgres.py",
+                "components/postgres/component.py",
                 "rights[user.name].append(membership)",
                 "del membership",
             )
@@ -541,13 +569,13 @@ MUTANTS = [
     ),
     Mutant(
         "an object store takes the place of the volume, and PGO deletes the backups on it",
-        [Change("components/backups.py", 'VOLUME = "repo1"', 'VOLUME = "repo4"')],
+        [Change("components/settings/postgres.py", 'VOLUME = "repo1"', 'VOLUME = "repo4"')],
     ),
     Mutant(
         "every incarnation of the database writes to one path",
         [
             Change(
-                "components/backups.py",
+                "components/postgres/backups.py",
                 '"/", self._args.cluster, "/", incarnation.hex, "/", repository',
                 '"/", self._args.cluster, "/", repository',
             )
@@ -557,7 +585,7 @@ MUTANTS = [
         "a restore leaves the passwords of its time",
         [
             Change(
-                "components/postgres.py",
+                "components/postgres/component.py",
                 'return " ".join([user.options, *added])',
                 "return user.options",
             )
@@ -567,7 +595,7 @@ MUTANTS = [
         "the object store's port is closed",
         [
             Change(
-                "components/network.py",
+                "components/network/flows.py",
                 "Flow(pods, Addresses(store.cidrs), [store.port])",
                 "Flow(pods, Addresses(store.cidrs), [ports.HTTP])",
             )
@@ -576,14 +604,20 @@ MUTANTS = [
     ),
     Mutant(
         "Shlink takes any server for PostgreSQL",
-        [Change("components/shlink.py", '"PGSSLMODE": "verify-full"', '"PGSSLMODE": "require"')],
+        [
+            Change(
+                "components/shlink/component.py",
+                '"PGSSLMODE": "verify-full"',
+                '"PGSSLMODE": "require"',
+            )
+        ],
         ["tests/real/test_postgres.py", "-k", "verify"],
     ),
     Mutant(
         "replicas log in with a certificate of another role",
         [
             Change(
-                "components/postgres.py",
+                "components/postgres/component.py",
                 "            common_name=_REPLICATION_ROLE,\n",
                 "",
             )
@@ -593,7 +627,7 @@ MUTANTS = [
         "a data source replaces a running database",
         [
             Change(
-                "components/postgres_guard.py",
+                "components/postgres/guard.py",
                 'if "dataSource" in new and "dataSource" not in old:',
                 'if "dataSource" in old and "dataSource" not in new:',
             )
@@ -603,7 +637,7 @@ MUTANTS = [
         "the migration does not wait for the grant",
         [
             Change(
-                "components/postgres.py",
+                "components/postgres/component.py",
                 "ready=[complete, *rights[user.name]]",
                 "ready=[complete]",
             )
@@ -614,7 +648,7 @@ MUTANTS = [
         "the grant does not go with its cluster, so destroy needs a connection",
         [
             Change(
-                "components/postgres.py",
+                "components/postgres/component.py",
                 "            deleted_with=cluster,\n",
                 "",
             )
@@ -625,7 +659,7 @@ MUTANTS = [
         "the program reads a Secret from the cluster",
         [
             Change(
-                "components/postgres.py",
+                "components/postgres/component.py",
                 "        # Connects only when something inside",
                 '        core.v1.Secret.get("read", f"{POSTGRES}/{CLUSTER}-pguser-{SUPERUSER}")\n'
                 "        # Connects only when something inside",
@@ -635,14 +669,20 @@ MUTANTS = [
     ),
     Mutant(
         "the token that External Secrets shows has no audience",
-        [Change("components/external_secrets.py", "            audience=args.audience,\n", "")],
+        [
+            Change(
+                "components/external_secrets/component.py",
+                "            audience=args.audience,\n",
+                "",
+            )
+        ],
         ["tests/real/test_rights.py", "-k", "vault_alone"],
     ),
     Mutant(
         "a changed password does not reach the pods",
         [
             Change(
-                "components/shlink.py",
+                "components/shlink/component.py",
                 "        for secret in secrets\n"
                 "        if secret is not None\n    }\n    if database",
                 "        for secret in secrets[:0]\n"
@@ -653,13 +693,13 @@ MUTANTS = [
     ),
     Mutant(
         "the fields of a killed run can't be changed later",
-        [Change("components/cluster.py", "        enable_patch_force=True,\n", "")],
+        [Change("components/cluster/access.py", "        enable_patch_force=True,\n", "")],
     ),
     Mutant(
         "a recovery creates a second time what has a path in Vault",
         [
             Change(
-                "operate/recover.py",
+                "operate/repair/recover.py",
                 'if resource["type"] in _PATHS:',
                 'if resource["type"] in ():',
             )
@@ -669,7 +709,7 @@ MUTANTS = [
         "the API key is stored as its own name",
         [
             Change(
-                "components/shlink.py",
+                "components/shlink/component.py",
                 'secret_variable("API_KEY", args.api_key.name, API_KEY)',
                 'secret_variable("INITIAL_API_KEY", args.api_key.name, API_KEY)',
             )
@@ -679,7 +719,7 @@ MUTANTS = [
         "a stopping pod is killed before RoadRunner has stopped",
         [
             Change(
-                "components/shlink.py",
+                "components/shlink/component.py",
                 "        termination_grace_period_seconds=_STOP_SECONDS,\n",
                 "",
             )
@@ -687,13 +727,13 @@ MUTANTS = [
     ),
     Mutant(
         "titles may be fetched from inside the cluster over IPv6",
-        [Change("components/network.py", '        "fc00::/7",\n', "")],
+        [Change("components/network/flows.py", '        "fc00::/7",\n', "")],
     ),
     Mutant(
         "a group that is set in part gets its type's defaults, not its own",
         [
             Change(
-                "components/setting_types.py",
+                "components/settings/types.py",
                 "return merged("
                 "field.default.model_dump(by_alias=True, exclude_unset=True), partial)",
                 "return partial",
@@ -702,13 +742,13 @@ MUTANTS = [
     ),
     Mutant(
         "a mutable tag of an image is accepted",
-        [Change("components/setting_types.py", "if not reference.pinned:", "if False:")],
+        [Change("components/settings/types.py", "if not reference.pinned:", "if False:")],
     ),
     Mutant(
         "a password in a refused URL is printed",
         [
             Change(
-                "components/configuration.py",
+                "components/settings/reading.py",
                 'r"(?<=://)[^/\\s]*@", "[secret]@", value',
                 'r"(?!)", "", value',
             )
@@ -718,7 +758,7 @@ MUTANTS = [
         "a new major version of PostgreSQL is no destructive change",
         [
             Change(
-                "components/changes.py",
+                "components/program/changes.py",
                 '    "postgres.version": _Rule(\n',
                 '    "postgres.versions": _Rule(\n',
             )
@@ -726,14 +766,14 @@ MUTANTS = [
     ),
     Mutant(
         "the archived redis-operator starts beside its fork",
-        [Change("components/changes.py", '== ("freshworks", "spotahome")', '== ("", "")')],
+        [Change("components/program/changes.py", '== ("freshworks", "spotahome")', '== ("", "")')],
         ["tests/test_changes.py", "-k", "destroys_is_refused"],
     ),
     Mutant(
         "an autoscaler holds up the pods that a restore stops",
         [
             Change(
-                "components/restores.py",
+                "components/postgres/restore.py",
                 """deployment.raw["spec"].get("replicas") != 0:""",
                 """deployment.raw["spec"].get("replicas") == 3:""",
             )
@@ -744,7 +784,7 @@ MUTANTS = [
         "a Deployment that did not stop for a restore stays at 0",
         [
             Change(
-                "components/restores.py",
+                "components/postgres/restore.py",
                 '            await deployment.patch({"spec": {"replicas": replicas}})\n',
                 "",
             )
@@ -753,33 +793,35 @@ MUTANTS = [
     ),
     Mutant(
         "PostgreSQL's image changes without pgBackRest's",
-        [Change("components/changes.py", ".count(False) == 1", ".count(False) > 1")],
+        [Change("components/program/changes.py", ".count(False) == 1", ".count(False) > 1")],
         ["tests/test_changes.py", "-k", "destroys_is_refused or ordinary_change"],
     ),
     Mutant(
         "the migration goes through PgBouncer, where it works as no role",
-        [Change("components/shlink.py", "pooled=False", "pooled=True")],
+        [Change("components/shlink/component.py", "pooled=False", "pooled=True")],
         ["tests/test_postgres.py", "-k", "migration_past_it"],
     ),
     Mutant(
         "PgBouncer may reach what the database may",
         [
             Change(
-                "components/network.py", "[_beside_pooler(flow) for flow in table]", "list(table)"
+                "components/network/namespaces.py",
+                "[beside_pooler(flow) for flow in table]",
+                "list(table)",
             )
         ],
         ["tests/test_network.py", "-k", "exactly_the_flows and pooler"],
     ),
     Mutant(
         "PgBouncer's pools take the connections that are reserved",
-        [Change("components/settings.py", "// (3 * pods)", "// pods")],
+        [Change("components/settings/postgres.py", "// (3 * pods)", "// pods")],
         ["tests/test_postgres.py", "-k", "leave_the_database_its_reserve"],
     ),
     Mutant(
         "a repository is taken away while no other holds a full backup",
         [
             Change(
-                "components/changes.py",
+                "components/program/changes.py",
                 "        texts += await removals(before, after, allowed, cluster)\n",
                 "",
             )
@@ -788,14 +830,14 @@ MUTANTS = [
     ),
     Mutant(
         "nothing waits for the comparison of settings",
-        [Change("components/cluster.py", "depends_on=after", "depends_on=[]")],
+        [Change("components/cluster/access.py", "depends_on=after", "depends_on=[]")],
         ["tests/test_changes.py", "-k", "before_the_network_policies"],
     ),
     Mutant(
         "a key twice in a stack's file is accepted",
         [
             Change(
-                "components/stack_file.py",
+                "components/settings/stack_file.py",
                 "            if key in entries:\n",
                 "            if False:\n",
             )

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from components.inventory import KEY, NAME, parse
+from components.program.inventory import KEY, NAME, parse
 from offline import stacks
 from offline.record import ROOT, Recording, record
-from operate.doctor import HEALTHY, ILL, Report
-from operate.findings import Severity
+from operate.doctor.examine import HEALTHY, ILL, Report
+from operate.doctor.findings import Severity
 from tests import configurations
 from tests.conftest import before as waited_for
 from tests.conftest import configuration, manifest

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from components.backups import target_options
-from components.setting_types import Model
-from components.settings import parse
+from components.postgres.backups import target_options
+from components.settings.environment import parse
+from components.settings.types import Model
 from offline.record import plain
 from tests import configurations
 from tests.conftest import Fault, Program, before, configuration, manifest, pod

@@ -9,11 +9,11 @@ from unittest import mock
 import pulumi
 import pytest
 
-from components import changes
-from components.backup_info import Backup, RepositoryContent
-from components.cluster import ClusterAccess
-from components.execute import ExecuteError
-from components.settings import parse
+from components.cluster.access import ClusterAccess
+from components.cluster.execute import ExecuteError
+from components.postgres.backup_info import Backup, RepositoryContent
+from components.program import changes
+from components.settings.environment import parse
 from offline.record import Recording, plain
 from tests import configurations
 from tests.conftest import configuration

@@ -2,7 +2,7 @@
 
 import pytest
 
-from components.charts import ChartSource
+from components.manifests.charts import ChartSource
 
 
 @pytest.mark.parametrize(

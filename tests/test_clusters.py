@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from components.settings import parse
+from components.settings.environment import parse
 from offline import stacks
 from offline.record import ROOT, Recording, record
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from components.settings import SettingsError, parse
+from components.settings.environment import parse
+from components.settings.reading import SettingsError
 from offline.__main__ import main
 from offline.record import ROOT
 

@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from components.cluster import ClusterAccess
-from components.settings import parse
+from components.cluster.access import ClusterAccess
+from components.settings.environment import parse
 from offline.record import ROOT, object_name
 from operate import __main__ as command
-from operate.checks import CHECKS, shlink
 from operate.declared import Declared, declared, of_recording
-from operate.doctor import BLIND, HEALTHY, ILL, Report, examine
-from operate.findings import Check, Environment, Problem, Severity, fold
-from operate.report import show
+from operate.doctor.checks import CHECKS, shlink
+from operate.doctor.examine import BLIND, HEALTHY, ILL, Report, examine
+from operate.doctor.findings import Check, Environment, Problem, Severity, fold
+from operate.doctor.report import show
 from tests import configurations, faults
 from tests.faults import FAULTS, Fault
 from tests.world import PGO, Api, World, ago, broken, healthy, pod
@@ -779,7 +779,7 @@ def test_a_silent_layer_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     async def fine(_: Environment) -> list[Problem]:
         return []
 
-    monkeypatch.setattr("operate.doctor.LAYER_PATIENCE", 0.05)
+    monkeypatch.setattr("operate.doctor.examine.LAYER_PATIENCE", 0.05)
     checks = (
         Check("cluster.reachable", "the API server answers", (), fine),
         Check("vault.unsealed", "Vault is unsealed", (), never),

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from pulumi.runtime import mocks
 
-from components.settings import parse
+from components.settings.environment import parse
 from offline.record import _Provider, record  # pyright: ignore[reportPrivateUsage]
 from operate.declared import Declared, declared, of_recording
-from operate.drift import by_hand, changes
+from operate.doctor.drift import by_hand, changes
 from operate.view import Object
 from tests import configurations
 

@@ -7,12 +7,12 @@ from typing import Any
 import httpx
 import pytest
 
-from components.cluster import ClusterAccess
-from components.settings import RotationSettings
+from components.cluster.access import ClusterAccess
+from components.settings.environment import RotationSettings
 from operate import __main__ as command
-from operate import drills
 from operate.declared import Declared, declared
-from operate.drills import DRILLS, DrillError, run
+from operate.rehearse import drills
+from operate.rehearse.drills import DRILLS, DrillError, run
 from operate.smoke import Step
 from tests.world import Api, World, healthy
 
@@ -228,8 +228,8 @@ def test_a_rotation_raises_the_number_and_applies_it(
         commands.append(line)
         return type("Done", (), {"returncode": 0})
 
-    monkeypatch.setattr("operate.drills.subprocess.run", call)
-    monkeypatch.setattr("operate.drills.executable", lambda: "pulumi")
+    monkeypatch.setattr("operate.rehearse.drills.subprocess.run", call)
+    monkeypatch.setattr("operate.rehearse.drills.executable", lambda: "pulumi")
     did = drill(name).act(declared("dev"), ClusterAccess("lab"), print)
     assert did.endswith("rotated to number 2")
     assert commands[0][-3:] == ["--path", f"shlink:rotation.{key}", "2"]

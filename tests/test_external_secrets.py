@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from components.waits import synced
+from components.cluster.waits import synced
 from offline.record import Recording, plain
 from tests import configurations
 from tests.conftest import REPRESENTATIVE, Later, before, manifest

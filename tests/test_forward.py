@@ -20,15 +20,9 @@ import kr8s
 import pytest
 import yaml
 
-from components import forward
-from components.cluster import ClusterAccess, ClusterError
-from components.forward import (
-    Forward,
-    ForwardError,
-    ForwardTarget,
-    Relay,
-    local_port,
-)
+from components.cluster import forward
+from components.cluster.access import ClusterAccess, ClusterError
+from components.cluster.forward import Forward, ForwardError, ForwardTarget, Relay, local_port
 
 TARGET = ForwardTarget(
     "postgres/shlink-db-primary", "postgres", {"cluster": "shlink-db", "role": "master"}, 5432

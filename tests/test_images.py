@@ -4,8 +4,8 @@ from typing import Any, cast
 
 import pytest
 
-from components.images import ImageReference
-from components.settings import Images
+from components.settings.images import ImageReference
+from components.settings.platform import Images
 from offline.record import plain
 from tests import configurations
 from tests.conftest import Program

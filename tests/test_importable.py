@@ -29,7 +29,7 @@ def _foreign(tmp_path_factory: pytest.TempPathFactory) -> Recording:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "path", [str(folder), *sys.path])
         patch.chdir(folder)
-        with mock.patch(f"{_PACKAGE}.forward.Forward.start"):
+        with mock.patch(f"{_PACKAGE}.cluster.forward.Forward.start"):
             return record(
                 "test",
                 {"kubernetes:context": "lab"},

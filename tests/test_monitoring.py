@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import yaml
 
-from components.alerts import certificate_alert, group
-from components.network import Pods, flows
-from components.settings import parse
+from components.monitoring.alerts import certificate_alert, group
+from components.network.flows import Pods, flows
+from components.settings.environment import parse
 from offline.record import ROOT, Recording, plain
 from tests import configurations
 from tests.conftest import Fault, manifest, pod

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from components.network import NAMESPACES
+from components.network.flows import NAMESPACES
 from offline.record import Recording, object_name, plain
 from tests import configurations
 from tests.conftest import REPRESENTATIVE, Program, before

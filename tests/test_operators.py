@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from pydantic.alias_generators import to_snake
 
-from components import network
-from components.operators import GROUP_LABEL
-from components.settings import Charts, Images
+from components.network import flows
+from components.operators.redis_operator import GROUP_LABEL
+from components.settings.platform import Charts, Images
 from offline.record import ROOT, Recording, object_name, plain, record
 from tests import configurations
 from tests.conftest import REPRESENTATIVE, Program, before, manifest, pod, strings, variables
@@ -121,7 +121,7 @@ def test_the_fork_outlives_the_redis_failover(fork: Recording) -> None:
 def test_the_network_lets_the_fork_work(fork: Recording) -> None:
     """By the labels of the chart's own pods."""
     labels = pod(fork, "Deployment", "redis-operator-fork")["metadata"]["labels"]
-    assert network.REDIS_OPERATOR.labels.items() <= labels.items()
+    assert flows.REDIS_OPERATOR.labels.items() <= labels.items()
 
 
 def test_an_archived_operator_gets_no_label(dev: Recording) -> None:
@@ -374,11 +374,11 @@ def test_a_second_consumer_has_a_database_of_its_own(two_consumers: Recording) -
     }
     policies = [plain(policy.inputs) for policy in two_consumers.of_kind("NetworkPolicy")]
     labels = {
-        name: {"kubernetes.io/metadata.name": name} for name in (*network.NAMESPACES, "reports")
+        name: {"kubernetes.io/metadata.name": name} for name in (*flows.NAMESPACES, "reports")
     }
     pods = ("reports", {"app.kubernetes.io/name": "reports"})
-    database = (network.DATABASE.namespace, network.DATABASE.labels)
-    vault = (network.VAULT_SERVER.namespace, network.VAULT_SERVER.labels)
+    database = (flows.DATABASE.namespace, flows.DATABASE.labels)
+    vault = (flows.VAULT_SERVER.namespace, flows.VAULT_SERVER.labels)
     assert allowed(policies, labels, pods, database, 5432)
     assert not allowed(policies, labels, pods, vault, 8200)
 

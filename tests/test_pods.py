@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from components.placement import PULL_SECRET
-from components.pods import volume_claim
-from components.settings import Volume
+from components.manifests.placement import PULL_SECRET
+from components.manifests.pods import volume_claim
+from components.settings.platform import Volume
 from offline.record import Secret, plain
 from policy.rules import containers, violations
 from tests import configurations

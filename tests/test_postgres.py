@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
-from components.postgres import PRIMARY, incomplete, parameters, scram_verifier
-from components.postgres_guard import refusals
-from components.settings import PostgresSettings, Resources
+from components.postgres.component import PRIMARY, parameters, scram_verifier
+from components.postgres.guard import refusals
+from components.postgres.readiness import incomplete
+from components.settings.platform import Resources
+from components.settings.postgres import PostgresSettings
 from offline.record import Recording, plain, record
 from tests import configurations
 from tests.conftest import (

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from components.cluster import ClusterAccess
+from components.cluster.access import ClusterAccess
 from operate.declared import declared
-from operate.doctor import HEALTHY, ILL, Report, examine
-from operate.preflight import CHECKS
+from operate.doctor.examine import HEALTHY, ILL, Report, examine
+from operate.doctor.preflight import CHECKS
 from tests.world import Api, World
 
 

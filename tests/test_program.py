@@ -8,7 +8,7 @@ from unittest import mock
 import pytest
 from pulumi.runtime.mocks import MockMonitor
 
-from components.settings import SettingsError
+from components.settings.reading import SettingsError
 from offline.record import Recording, Secret, record
 from tests import configurations
 from tests.conftest import REPRESENTATIVE, before, configuration, manifest, reached

@@ -12,9 +12,9 @@ from unittest import mock
 import pytest
 
 from offline.record import plain, record
-from operate import recover
-from operate.pulumi_cli import Lock, Pulumi, PulumiError, locks
-from operate.recover import HelmRecord, blocking, leftovers
+from operate.repair import recover
+from operate.repair.pulumi_cli import Lock, Pulumi, PulumiError, locks
+from operate.repair.recover import HelmRecord, blocking, leftovers
 from tests.conftest import configuration
 
 STACK = "urn:pulumi:dev::shlink::pulumi:pulumi:Stack::shlink-dev"
@@ -156,7 +156,7 @@ def test_vaults_paths_are_read_and_everything_else_is_forgotten(
         with (tmp_path / "calls").open("a") as file:
             file.write(f"{line}\n")
 
-    with mock.patch("operate.vault_forward.Forward") as forward:
+    with mock.patch("operate.repair.vault_forward.Forward") as forward:
         forward.return_value.start.side_effect = lambda: note("forward opened")
         forward.return_value.close.side_effect = lambda: note("forward closed")
         recover.recover(Pulumi("dev", yes=True))
@@ -214,8 +214,8 @@ def test_helms_records_are_deleted_only_when_a_person_agrees(
     stuck = [HelmRecord("postgres", "sh.helm.release.v1.pgo.v1", "pgo", "pending-install")]
     removed = mock.AsyncMock()
     with (
-        mock.patch("operate.recover.helm_records", mock.AsyncMock(return_value=stuck)),
-        mock.patch("operate.recover.remove_records", removed),
+        mock.patch("operate.repair.recover.helm_records", mock.AsyncMock(return_value=stuck)),
+        mock.patch("operate.repair.recover.remove_records", removed),
     ):
         with pytest.raises(PulumiError, match="nothing was changed"):
             recover.recover(Pulumi("dev", confirm=lambda _: False))

@@ -6,8 +6,8 @@ from typing import Any, cast
 
 import pytest
 
-from components.redis import REVISION_ANNOTATION, servers_ready
-from components.waits import ReadinessCheck, replicas_ready
+from components.cluster.waits import ReadinessCheck, replicas_ready
+from components.redis.component import REVISION_ANNOTATION, servers_ready
 from offline.record import Recording
 from tests import configurations
 from tests.conftest import Later, Program, before, manifest, pod, server, variables

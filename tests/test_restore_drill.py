@@ -9,12 +9,12 @@ from unittest import mock
 
 import pytest
 
-from components.backup_info import Backup, RepositoryContent
-from components.cluster import ClusterAccess
-from components.postgres import CLUSTER
+from components.cluster.access import ClusterAccess
+from components.postgres.backup_info import Backup, RepositoryContent
+from components.postgres.component import CLUSTER
 from offline.record import plain
 from operate.declared import Declared, of_recording
-from operate.restore_drill import (
+from operate.rehearse.restore_drill import (
     COPY,
     Content,
     Drill,

@@ -13,20 +13,27 @@ import httpx
 import pulumi
 import pytest
 
-from components import postgres_guard, restores
-from components.backup_info import (
+from components.cluster.access import ClusterAccess
+from components.cluster.execute import ExecuteError
+from components.manifests.placement import Placement
+from components.postgres import guard as postgres_guard
+from components.postgres import restore as restores
+from components.postgres.backup_info import (
     BackupInfoError,
     beginning,
     contents,
     impossible,
     left_behind,
 )
-from components.backup_settings import InPlaceRestore, StoreRestore
-from components.cluster import ClusterAccess
-from components.execute import ExecuteError
-from components.placement import Placement
-from components.postgres_guard import GuardArgs, creation_hook, guard_hook
-from components.restores import RestoreArgs, Workload, look_into_store, prepare_in_place, start_hook
+from components.postgres.guard import GuardArgs, creation_hook, guard_hook
+from components.postgres.restore import (
+    RestoreArgs,
+    Workload,
+    look_into_store,
+    prepare_in_place,
+    start_hook,
+)
+from components.settings.postgres import InPlaceRestore, StoreRestore
 from tests import configurations
 from tests.conftest import Program, manifest
 

@@ -4,7 +4,10 @@ from typing import Any
 
 import pytest
 
-from components.settings import Images, Settings, SettingsError, parse, shlink_version
+from components.settings.environment import Settings, parse
+from components.settings.platform import Images
+from components.settings.reading import SettingsError
+from components.settings.shlink import shlink_version
 from tests.conftest import Fault, configuration
 
 _SEAL = {"type": "awskms", "region": "eu-central-1", "kmsKeyId": "alias/vault"}

@@ -9,9 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from components.setting_types import Model
-from components.settings import Settings, SettingsError, parse
-from components.stack_file import PLACEHOLDER
+from components.settings.environment import Settings, parse
+from components.settings.reading import SettingsError
+from components.settings.stack_file import PLACEHOLDER
+from components.settings.types import Model
 from offline.schema import json_schema
 from tests.conftest import configuration
 

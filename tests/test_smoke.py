@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from components.cluster import ClusterAccess
+from components.cluster.access import ClusterAccess
 from offline.record import ROOT
 from operate import __main__ as command
 from operate import smoke as module

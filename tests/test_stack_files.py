@@ -11,8 +11,9 @@ import pytest
 import yaml
 from pulumi.runtime import config as runtime_config
 
-from components import configuration
-from components.settings import SettingsError, load, parse
+from components.settings import reading as configuration
+from components.settings.environment import load, parse
+from components.settings.reading import SettingsError
 from offline import stacks
 from offline.schema import json_schema
 from tests.stack_files import bad, good

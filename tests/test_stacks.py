@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from components.settings import Settings, parse
+from components.settings.environment import Settings, parse
 from offline import stacks
 from offline.record import ROOT, Recording, object_name, record
 

@@ -6,7 +6,7 @@ from typing import Any
 import pulumi
 import pytest
 
-from components import tls
+from components.credentials import tls
 from offline.record import Recording, Secret, plain, record
 
 _PROGRAM = """

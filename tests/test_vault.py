@@ -7,8 +7,9 @@ from typing import Any, Literal
 import pytest
 
 from components import scripts
-from components.vault import VaultArgs, forward_target
-from components.vault_server import server_configuration, server_transform
+from components.vault.args import VaultArgs
+from components.vault.component import forward_target
+from components.vault.server import server_configuration, server_transform
 from offline.record import Recorded, Recording, Secret, plain
 from tests import configurations
 from tests.conftest import REPRESENTATIVE, before, manifest, pod, reached, strings, variables

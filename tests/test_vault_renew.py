@@ -7,9 +7,9 @@ from unittest import mock
 
 import pytest
 
-from operate import vault_forward, vault_renew
-from operate.pulumi_cli import PulumiError
-from operate.vault_renew import vault_records
+from operate.repair import vault_forward, vault_renew
+from operate.repair.pulumi_cli import PulumiError
+from operate.repair.vault_renew import vault_records
 
 _STACK = "urn:pulumi:dev::shlink::"
 _VAULT = f"{_STACK}shlink:vault:Vault$"

@@ -11,8 +11,15 @@ from unittest import mock
 
 import pytest
 
-from components.cluster import ClusterAccess
-from components.waits import WaitTarget, replicas_ready, steadily, synced, until_ready, wait_hook
+from components.cluster.access import ClusterAccess
+from components.cluster.waits import (
+    WaitTarget,
+    replicas_ready,
+    steadily,
+    synced,
+    until_ready,
+    wait_hook,
+)
 
 Answer = Mapping[str, Any] | Exception | int | None
 """An object, a fault, a status without an object, or no such object."""
@@ -119,7 +126,7 @@ def test_a_hook_waits_for_all_and_fails_with_the_one_that_is_late() -> None:
 
     contextvars.copy_context().run(run, [fine])
     with (
-        mock.patch("components.waits.asyncio.sleep"),
+        mock.patch("components.cluster.waits.asyncio.sleep"),
         pytest.raises(
             TimeoutError, match=r"things\.v1\.apps space/late: not ready after 0\.01 s: not there"
         ),

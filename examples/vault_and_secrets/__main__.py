@@ -7,13 +7,14 @@ repository first: `uv build --wheel`, then `pip install dist/shlink-*.whl`.
 import pulumi
 import pulumi_kubernetes as kubernetes
 import pulumi_random as random
-from shlink_components.cluster import ClusterAccess
-from shlink_components.delivery import Delivery
-from shlink_components.external_secrets import SecretDelivery, SecretDeliveryArgs
-from shlink_components.forward import Forward, local_port
-from shlink_components.operators import SecretsController
-from shlink_components.tls import Authority
-from shlink_components.vault import Vault, VaultArgs, forward_target
+from shlink_components.cluster.access import ClusterAccess
+from shlink_components.cluster.forward import Forward, local_port
+from shlink_components.credentials.delivery import Delivery
+from shlink_components.credentials.tls import Authority
+from shlink_components.external_secrets.component import SecretDelivery, SecretDeliveryArgs
+from shlink_components.operators.external_secrets import SecretsController
+from shlink_components.vault.args import VaultArgs
+from shlink_components.vault.component import Vault, forward_target
 
 context = pulumi.Config("kubernetes").require("context")
 access = ClusterAccess(context=context)

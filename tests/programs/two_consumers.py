@@ -8,16 +8,26 @@ Shlink's.
 import pulumi
 from pulumi_kubernetes import core
 
-from components import cluster, ports, reach
-from components.external_secrets import SecretDelivery, SecretDeliveryArgs
-from components.network import DATABASE, POSTGRES, SHLINK, VAULT, Flow, Pods, namespaces
-from components.operators import operators
-from components.placement import Placement
-from components.pods import CONTAINER_SECURITY, JobArgs, job, secret_variable, variables
-from components.postgres import PASSWORD_KEY, USER_KEY, DatabaseUser, Postgres, PostgresArgs
-from components.settings import load
-from components.tls import Authority
-from components.vault import Vault, VaultArgs
+from components import ports
+from components.cluster import access as cluster
+from components.credentials.tls import Authority
+from components.external_secrets.component import SecretDelivery, SecretDeliveryArgs
+from components.manifests.placement import Placement
+from components.manifests.pods import CONTAINER_SECURITY, JobArgs, job, secret_variable, variables
+from components.network.flows import DATABASE, POSTGRES, SHLINK, VAULT, Flow, Pods
+from components.network.namespaces import namespaces
+from components.operators.install import operators
+from components.postgres.component import (
+    PASSWORD_KEY,
+    USER_KEY,
+    DatabaseUser,
+    Postgres,
+    PostgresArgs,
+)
+from components.program import reach
+from components.settings.environment import load
+from components.vault.args import VaultArgs
+from components.vault.component import Vault
 
 REPORTS = "reports"
 PODS = Pods("reports", REPORTS, {"app.kubernetes.io/name": "reports"})

@@ -18,7 +18,7 @@ from typing import Any
 
 import redis
 
-from components.redis import MASTER
+from components.redis.component import MASTER
 
 STARTUP_SECONDS = 20
 BINARIES = ("redis-server", "redis-sentinel", "redis-cli")

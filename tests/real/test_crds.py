@@ -1,11 +1,12 @@
-"""The types of components/crds.py against the cluster's CRDs. Run it after raising a pin.
+"""The types of custom resources (components/*/crds.py) against the cluster's CRDs.
+
+Run it after raising a pin.
 
 Each field of a type must exist in the CRD with a fitting type, and each field that a CRD requires
 must be in the type. A failure lists all differences.
 """
 
 import collections.abc
-import inspect
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,9 +14,8 @@ from typing import Any, TypedDict, is_typeddict
 
 import pulumi
 import pytest
-from pulumi_kubernetes.apiextensions import CustomResource
 
-from components import crds
+from components.manifests.crds import Custom
 from tests import configurations
 from tests.real.cluster import Cluster
 from tests.real.pods import POD_SECTIONS
@@ -26,14 +26,12 @@ _SHAPES = {"an object": "object", "a map": "object", "a list": "array"}
 
 
 def _resources() -> dict[str, tuple[str, Any]]:
-    """The apiVersion and the spec's type of each custom resource in components/crds.py."""
+    """The apiVersion and the spec's type of each custom resource."""
     specs: dict[str, tuple[str, Any]] = {}
-    for kind, resource_type in inspect.getmembers(crds, inspect.isclass):
-        if kind.startswith("_") or resource_type is CustomResource:
-            continue
-        if issubclass(resource_type, CustomResource):
-            spec = _hints(vars(resource_type)["__init__"])["spec"]
-            specs[kind] = (_declared_version(kind), spec)
+    for resource_type in Custom.__subclasses__():
+        kind = resource_type.__name__
+        spec = _hints(vars(resource_type)["__init__"])["spec"]
+        specs[kind] = (_declared_version(kind), spec)
     return specs
 
 
@@ -146,7 +144,7 @@ def test_types_fit_the_crds(
             continue
         faults += differences(spec, schema, f"{kind}.spec")
         checked += _count(spec)
-    assert not faults, "components/crds.py and the CRDs differ:\n" + "\n".join(faults)
+    assert not faults, "the types and the CRDs differ:\n" + "\n".join(faults)
     record_property("checks", checked)
 
 

@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 import yaml
 
-from components.cluster import ClusterAccess
-from components.settings import parse
+from components.cluster.access import ClusterAccess
+from components.settings.environment import parse
 from offline.record import ROOT
 from operate.declared import Declared, of_recording
-from operate.doctor import HEALTHY, Report, examine
-from operate.findings import Severity
+from operate.doctor.examine import HEALTHY, Report, examine
+from operate.doctor.findings import Severity
 from tests import configurations, world
 from tests.real import test_rights as rights
 from tests.real.cluster import Call, Cluster

@@ -25,8 +25,8 @@ import psycopg
 import pytest
 import yaml
 
-from components.cluster import ClusterAccess
-from components.forward import Forward, ForwardError, ForwardTarget
+from components.cluster.access import ClusterAccess
+from components.cluster.forward import Forward, ForwardError, ForwardTarget
 from tests.real.servers import PostgresServer, postgres_binaries, postgres_server
 
 KUBECONFIG = os.environ.get("SHLINK_TEST_KUBECONFIG", "")

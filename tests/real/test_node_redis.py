@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from components.pods import CONTAINER_SECURITY
-from components.redis import MASTER
+from components.manifests.pods import CONTAINER_SECURITY
+from components.redis.component import MASTER
 from offline.record import plain
 from tests import configurations
 from tests.real.cluster import Cluster

@@ -18,7 +18,7 @@ import pytest
 from psycopg import sql
 from psycopg.errors import InsufficientPrivilege
 
-from components.postgres import scram_verifier
+from components.postgres.component import scram_verifier
 from offline.record import plain
 from tests import configurations
 from tests.conftest import manifest

@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from components import scripts
-from components.redis import MASTER
+from components.redis.component import MASTER
 from offline.record import Recording, plain
 from tests import configurations
 from tests.conftest import manifest, server

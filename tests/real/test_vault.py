@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from components.vault_policies import operator_policy, viewer_policy
+from components.vault.policies import operator_policy, viewer_policy
 from tests.real.vault_server import LOGIN, NO_VAULT, VaultServer, binary, vault_args
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from operate.checks.vault_login import NO_ROLE, Login, meant
+from operate.doctor.checks.vault_login import NO_ROLE, Login, meant
 from tests.certificates import made
 from tests.real.vault_server import NO_VAULT, VaultServer, binary
 

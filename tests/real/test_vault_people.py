@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from components.vault_args import People
-from components.vault_policies import operator_policy, program_policy, viewer_policy
+from components.vault.args import People
+from components.vault.policies import operator_policy, program_policy, viewer_policy
 from offline.record import plain
 from tests import configurations
 from tests.real.vault_server import NO_VAULT, VaultServer, binary, vault_args

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from components import scripts
-from components.vault_args import People, VaultArgs
-from components.vault_policies import program_policy
-from components.vault_server import server_configuration
+from components.vault.args import People, VaultArgs
+from components.vault.policies import program_policy
+from components.vault.server import server_configuration
 
 _VARIABLE = "SHLINK_TEST_BINARIES"
 NO_VAULT = f"no Vault to try it on: put `vault` on the PATH, or into the folder {_VARIABLE} names"
@@ -247,7 +247,7 @@ class VaultServer:
         }
 
     def _certify(self) -> None:
-        """An authority and a certificate of the kind that components/tls.py makes."""
+        """An authority and a certificate of the kind that components/credentials/tls.py makes."""
         folder = self.folder / "run/tls"
         curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
         names = "subjectAltName=DNS:localhost,IP:127.0.0.1"

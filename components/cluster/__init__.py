@@ -1,0 +1,1 @@
+"""The cluster as the program reaches it: forwards, waits, commands in pods."""

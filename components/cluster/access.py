@@ -1,0 +1,282 @@
+"""The one cluster of a stack: who may reach it, and how.
+
+Nothing else in this program reads a kubeconfig. `provider` is what every Kubernetes resource goes
+through, `ClusterAccess` is what the forwards, the waits and the commands connect with.
+"""
+
+import base64
+import json
+import os
+import shlex
+import tempfile
+import warnings
+import weakref
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, cast
+
+import pulumi
+import pulumi_kubernetes as kubernetes
+import yaml
+
+from ..settings.environment import Cluster
+
+
+class ClusterError(pulumi.RunError):
+    """The kubeconfig cannot be used; the message names the cause and the remedy.
+
+    A `RunError`, so that Pulumi prints the message without a traceback.
+    """
+
+
+def provider(cluster: Cluster, after: pulumi.Resource | None = None) -> kubernetes.Provider:
+    """The provider of every Kubernetes resource of this program; the ambient context is never used.
+
+    `after`: what must have happened before anything in the cluster is touched (changes.guard).
+    Its kubeconfig is a secret of the state, whether the stack's file encrypts it or not.
+    """
+    # `make recover` sets this for the plugin, which reads it too. From the program's own
+    # environment it would become an input of the provider, and so a change in the next `up`.
+    os.environ.pop("PULUMI_K8S_UPSERT_EXISTING_OBJECTS", None)
+    kubeconfig = None
+    if cluster.kubeconfig is not None:
+        kubeconfig = pulumi.Output.secret(cluster.kubeconfig)
+    return kubernetes.Provider(
+        "cluster",
+        context=cluster.context,
+        kubeconfig=kubeconfig,
+        # Without it, another current context of the kubeconfig would mean another cluster to the
+        # provider, which would replace everything.
+        cluster_identifier=cluster.identifier,
+        # Each creation gets a field manager of its own. One that a killed run left behind would
+        # hold its fields for ever, and every later change of them would end in a conflict.
+        enable_patch_force=True,
+        # A rotated password changes its Secret in place, under the name that its product knows.
+        enable_secret_mutable=True,
+        enable_config_map_mutable=True,
+        opts=pulumi.ResourceOptions(depends_on=after),
+    )
+
+
+def label_selector(labels: Mapping[str, str]) -> str:
+    """Labels as the API and kubectl take them: an object must have all of them."""
+    return ",".join(f"{key}={value}" for key, value in labels.items())
+
+
+def access(cluster: Cluster) -> "ClusterAccess":
+    """The same cluster for what is not a resource: forwards and waits."""
+    return ClusterAccess(context=cluster.context, kubeconfig=cluster.kubeconfig)
+
+
+@dataclass(frozen=True)
+class ClusterAccess:
+    """The one cluster of a stack, as its configuration names it."""
+
+    context: str
+    kubeconfig: str | None = None
+    """Path or contents, as in `kubernetes:kubeconfig`. None: $KUBECONFIG, then ~/.kube/config."""
+
+    @property
+    def kubectl(self) -> str:
+        """The kubectl command that reaches the same cluster, for messages."""
+        file = (
+            []
+            if self.kubeconfig is None or _is_contents(self.kubeconfig)
+            else ["--kubeconfig", self.kubeconfig]
+        )
+        return shlex.join(["kubectl", *file, "--context", self.context])
+
+    async def client(self) -> Any:
+        """A new client of kr8s, logged in, for the running event loop.
+
+        Keep it: a login contacts the API server and may run a plugin. `Any`, because kr8s' types
+        are half unknown. Raises ClusterError when the kubeconfig can't be used, and whatever kr8s
+        raises when the API server or the credential plugin refuses.
+        """
+        import kr8s.asyncio  # noqa: PLC0415 - it takes half a second, and a preview never connects
+
+        # It warns of releases newer than itself. What is used here has not changed for years.
+        warnings.filterwarnings("ignore", "Kubernetes version", UserWarning)
+        # kr8s would leave private keys behind in files. These go with the client.
+        directory = tempfile.TemporaryDirectory(prefix="kubeconfig-")
+        try:
+            # Not kr8s.asyncio.api(): it hands out an older client again, and closes that one's
+            # open connections when it logs in.
+            api: Any = kr8s.asyncio.Api(
+                bypass_factory=True,
+                kubeconfig=self._reduced(Path(directory.name)),
+                context=self.context,
+                namespace="default",
+                # Without this and a kubeconfig it would be the account of the pod that this runs
+                # in, and so another cluster.
+                serviceaccount="",
+            )
+        except BaseException:
+            directory.cleanup()
+            raise
+        weakref.finalize(api, directory.cleanup)
+        try:
+            return await api
+        except BaseException:
+            await disconnect(api)
+            raise
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncGenerator[Any]:
+        """A client as `client` returns it, which is closed at the end."""
+        api = await self.client()
+        try:
+            yield api
+        finally:
+            await disconnect(api)
+
+    @asynccontextmanager
+    async def kept(self) -> AsyncGenerator["ClusterAccess"]:
+        """The same cluster by one login: whatever connects through it shares the client."""
+        async with self.connected() as api:
+            yield _KeptAccess(self.context, self.kubeconfig, api)
+
+    def _reduced(self, directory: Path) -> dict[str, Any]:
+        """A kubeconfig of this context only, its keys and certificates in files."""
+        known: dict[str, dict[str, Any]] = {"contexts": {}, "clusters": {}, "users": {}}
+        for folder, content in self._read():
+            for kind, entries in known.items():
+                named = cast("list[dict[str, Any]]", content.get(kind) or [])
+                for entry in named:
+                    fields = cast("dict[str, Any]", entry.get(kind[:-1]) or {})
+                    value = dict(fields)
+                    for key in _FILES & fields.keys():
+                        value[key] = str(folder / fields[key])
+                    entries.setdefault(
+                        entry["name"], value
+                    )  # the first file that has the name wins, as with kubectl
+        if self.context not in known["contexts"]:
+            raise ClusterError(
+                f"the kubeconfig has no context {self.context!r}, only: "
+                f"{', '.join(known['contexts']) or 'none'}"
+            )
+        context = known["contexts"][self.context]
+        cluster, user = (
+            known[f"{kind}s"].get(context.get(kind), {}) for kind in ("cluster", "user")
+        )
+        if "server" not in cluster:
+            raise ClusterError(f"the kubeconfig's context {self.context!r} leads to no cluster")
+        _to_files(cluster, directory)
+        _to_files(user, directory)
+        if "tokenFile" in user:
+            user["token"] = Path(user["tokenFile"]).read_text().strip()
+        return {
+            "current-context": self.context,
+            "contexts": [{"name": self.context, "context": {"cluster": "cluster", "user": "user"}}],
+            "clusters": [{"name": "cluster", "cluster": cluster}],
+            "users": [{"name": "user", "user": user}],
+        }
+
+    def _read(self) -> Iterator[tuple[Path, dict[str, Any]]]:
+        source = self.kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
+        try:
+            if _is_contents(source):
+                yield Path(), yaml.safe_load(source)
+                return
+            files = [
+                file
+                for name in source.split(os.pathsep)
+                if name and (file := Path(name).expanduser()).is_file()
+            ]
+            if not files:
+                raise ClusterError(f"there is no kubeconfig at {source}")
+            for file in files:
+                yield file.absolute().parent, yaml.safe_load(file.read_text()) or {}
+        except yaml.YAMLError:
+            # Its message quotes the text, which may be a token.
+            raise ClusterError("the kubeconfig is not valid YAML") from None
+
+
+@dataclass(frozen=True)
+class _KeptAccess(ClusterAccess):
+    api: Any = None
+    """The client, which is somebody else's to close."""
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncGenerator[Any]:
+        yield self.api
+
+
+_FILES = {"certificate-authority", "client-certificate", "client-key", "tokenFile"}
+"""Keys of a kubeconfig whose value is a path, relative to the kubeconfig."""
+
+
+def _to_files(entry: dict[str, Any], directory: Path) -> None:
+    for key in _FILES & {name.removesuffix("-data") for name in entry}:
+        if data := entry.pop(f"{key}-data", None):
+            entry[key] = str(directory / key)
+            Path(entry[key]).write_bytes(base64.b64decode(data))
+        if (file := entry.get(key)) and not Path(file).is_file():
+            raise ClusterError(f"the kubeconfig's {key} is not there: {file}")
+
+
+async def answer(
+    api: Any, method: str, version: str, namespace: str, url: str, **more: Any
+) -> tuple[int, str]:
+    """Status and text of the API server's answer, whatever it is. `version`: v1, batch/v1."""
+    async with api.call_api(
+        method,
+        version=version,
+        base="/apis" if "/" in version else "/api",
+        namespace=namespace,
+        url=url,
+        raise_for_status=False,
+        **more,
+    ) as response:
+        return int(response.status_code), str(response.text)
+
+
+async def read(api: Any, resource: str, namespace: str, name: str) -> Mapping[str, Any] | None:
+    """One object, or None. `resource`: plural name with version and group, `statefulsets.v1.apps`.
+
+    By its address, which needs no look at the kinds that the cluster serves: `objects` says why.
+    Raises ConnectionError when the API server answers otherwise.
+    """
+    plural, version, group = resource.split(".", 2)
+    status, text = await answer(api, "GET", f"{group}/{version}", namespace, f"{plural}/{name}")
+    match status:
+        case HTTPStatus.OK:
+            return json.loads(text)
+        case HTTPStatus.NOT_FOUND:
+            return None
+        case _:
+            raise ConnectionError(f"{status} from the API server: {text}")
+
+
+async def objects(
+    api: Any, kind: str, *names: str, namespace: str, labels: str | None = None
+) -> AsyncGenerator[Any]:
+    """Objects of one of Kubernetes' own kinds, such as Deployment, as kr8s has them.
+
+    By kr8s' class. By its name kr8s 0.20 would look at every kind that the cluster serves, and it
+    fails there while any aggregated API is down, as without a metrics-server that runs.
+    """
+    import kr8s.asyncio.objects as kinds  # noqa: PLC0415 - as in ClusterAccess.client
+
+    found = api.async_get(getattr(kinds, kind), *names, namespace=namespace, label_selector=labels)
+    async for item in found:
+        yield item
+
+
+async def named(api: Any, kind: str, namespace: str, name: str) -> Any:
+    """One object of Kubernetes' own kinds, as kr8s has it, or None."""
+    async for item in objects(api, kind, name, namespace=namespace):
+        return item
+    return None
+
+
+async def disconnect(api: Any) -> None:
+    if api is not None and api._session is not None:  # noqa: SLF001 - kr8s has no word for it
+        await api._session.aclose()  # noqa: SLF001
+
+
+def _is_contents(kubeconfig: str) -> bool:
+    return "\n" in kubeconfig or kubeconfig.lstrip().startswith("{")

@@ -1,0 +1,1 @@
+"""Passwords, certificates, and their way to a consumer."""

@@ -1,0 +1,1 @@
+"""Secrets from Vault in a consumer's namespace: SecretStore, role, policy and ExternalSecrets."""

@@ -1,0 +1,1 @@
+"""What objects of several layers have in common: pods, placement, rights, charts."""

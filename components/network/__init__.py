@@ -1,0 +1,1 @@
+"""Namespaces, and who may talk to whom."""

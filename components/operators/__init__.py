@@ -1,0 +1,1 @@
+"""The operators: External Secrets, PGO and redis-operator."""

@@ -1,0 +1,1 @@
+"""PostgreSQL: a PostgresCluster of PGO with its users, backups and restores."""

@@ -1,0 +1,1 @@
+"""What the program does around the layers: refusals, the way to servers, its record."""

@@ -1,0 +1,1 @@
+"""Redis and Sentinel, run by redis-operator, and its password."""

@@ -1,0 +1,1 @@
+"""What an environment may set, one file per layer."""

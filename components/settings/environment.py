@@ -1,0 +1,234 @@
+"""The settings of an environment: keys of `Pulumi.<stack>.yaml`, units, defaults and limits.
+
+`load()` is called before the first resource is registered. `make schema` writes Pulumi.schema.json
+and docs/configuration.md from these models, so an editor, the reference and the program agree.
+setting_types.py has the types. configuration.py reads the values and explains wrong ones.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Self, cast
+
+from pydantic import Field, model_validator
+
+from . import reading as configuration
+from .platform import Charts, Images, Monitoring, Network, Operators, PlacementSettings
+from .postgres import (
+    LEAST_POOL,
+    POOLER_CLIENTS,
+    RESERVED_CONNECTIONS,
+    Pooler,
+    PostgresSettings,
+    crunchy_build,
+    postgres_major,
+)
+from .redis import FailoverRedis, RedisSettings
+from .shlink import ShlinkSettings, shlink_version
+from .types import Model, Rotation, Text
+from .vault import VaultSettings
+
+
+class RotationSettings(Model):
+    """Raise a number by one to replace that password wherever it is used: docs/operations.md."""
+
+    database: Rotation = Field(default=1, description="The password of `shlink` in PostgreSQL.")
+    api_key: Rotation = Field(
+        default=1,
+        description="Shlink's API key. The key before it stays valid until the next rotation.",
+    )
+    superuser: Rotation = Field(default=1, description="The password of `postgres` in PostgreSQL.")
+    redis: Rotation = Field(default=1, description="Redis' password.")
+    vault: Rotation = Field(
+        default=1, description="The login of this program in Vault: role id and secret id."
+    )
+    certificates: Rotation = Field(
+        default=1,
+        description="The environment's certificate authority, and with it every server's key.",
+    )
+
+
+class Settings(Model):
+    """Everything under `shlink:`."""
+
+    protect: bool = Field(
+        default=False,
+        description="Refuse to delete what holds data: the namespaces, Vault's store and unseal "
+        "keys, the PostgresCluster, the RedisFailover. Vault's StatefulSet is its chart's and not "
+        "among them; its volumes outlive it.",
+    )
+    allowed_changes: list[Text] = Field(
+        default=[],
+        description="Changes that are refused otherwise, each as the refusal writes it "
+        "(`postgres.version: 16 -> 17`), after they were prepared by hand: docs/upgrades.md.",
+    )
+    shlink: ShlinkSettings = Field(default=ShlinkSettings(), alias="app")
+    postgres: PostgresSettings = PostgresSettings()
+    redis: RedisSettings = FailoverRedis()
+    vault: VaultSettings = VaultSettings()
+    operators: Operators = Operators()
+    rotation: RotationSettings = RotationSettings()
+    network: Network = Network()
+    monitoring: Monitoring = Monitoring()
+    placement: PlacementSettings = PlacementSettings()
+    charts: Charts = Charts()
+    images: Images = Images()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.monitoring.enabled and self.network.monitoring_namespace is None:
+            raise ValueError(
+                "monitoring.enabled: true needs network.monitoringNamespace, where Prometheus "
+                "runs; without it the network policies keep it out"
+            )
+        rules = (self._sentinel, self._connections, self._ports, self._databases)
+        for rule in rules:
+            rule()
+        return self
+
+    def _sentinel(self) -> None:
+        image = self.images.shlink
+        if self.redis.mode == "failover" and shlink_version(image) < (4, 6, 0):
+            raise ValueError(
+                f"images.shlink: {image} can't give Redis a password through Sentinel; "
+                "allowed with redis.mode failover: 4.6.0 or newer (or redis.mode: external, none)"
+            )
+
+    def _connections(self) -> None:
+        app = self.shlink
+        # One pod more than usual during a rollout.
+        clients = (app.most_replicas + 1) * (app.web_workers + app.task_workers)
+        workers = (
+            f"{app.most_replicas} replicas with {app.web_workers} web and {app.task_workers} "
+            "task workers can hold during a rollout"
+        )
+        fewer = "fewer app.replicas, app.maxReplicas, app.webWorkers, app.taskWorkers"
+        if self.postgres.pooler:
+            self._pool(self.postgres.pooler)
+            if clients > POOLER_CLIENTS:
+                raise ValueError(
+                    f"postgres.pooler: one PgBouncer pod takes {POOLER_CLIENTS} connections, which "
+                    f"is less than what {workers}, {clients}; allowed: {fewer}"
+                )
+            return
+        needed = clients + RESERVED_CONNECTIONS
+        if needed > self.postgres.max_connections:
+            raise ValueError(
+                f"postgres.maxConnections: {self.postgres.max_connections} is less than what "
+                f"{workers}; allowed: {needed} or more (or {fewer})"
+            )
+
+    def _pool(self, pooler: Pooler) -> None:
+        size = self.postgres.pool_size
+        if size < LEAST_POOL:
+            needed = LEAST_POOL * 3 * (pooler.instances + 1) + RESERVED_CONNECTIONS
+            raise ValueError(
+                f"postgres.maxConnections: {self.postgres.max_connections} leaves a pool of {size} "
+                f"to each login in each of {pooler.instances} PgBouncer pods; allowed: {needed} or "
+                "more (or fewer postgres.pooler.instances)"
+            )
+
+    def _ports(self) -> None:
+        port = self.vault.local_port
+        if port is not None and port == self.postgres.local_port:
+            raise ValueError(
+                f"postgres.localPort: {port} is the local port of Vault too; "
+                "allowed: two different ports"
+            )
+
+    def _databases(self) -> None:
+        version, images = self.postgres.version, self.images
+        if version == 18 and self.postgres.monitoring:  # noqa: PLR2004 -- PGO 6.0.3
+            raise ValueError(
+                "postgres.monitoring: exports nothing on PostgreSQL 18 (PGO 6.0.3); "
+                "allowed: version 15 to 17, or monitoring: false"
+            )
+        if (images.postgres is None) != (images.pgbackrest is None):
+            missing = "pgbackrest" if images.postgres else "postgres"
+            raise ValueError(
+                f"images.{missing}: is missing; pgBackRest must be of the same version in both "
+                "images or archiving stops: set `postgres` and `pgbackrest` of one release together"
+            )
+        major = postgres_major(images.postgres) if images.postgres else None
+        if major is not None and major != version:
+            raise ValueError(
+                f"images.postgres: {images.postgres} is PostgreSQL {major}, but postgres.version "
+                f"is {version}; allowed: an image of that version"
+            )
+        builds = [crunchy_build(image) for image in (images.postgres, images.pgbackrest) if image]
+        if None not in builds and len(set(builds)) > 1:
+            raise ValueError(
+                f"images.pgbackrest: {images.pgbackrest} is of another release than "
+                f"{images.postgres}; allowed: both with the same number at the end"
+            )
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """What is deployed, by product; where a chart brings the image, the chart's version."""
+        images, charts, operators = self.images, self.charts, self.operators
+        failover = self.redis.mode == "failover"
+        deployed = {
+            "shlink": images.shlink,
+            "vault": images.vault,
+            "bank_vaults": images.bank_vaults,
+            "postgresql": images.postgres or str(self.postgres.version),
+        }
+        if failover:
+            deployed["redis"] = images.redis
+        deployed["vault_chart"] = charts.vault.version
+        if operators.external_secrets.install:
+            deployed["external_secrets_chart"] = charts.external_secrets.version
+        if operators.pgo.install:
+            deployed["pgo_chart"] = charts.pgo.version
+        if operators.redis_operator.install and failover:
+            fork = operators.redis_operator.distribution == "freshworks"
+            chart = charts.redis_operator_fork if fork else charts.redis_operator
+            deployed["redis_operator_chart"] = chart.version
+        return deployed
+
+
+class Cluster(Model):
+    """The cluster of this stack: `kubernetes:context` and, if needed, `kubernetes:kubeconfig`."""
+
+    context: Text = Field(
+        # A list or a map in its place would get here as JSON text.
+        pattern=r"^[^\[{].*$",
+        description="Context in the kubeconfig. Never the ambient one.",
+    )
+    kubeconfig: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Path or contents; $KUBECONFIG, then ~/.kube/config when left out.",
+    )
+    cluster_identifier: Text | None = Field(
+        default=None,
+        description="Keep it when a context is renamed: a new identifier means a new cluster, and "
+        "everything is replaced.",
+    )
+
+    @property
+    def identifier(self) -> str:
+        return self.cluster_identifier or self.context
+
+
+def load() -> tuple[Cluster, Settings]:
+    """The configuration of the running stack.
+
+    Raises:
+        SettingsError: it can't be used. Every fault is in the one message.
+
+    """
+    values, secrets = configuration.of_this_run()
+    return parse(values, secrets)
+
+
+def parse(
+    values: Mapping[str, Any], secret_keys: frozenset[str] = frozenset()
+) -> tuple[Cluster, Settings]:
+    """Validate configuration as Pulumi hands it over: full keys, objects as JSON text.
+
+    `secret_keys` names what is encrypted: keys, or paths below them (`shlink:app.environment.X`).
+    Raises SettingsError.
+    """
+    cluster, settings = configuration.validated(
+        {"kubernetes": Cluster, "shlink": Settings}, values, secret_keys
+    )
+    return cast("Cluster", cluster), cast("Settings", settings)

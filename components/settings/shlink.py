@@ -1,0 +1,372 @@
+"""What an environment may set about Shlink: its sizes, variables and routes."""
+
+import difflib
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from .images import ImageReference
+from .platform import Resources
+from .types import (
+    EXPECTED,
+    AnnotationName,
+    AnnotationText,
+    Cidr,
+    Host,
+    Listeners,
+    Model,
+    Name,
+    Names,
+    ObjectName,
+    PathPrefix,
+    PhpMemory,
+    RestHost,
+    RouteHost,
+    Secret,
+    Timezone,
+    text,
+)
+
+_SET_BY = {
+    "DEFAULT_DOMAIN": "app.domain",
+    "IS_HTTPS_ENABLED": "app.https",
+    "BASE_PATH": "app.basePath",
+    "WEB_WORKER_NUM": "app.webWorkers",
+    "TASK_WORKER_NUM": "app.taskWorkers",
+    "MEMORY_LIMIT": "app.memoryLimit",
+    "TIMEZONE": "app.timezone",
+    "LOGS_FORMAT": "app.logsFormat",
+    "SHELL_VERBOSITY": "app.verbosity",
+    "AUTO_RESOLVE_TITLES": "app.resolveTitles",
+    "TRUSTED_PROXIES": "app.trustedProxies",
+    "GEOLITE_LICENSE_KEY": "app.geoliteLicenseKey",
+    "REDIS_PUB_SUB_ENABLED": "app.pubSub",
+    "REDIS_SERVERS_PASSWORD": "redis.password",
+    "REDIS_SERVERS": "redis",
+}
+"""Shlink's variables that have a setting of their own."""
+
+_OWN = re.compile(
+    "(DB_|PG|REDIS_|SHLINK_RUNTIME|SKIP_INITIAL_GEOLITE_DOWNLOAD|INITIAL_API_KEY"
+    "|PORT$|ADDRESS$|LD_|PATH$|HOME$)"
+)
+"""What this program or the image sets for good."""
+
+# shlinkio/shlink 4.6.0 and 5.1.5, module/Core/src/Config/EnvVars.php; only to recognise a mistype.
+_KNOWN = frozenset(
+    (
+        "DELETE_SHORT_URL_THRESHOLD",
+        "CACHE_NAMESPACE",
+        "MERCURE_ENABLED",
+        "MERCURE_PUBLIC_HUB_URL",
+        "MERCURE_INTERNAL_HUB_URL",
+        "MERCURE_JWT_SECRET",
+        "RABBITMQ_ENABLED",
+        "RABBITMQ_HOST",
+        "RABBITMQ_PORT",
+        "RABBITMQ_USER",
+        "RABBITMQ_PASSWORD",
+        "RABBITMQ_VHOST",
+        "RABBITMQ_USE_SSL",
+        "MATOMO_ENABLED",
+        "MATOMO_BASE_URL",
+        "MATOMO_SITE_ID",
+        "MATOMO_API_TOKEN",
+        "DEFAULT_INVALID_SHORT_URL_REDIRECT",
+        "DEFAULT_REGULAR_404_REDIRECT",
+        "DEFAULT_BASE_URL_REDIRECT",
+        "REDIRECT_STATUS_CODE",
+        "REDIRECT_CACHE_LIFETIME",
+        "REDIRECT_CACHE_VISIBILITY",
+        "SHORT_URL_TRAILING_SLASH",
+        "SHORT_URL_MODE",
+        "ANONYMIZE_REMOTE_ADDR",
+        "TRACK_ORPHAN_VISITS",
+        "DISABLE_TRACK_PARAM",
+        "DISABLE_TRACKING",
+        "DISABLE_IP_TRACKING",
+        "DISABLE_REFERRER_TRACKING",
+        "DISABLE_UA_TRACKING",
+        "DISABLE_TRACKING_FROM",
+        "DEFAULT_SHORT_CODES_LENGTH",
+        "REDIRECT_EXTRA_PATH_MODE",
+        "MULTI_SEGMENT_SLUGS_ENABLED",
+        "ROBOTS_ALLOW_ALL_SHORT_URLS",
+        "ROBOTS_USER_AGENTS",
+        "REAL_TIME_UPDATES_TOPICS",
+        "CORS_ALLOW_ORIGIN",
+        "CORS_ALLOW_CREDENTIALS",
+        "CORS_MAX_AGE",
+    )
+)
+
+
+def _variable(name: str) -> str:
+    """A variable of Shlink that nothing else here sets. Raises ValueError."""
+    plain = name.removesuffix("_FILE")
+    if plain in _SET_BY:
+        raise ValueError(f"is set by this program; the setting is shlink:{_SET_BY[plain]}")
+    if _OWN.match(plain):
+        raise ValueError("is set by this program and can't be changed")
+    near = difflib.get_close_matches(plain, [*_KNOWN, *_SET_BY], n=1, cutoff=0.85)
+    if near and plain not in _KNOWN:
+        raise ValueError(f"is no variable of Shlink; did you mean {near[0]}?")
+    return name
+
+
+ShlinkVariable = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Z][A-Z0-9_]{0,127}$",
+        json_schema_extra={
+            EXPECTED: "capital letters, digits and underscores, as in ANONYMIZE_REMOTE_ADDR"
+        },
+    ),
+    AfterValidator(_variable),
+]
+
+
+def _environment_text(value: Any) -> Any:
+    """A variable's text. `pulumi config set --path` makes a boolean of true and a number of 3."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return text(value)
+
+
+EnvironmentText = Annotated[
+    str, Field(min_length=1, max_length=32768), BeforeValidator(_environment_text)
+]
+
+
+class Route(Model):
+    """What leads to Shlink from outside, and from where its connections come."""
+
+    controller_namespace: Names = Field(
+        default=[],
+        description="Namespace of the ingress controller's or gateway's pods; a list if several.",
+    )
+    controller_addresses: list[Cidr] = Field(
+        default=[],
+        description="Networks that connections come from when no pod of a namespace makes them: "
+        "load balancers with target type ip, controllers on the host's network.",
+    )
+
+    domains: list[RouteHost] = Field(
+        default=[],
+        description="Further domains of short URLs beside `domain`. Shlink tells them apart by "
+        "the Host header and needs no setting for them.",
+    )
+    rest: RestHost = Field(
+        default="everywhere",
+        description="Where /rest answers from outside: on every domain, `nowhere`, or on one of "
+        "them alone. Elsewhere the way ends in an error of the controller (502 or 503). Inside "
+        "the cluster it answers on Shlink's Service.",
+    )
+
+    web_client: RouteHost | None = Field(
+        default=None,
+        description="Host of Shlink's web client, a page on which people work with the API. It "
+        "holds no API key: each person types one, and the browser keeps it.",
+    )
+
+    @property
+    def controller_namespaces(self) -> list[str]:
+        """The namespaces as a list."""
+        return self.controller_namespace
+
+    @property
+    def asks_cert_manager(self) -> bool:
+        """Whether cert-manager gets the route's certificate, perhaps by a pod beside Shlink."""
+        return False
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Self:
+        if not self.controller_namespaces and not self.controller_addresses:
+            raise ValueError(
+                "controllerNamespace: is missing; without it or `controllerAddresses` "
+                "nothing could reach Shlink"
+            )
+        twice = sorted({host for host in self.domains if self.domains.count(host) > 1})
+        if twice:
+            raise ValueError(f"domains: {twice[0]} is there twice; allowed: once")
+        return self
+
+
+class Ingress(Route):
+    """An Ingress for Shlink."""
+
+    type: Literal["ingress"]
+    class_name: ObjectName = Field(description="Of the ingress controller.")
+    tls_secret: ObjectName | None = Field(
+        default=None,
+        description="TLS Secret in namespace `shlink`, for every host that has none of its own.",
+    )
+    tls_secrets: dict[RouteHost, ObjectName] = Field(
+        default={},
+        description="TLS Secrets of single hosts, by host: a certificate each, so that a domain "
+        "whose renewal fails takes no other with it.",
+    )
+    annotations: dict[AnnotationName, AnnotationText] = Field(
+        default={}, description="Of the Ingress."
+    )
+
+    @property
+    def asks_cert_manager(self) -> bool:
+        """Its annotations name an issuer, so HTTP-01 may be solved in Shlink's namespace."""
+        return any(name.startswith("cert-manager.io/") for name in self.annotations)
+
+
+class GatewayRoute(Route):
+    """An HTTPRoute for Shlink."""
+
+    type: Literal["gateway"]
+    name: ObjectName = Field(description="Gateway.")
+    namespace: Name = Field(description="Namespace of the Gateway, for the parentRef.")
+    section_name: Listeners = Field(
+        default=[],
+        description="Listener, or a list of them if the hosts have listeners with certificates "
+        "of their own; every listener that takes the host when left out.",
+    )
+
+
+class ShlinkSettings(Model):
+    """Shlink."""
+
+    domain: Host = Field(default="localhost:8080", description="Default domain of short URLs.")
+    https: bool = Field(default=False, description="Whether short URLs begin with https.")
+    base_path: PathPrefix | None = Field(default=None, description="Path prefix, e.g. /s.")
+    replicas: int = Field(
+        default=3, ge=0, le=50, description="Pods. 0 stops Shlink, as a restore needs it."
+    )
+    max_replicas: int | None = Field(
+        default=None,
+        ge=1,
+        le=50,
+        description="Pods under load: a HorizontalPodAutoscaler keeps from `replicas` up to this "
+        "many, so that on average they use 70 % of `resources.cpu`. Needs metrics-server.",
+    )
+    web_workers: int = Field(
+        default=4,
+        ge=1,
+        le=64,
+        description="RoadRunner's web workers a pod; each may hold a database connection.",
+    )
+    task_workers: int = Field(
+        default=2, ge=1, le=64, description="RoadRunner's task workers a pod; likewise."
+    )
+    memory_limit: PhpMemory = Field(default="256M", description="PHP's memory limit of one worker.")
+    resources: Resources = Resources(cpu="100m", memory="256Mi", memory_limit="512Mi")
+    timezone: Timezone = Field(default="UTC", description="Time zone, by its IANA name.")
+    logs_format: Literal["console", "json"] = "json"
+    verbosity: Literal[0, 1, 2, 3] = Field(
+        default=0, description="The console's SHELL_VERBOSITY, for the server only."
+    )
+    geolite_license_key: Secret | None = Field(
+        default=None,
+        description="MaxMind licence for visit locations: one pod downloads the database for all, "
+        "and may reach the internet on 443.",
+    )
+    resolve_titles: bool = Field(
+        default=False, description="Fetch the title of each long URL: opens egress on 80 and 443."
+    )
+    trusted_proxies: list[Cidr] = Field(
+        default=[], description="Proxies whose X-Forwarded-For is believed."
+    )
+    environment: dict[ShlinkVariable, EnvironmentText] = Field(
+        default={},
+        description="More of Shlink's variables, in plain text. A secret goes to "
+        "`secretEnvironment`.",
+    )
+    secret_environment: dict[ShlinkVariable, Secret] = Field(
+        default={},
+        description="More of Shlink's variables whose values are secret (a password of RabbitMQ, "
+        "a token of Matomo): delivered through Vault like every other password.",
+    )
+    pub_sub: bool = Field(
+        default=False,
+        description="Publish each visit to Redis, for programs of yours that subscribe there. "
+        "Dear on busy links: each redirect then counts all visits of its link.",
+    )
+    route: Annotated[Ingress | GatewayRoute, Field(discriminator="type")] | None = Field(
+        default=None, description="How it is reached from outside."
+    )
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        twice = sorted(self.environment.keys() & self.secret_environment.keys())
+        if twice:
+            raise ValueError(
+                f"environment.{twice[0]}: is in `secretEnvironment` too; allowed: one of the two"
+            )
+        if self.max_replicas is not None and self.max_replicas < self.replicas:
+            raise ValueError(
+                f"maxReplicas: {self.max_replicas} is less than `replicas`, {self.replicas}; "
+                "allowed: that or more"
+            )
+        host = self.domain.partition(":")[0]
+        if self.route and not re.fullmatch(r"[a-z0-9.-]*[a-z][a-z0-9.-]*", host):
+            raise ValueError(
+                f'domain: "{self.domain}" can\'t be routed to; '
+                "allowed with `route`: a host name in small letters, no address"
+            )
+        if self.route:
+            _route_hosts(self.route, [host, *self.route.domains])
+        return self
+
+    @property
+    def autoscaled(self) -> bool:
+        """Whether a HorizontalPodAutoscaler decides how many pods run. 0 replicas stop Shlink."""
+        return self.max_replicas is not None and self.replicas > 0
+
+    @property
+    def autoscaled_from(self) -> int | None:
+        """The least number of pods with a HorizontalPodAutoscaler; None without one."""
+        return self.replicas if self.autoscaled else None
+
+    @property
+    def most_replicas(self) -> int:
+        """How many pods may run, but for a rollout's additional one."""
+        return self.max_replicas if self.max_replicas and self.autoscaled else self.replicas
+
+
+def _route_hosts(route: Ingress | GatewayRoute, hosts: list[str]) -> None:
+    """Refuse a route that names a host which it does not lead to, or one host twice."""
+    if hosts[0] in route.domains:
+        raise ValueError(
+            f"route.domains: {hosts[0]} is `domain` already; allowed: further domains only"
+        )
+    allowed = ", ".join(hosts)
+    if route.rest not in ("everywhere", "nowhere", *hosts):
+        raise ValueError(
+            f"route.rest: {route.rest} is no host of this route; allowed: everywhere, nowhere, "
+            f"{allowed}; or add it to route.domains"
+        )
+    if route.web_client in hosts:
+        raise ValueError(
+            f"route.webClient: {route.web_client} is a domain of short URLs; allowed: another host"
+        )
+    if route.web_client and route.rest == "nowhere":
+        raise ValueError(
+            "route.webClient: is set, but route.rest is nowhere, and the browser calls /rest "
+            f"itself; allowed with it: everywhere, {allowed}"
+        )
+    if route.web_client:
+        hosts = [*hosts, route.web_client]
+    if isinstance(route, Ingress):
+        unknown = sorted(route.tls_secrets.keys() - set(hosts))
+        if unknown:
+            raise ValueError(
+                f"route.tlsSecrets: {unknown[0]} is no host of this route; "
+                f"allowed: {', '.join(hosts)}"
+            )
+
+
+def shlink_version(image: str) -> tuple[int, int, int]:
+    """The version in the tag of Shlink's image; a bare digest counts as new enough."""
+    tag = ImageReference.parse(image).tag or ""
+    match = re.search(r"([0-9]+)\.([0-9]+)(?:\.([0-9]+))?", tag)
+    if match is None:
+        return (4, 6, 0)
+    major, minor, patch = (int(number or 0) for number in match.groups())
+    return (major, minor, patch)

@@ -1,0 +1,1 @@
+"""Shlink: migration, server, route, GeoLite database and web client."""

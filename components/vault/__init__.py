@@ -1,0 +1,1 @@
+"""Vault: server, initialisation, policies, and how people log in."""

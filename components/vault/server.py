@@ -1,0 +1,246 @@
+"""Vault's pods: the chart's values, Vault's own configuration, and the sidecar that unseals."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pulumi
+
+from ..manifests.pods import CONTAINER_SECURITY, pod_security
+from ..network.flows import VAULT_SERVER
+from ..settings.images import ImageReference
+from .args import KeyService, VaultArgs
+
+# uid 100 and gid 1000 are the image's own (hashicorp/vault's Dockerfile, the chart's defaults).
+_USER, _GROUP = 100, 1000
+
+_TLS_FOLDER = "/vault/tls"
+
+_CA_FILE = f"{_TLS_FOLDER}/ca.crt"
+
+_SEAL_FOLDER, _SEAL_CA = "/vault/seal", "ca.crt"
+
+
+def chart_values(release: str, args: VaultArgs) -> dict[str, Any]:
+    """The chart's values: vault-helm 0.32.0, values.yaml."""
+    server: dict[str, Any] = {
+        "image": ImageReference.parse(args.image).helm_values(),
+        # With the chart's default, OnDelete, a changed version or configuration would change the
+        # StatefulSet and no pod.
+        "updateStrategyType": "RollingUpdate",
+        "includeConfigAnnotation": True,  # a changed configuration changes the pod template
+        "resources": args.resources,
+        "serviceAccount": {"annotations": args.service_account_annotations},
+        "authDelegator": {"enabled": False},  # the component has its own binding
+        "extraLabels": _pod_labels(args),
+        "extraEnvironmentVars": _environment(args),
+        "dataStorage": {
+            "enabled": True,
+            "size": args.storage_size,
+            "storageClass": args.storage_class,
+        },
+        # The audit device writes to standard output.
+        "auditStorage": {"enabled": False},
+        "readinessProbe": {"enabled": True, "path": "/v1/sys/health?standbyok=true", "port": 8200},
+        # Without the codes a sealed pod would be restarted before anything could unseal it.
+        "livenessProbe": {
+            "enabled": True,
+            "path": "/v1/sys/health?standbyok=true&sealedcode=204&uninitcode=204",
+            "port": 8200,
+        },
+        "statefulSet": {
+            "securityContext": {
+                "pod": {**pod_security(_USER, _GROUP), "fsGroupChangePolicy": "OnRootMismatch"},
+                "container": CONTAINER_SECURITY,
+            }
+        },
+        # The start script copies its configuration to /tmp, and the root file system is read-only.
+        "volumes": [
+            {"name": "tmp", "emptyDir": {}},
+            {"name": "tls", "secret": {"secretName": f"{release}-tls", "defaultMode": 0o440}},
+        ],
+        "volumeMounts": [
+            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - an emptyDir of the pod
+            {"name": "tls", "mountPath": _TLS_FOLDER, "readOnly": True},
+        ],
+        "affinity": "",
+        **args.placement.on_nodes(),
+    }
+    if args.key_service is None:
+        server["extraContainers"] = [_sidecar(release, args)]
+    elif args.key_service.token is not None:
+        server["extraSecretEnvironmentVars"] = [
+            {"envName": "VAULT_TOKEN", "secretName": f"{release}-seal", "secretKey": "token"}
+        ]
+        for file in seal_files(args.key_service):
+            item = {"key": file, "path": file}
+            secret = {"secretName": f"{release}-seal", "items": [item], "defaultMode": 0o440}
+            server["volumes"].append({"name": "seal", "secret": secret})
+            server["volumeMounts"].append(
+                {"name": "seal", "mountPath": _SEAL_FOLDER, "readOnly": True}
+            )
+    configuration = json.dumps(server_configuration(release, args))
+    # Redirects and raft name a server by the host that its certificate names too. The variable is
+    # the chart's, defined before the one that uses it.
+    own = f"https://$(VAULT_K8S_POD_NAME).{release}-internal:8200"
+    if args.mode == "standalone":
+        server["standalone"] = {"enabled": True, "config": configuration}
+        server["ha"] = {"apiAddr": own}
+    else:
+        server["topologySpreadConstraints"] = args.placement.spread(
+            {**VAULT_SERVER.labels, "app.kubernetes.io/instance": release}
+        )
+        server["ha"] = {
+            "enabled": True,
+            "replicas": args.replicas,
+            "apiAddr": own,
+            "raft": {"enabled": True, "setNodeId": True, "config": configuration},
+        }
+    whole: dict[str, Any] = {"tlsDisable": False}
+    if args.placement.pull_secret:
+        whole["imagePullSecrets"] = args.placement.pull_secrets()
+    return {
+        "fullnameOverride": release,
+        "global": whole,
+        "injector": {"enabled": False},
+        "csi": {"enabled": False},
+        "server": server,
+    }
+
+
+def _environment(args: VaultArgs) -> dict[str, str]:
+    """For a person's commands in the pod.
+
+    A transit seal reads the same variable, before the authorities of the image (Vault 1.21.2,
+    internalshared/configutil): with it no other Vault with a public certificate could be verified.
+    """
+    service = args.key_service
+    if service is not None and service.type == "transit" and service.ca_pem is None:
+        return {}
+    return {"VAULT_CACERT": _CA_FILE}
+
+
+def seal_files(service: KeyService) -> dict[str, str]:
+    """What the seal needs as files, by their names."""
+    if service.ca_pem is None:
+        return {}
+    return {_SEAL_CA: service.ca_pem}
+
+
+def _seal(service: KeyService) -> dict[str, str]:
+    """The parameters of the `seal` stanza."""
+    parameters = dict(service.parameters)
+    if service.ca_pem is not None:
+        parameters["tls_ca_cert"] = f"{_SEAL_FOLDER}/{_SEAL_CA}"
+    return parameters
+
+
+def _is_vault_2(image: str) -> bool:
+    """Whether the image's tag says so; a digest without a tag says nothing."""
+    major = (ImageReference.parse(image).tag or "").partition(".")[0]
+    return major.isdigit() and int(major) > 1
+
+
+def _pod_labels(args: VaultArgs) -> dict[str, str]:
+    labels = dict(args.pod_labels)
+    if args.key_service is not None and args.key_service.type == "azurekeyvault":
+        # https://azure.github.io/azure-workload-identity/docs/topics/service-account-labels-and-annotations.html
+        labels["azure.workload.identity/use"] = "true"
+    return labels
+
+
+def _sidecar(release: str, args: VaultArgs) -> dict[str, Any]:
+    """Unseals the server of its own pod, after every start; it retries by itself, for ever."""
+    environment = bank_vaults(args, release, "https://127.0.0.1:8200", "/run/tls/ca.crt")
+    return {
+        "name": "unseal",
+        "image": args.bank_vaults_image,
+        "args": ["unseal"],
+        "env": [{"name": key, "value": value} for key, value in environment.items()],
+        # Of the Secret only this: the server's key is the server's.
+        "volumeMounts": [
+            {"name": "tls", "mountPath": "/run/tls/ca.crt", "subPath": "ca.crt", "readOnly": True}
+        ],
+        "securityContext": CONTAINER_SECURITY,
+        "resources": _small(),
+    }
+
+
+def server_configuration(release: str, args: VaultArgs) -> dict[str, Any]:
+    """Vault's own configuration: https://developer.hashicorp.com/vault/docs/configuration"""
+    configuration: dict[str, Any] = {
+        "ui": True,
+        "disable_mlock": True,  # needs a capability that Pod Security `restricted` forbids
+        "listener": {
+            "tcp": {
+                "address": "[::]:8200",
+                "cluster_address": "[::]:8201",
+                "tls_cert_file": f"{_TLS_FOLDER}/tls.crt",
+                "tls_key_file": f"{_TLS_FOLDER}/tls.key",
+                "tls_min_version": "tls12",
+            }
+        },
+        "storage": {"file": {"path": "/vault/data"}},
+    }
+    if _is_vault_2(args.image):
+        # Otherwise Vault 2 asks for a token, and the init Job makes a root token where it has none.
+        configuration["enable_unauthenticated_access"] = ["generate-root"]
+    if args.metrics:
+        # Otherwise sys/metrics asks for a token. The network policies let only Prometheus come.
+        listener = configuration["listener"]["tcp"]
+        listener["telemetry"] = {"unauthenticated_metrics_access": True}
+        configuration["telemetry"] = {"prometheus_retention_time": "1h", "disable_hostname": True}
+    if args.mode == "ha":
+        join = [
+            {
+                "leader_api_addr": f"https://{release}-{number}.{release}-internal:8200",
+                "leader_ca_cert_file": _CA_FILE,
+            }
+            for number in range(args.replicas)
+        ]
+        configuration["storage"] = {"raft": {"path": "/vault/data", "retry_join": join}}
+        configuration["service_registration"] = {"kubernetes": {}}  # labels the active pod
+    if args.key_service is not None:
+        configuration["seal"] = {args.key_service.type: _seal(args.key_service)}
+    return configuration
+
+
+def server_transform(serial: pulumi.Input[str], *, protect: bool) -> pulumi.ResourceTransform:
+    """Changes the chart's StatefulSet: its pods roll on a renewed certificate; it is protected.
+
+    Not among the chart's values: a value that a preview does not know yet would make that preview
+    show no object of the chart at all (pulumi-kubernetes, provider/helm/v4).
+    """
+
+    def transform(
+        args: pulumi.ResourceTransformArgs,
+    ) -> pulumi.ResourceTransformResult | None:
+        if args.type_ != "kubernetes:apps/v1:StatefulSet":
+            return None
+        spec: Any = args.props["spec"]
+        metadata: dict[str, Any] = spec["template"]["metadata"]
+        metadata["annotations"] = {
+            **metadata.get("annotations", {}),
+            "shlink.io/certificate": serial,
+        }
+        opts = pulumi.ResourceOptions.merge(args.opts, pulumi.ResourceOptions(protect=protect))
+        return pulumi.ResourceTransformResult(props=args.props, opts=opts)
+
+    return transform
+
+
+def bank_vaults(
+    args: VaultArgs, release: str, address: pulumi.Input[str], ca_file: str
+) -> dict[str, pulumi.Input[str]]:
+    """Variables, not flags: the flags of `init` and `unseal` shadow each other in 1.33.1."""
+    return {
+        "VAULT_ADDR": address,
+        "VAULT_CACERT": ca_file,
+        "BANK_VAULTS_MODE": "k8s",
+        "BANK_VAULTS_K8S_SECRET_NAMESPACE": args.namespace,
+        "BANK_VAULTS_K8S_SECRET_NAME": f"{release}-unseal-keys",
+    }
+
+
+def _small() -> Mapping[str, Mapping[str, str]]:
+    return {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "64Mi"}}

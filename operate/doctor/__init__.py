@@ -1,0 +1,1 @@
+"""Finds the cause when something is wrong."""

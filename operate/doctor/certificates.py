@@ -1,0 +1,137 @@
+"""Whether an environment's servers show certificates that their clients accept, and until when."""
+
+import asyncio
+import dataclasses
+import ssl
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from operate.view import NoAnswerError, Object, SkippedError, at
+
+from .findings import Environment, Problem, Severity, error_unless, skip
+from .inside import Tunnel, authority, certificate, days_left, trusting, tunnel
+from .pod_problems import moved
+
+_WARNING_DAYS = 21
+"""Days before the end that are worth a warning; the alert's threshold too. Any `up` renews a
+server's certificate a year earlier, so nobody has run one for that long."""
+
+_ROTATION_SECONDS = 60.0
+"""Seconds after a server's restart in which its clients learn of another authority."""
+
+
+class NoTlsError(NoAnswerError):
+    """A server that answers, and offers no TLS."""
+
+
+Opening = Callable[[Tunnel], Awaitable[None]]
+"""What a protocol says before TLS begins."""
+
+_Shown = Object | ssl.SSLError | NoAnswerError | SkippedError
+"""A certificate, or why there is none."""
+
+
+async def _at_once(_: Tunnel) -> None:
+    """TLS begins with the connection."""
+
+
+async def problems(
+    environment: Environment,
+    pods: Sequence[Object],
+    *,
+    title: str,
+    port: int,
+    name: str,
+    server: str,
+    opening: Opening = _at_once,
+) -> list[Problem]:
+    """What is wrong with the certificates that these pods show to a client that asks for `name`.
+
+    `server`: the check that the server runs. The authority that a store names may be what is wrong,
+    which `secrets.unchanged` tells.
+    """
+    trusted = await authority(environment)
+    if not trusted:
+        # Nothing is deployed yet that could tell.
+        return []
+    try:
+        context = trusting(trusted)
+    except ssl.SSLError:
+        text = f"the authority that {title}'s clients trust can't be read"
+        return [Problem(text, "certificate-refused", environment.make("refresh"))]
+    problems = _authority_problems(environment, context)
+    client = _Client(context=context, port=port, name=name, opening=opening)
+    shown = await asyncio.gather(*(_shown(environment, pod, client) for pod in pods))
+    for pod, result in zip(pods, shown, strict=True):
+        problems += _judge(environment, title, pod, result)
+    causes = (server, "secrets.unchanged")
+    return [dataclasses.replace(problem, causes=causes) for problem in problems]
+
+
+@dataclass(frozen=True)
+class _Client:
+    """How a client of this environment connects."""
+
+    context: ssl.SSLContext
+    port: int
+    name: str
+    opening: Opening
+
+
+async def _shown(environment: Environment, pod: Object, client: _Client) -> _Shown:
+    """The certificate that a pod shows, or why a client gets none."""
+    metadata = pod["metadata"]
+    try:
+        async with tunnel(
+            environment.view, metadata["namespace"], metadata["name"], client.port
+        ) as connection:
+            await client.opening(connection)
+            return await certificate(connection, client.context, client.name)
+    except (ssl.SSLError, NoAnswerError, SkippedError) as error:
+        return error
+
+
+def _judge(environment: Environment, title: str, pod: Object, shown: _Shown) -> list[Problem]:
+    server = f"{title} (pod {pod['metadata']['name']})"
+    if isinstance(shown, SkippedError):
+        return [skip(str(shown))]
+    if isinstance(shown, NoTlsError):
+        text = f"{server} offers no TLS, and its clients ask for it"
+        return [Problem(text, "certificate-refused", environment.make("refresh"))]
+    if isinstance(shown, NoAnswerError):
+        # Why it does not answer is for the checks of its pods to tell.
+        return [skip(f"{server} shows no certificate: {shown}")]
+    if isinstance(shown, ssl.SSLCertVerificationError):
+        text = f"{server} shows a certificate that its clients refuse: {shown.verify_message}"
+        # A rotation gives the servers their new certificate before the stores learn its authority.
+        severity = error_unless(changing=moved(environment.view, pod, _ROTATION_SECONDS))
+        remedy = environment.make("refresh")
+        return [Problem(text, "certificate-refused", remedy, severity=severity)]
+    if isinstance(shown, ssl.SSLError):
+        return [skip(f"{server} does not complete a TLS handshake")]
+    return _ending(environment, f"the certificate of {server}", shown)
+
+
+def _authority_problems(environment: Environment, context: ssl.SSLContext) -> list[Problem]:
+    """The current authority is the newest; the one before it may have ended."""
+    newest: Object | None = None
+    for entry in context.get_ca_certs():
+        if newest is None or _end(entry) > _end(newest):
+            newest = entry
+    return _ending(environment, "the certificate of the authority", newest) if newest else []
+
+
+def _end(entry: Object) -> float:
+    return ssl.cert_time_to_seconds(str(at(entry, "notAfter")))
+
+
+def _ending(environment: Environment, what: str, shown: Object) -> list[Problem]:
+    days = days_left(environment.view, shown)
+    if days > _WARNING_DAYS:
+        return []
+    remedy = environment.make("up")
+    if days < 0:
+        text = f"{what} ended {-days:.0f} days ago"
+        return [Problem(text, "certificate-refused", remedy)]
+    text = f"{what} ends in {days:.0f} days"
+    return [Problem(text, "certificate-near-its-end", remedy, severity=Severity.WARNING)]

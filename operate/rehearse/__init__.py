@@ -1,0 +1,1 @@
+"""Failures and restores, made on purpose and measured."""

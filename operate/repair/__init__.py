@@ -1,0 +1,1 @@
+"""Brings an environment back after a killed run or a lost Vault."""

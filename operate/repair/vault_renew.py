@@ -1,0 +1,196 @@
+"""`make vault-renew`: Vault made from nothing, for a lost volume, lost unseal keys, or both.
+
+All values that this program keeps in Vault come from the state, so an empty Vault costs nothing but
+what others put there. The steps, each of which may be repeated:
+
+- the volumes are deleted while no server runs, and the Secret with the keys is emptied, its content
+  kept under another name;
+- what is lost of Vault in Kubernetes is made again, and the init Job runs once more: new keys, and
+  the program's own login;
+- the state forgets what is no longer in Vault, and `up` writes it again.
+"""
+
+import argparse
+import asyncio
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import pulumi
+
+from components.cluster.access import ClusterAccess, access, label_selector, named, objects
+from components.network.flows import VAULT
+from components.settings import environment as settings
+
+from .pulumi_cli import Pulumi, PulumiError, add_yes, per_resource, says_yes
+from .vault_forward import vault_reachable
+
+RELEASE = "vault"
+"""The StatefulSet, and the beginning of the other names (components/vault/component.py)."""
+
+KEYS = f"{RELEASE}-unseal-keys"
+
+_SERVERS: Mapping[str, str] = {
+    "app.kubernetes.io/name": "vault",
+    "app.kubernetes.io/instance": RELEASE,
+}
+"""On the pods, and on their claims."""
+
+_COMPONENT = "::shlink:vault:Vault$"
+
+# Patterns, so that what an update adds to Vault belongs to them: the Secret of another key service.
+_ALL = f"**{_COMPONENT}**"
+
+_IN_CLUSTER = f"**{_COMPONENT}kubernetes:**"
+
+# Another key service is another way out of Vault's namespace.
+_NETWORK = "**::shlink:network:Namespace$**"
+
+_JOB = "kubernetes:batch/v1:Job"
+
+_PATIENCE = 180.0
+"""Seconds in which pods and volumes must be gone."""
+
+_INTERVAL = 2.0
+
+_QUESTION = (
+    "Everything in Vault and its unseal keys are deleted. This program writes its own values "
+    "again; what anybody else keeps in Vault is lost. Shlink runs on meanwhile. Go on?"
+)
+
+
+@dataclass(frozen=True)
+class VaultRecords:
+    """What the state knows of Vault, by URN."""
+
+    jobs: Sequence[str]
+    """What initialises it."""
+    inside: Sequence[str]
+    """What lives in it, whichever component made it."""
+
+
+def vault_records(deployment: Mapping[str, Any]) -> VaultRecords:
+    """Read an exported state."""
+    jobs: list[str] = []
+    inside: list[str] = []
+    resources: list[Mapping[str, str]] = deployment.get("resources") or []
+    for resource in resources:
+        urn, kind = resource["urn"], resource["type"]
+        if kind.startswith("vault:"):
+            inside.append(urn)
+        elif kind == _JOB and _COMPONENT in urn:
+            jobs.append(urn)
+    return VaultRecords(jobs=jobs, inside=inside)
+
+
+def renew(command: Pulumi) -> None:
+    """Make Vault from nothing. Raises PulumiError."""
+    records = vault_records(command.export())
+    if not records.jobs:
+        raise PulumiError("the state knows no Vault; make up brings it, without this command")
+    target, declared = settings.parse(*command.configuration())
+    if declared.vault.token or declared.vault.auth_login:
+        raise PulumiError(
+            "shlink:vault.token and shlink:vault.authLogin name a login that a new Vault does not "
+            "know; remove them first, and set the login up again afterwards"
+        )
+    if not command.yes and not command.confirm(_QUESTION):
+        raise PulumiError("nothing was changed")
+    asyncio.run(_empty(access(target)))
+    say("making Vault's own objects again, and initialising it")
+    command.run("refresh", "--skip-preview", *per_resource("--target", [_IN_CLUSTER, _NETWORK]))
+    replaced = per_resource("--replace", records.jobs)
+    command.run("up", "--skip-preview", *per_resource("--target", [_ALL, _NETWORK]), *replaced)
+    say("looking what is in the new Vault")
+    with vault_reachable(target, declared, records.jobs[0]):
+        command.run("refresh", "--skip-preview", *per_resource("--target", records.inside))
+    say("writing everything into it")
+    command.run("up", "--skip-preview")
+    say(f"done. Save the new keys away from the cluster: Secret {VAULT}/{KEYS}")
+
+
+async def _empty(cluster: ClusterAccess) -> None:
+    """Delete volumes and keys. What is lost already is passed over."""
+    async with cluster.connected() as api:
+        await _forget_keys(api)
+        statefulset = await named(api, "StatefulSet", VAULT, RELEASE)
+        if statefulset is not None:
+            # Only the following `up` starts it again: with what the settings say by now, such as
+            # another key service, for which an initialised server would be of no use.
+            say("stopping Vault")
+            await statefulset.patch({"spec": {"replicas": 0}})
+        await _gone(api, "Pod")
+        for claim in await _all(api, "PersistentVolumeClaim"):
+            say(f"deleting the volume of claim {VAULT}/{claim.name}")
+            await claim.delete()
+        await _gone(api, "PersistentVolumeClaim")
+
+
+async def _forget_keys(api: Any) -> None:
+    secret = await named(api, "Secret", VAULT, KEYS)
+    if secret is None or not secret.raw.get("data"):
+        return
+    name = f"{KEYS}-until-{datetime.now(tz=UTC):%Y%m%d-%H%M%S}"
+    say(f"keeping the keys before in Secret {VAULT}/{name}: of use only with a copy of the volume")
+    copy = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": name, "namespace": VAULT},
+        "data": secret.raw["data"],
+    }
+    await _create(api, copy)
+    await secret.patch({"data": None})
+
+
+async def _create(api: Any, secret: Mapping[str, Any]) -> None:
+    async with api.call_api(
+        "POST", version="v1", namespace=VAULT, url="secrets", json=secret
+    ) as response:
+        response.raise_for_status()
+
+
+async def _all(api: Any, kind: str) -> list[Any]:
+    servers = objects(api, kind, namespace=VAULT, labels=label_selector(_SERVERS))
+    return [item async for item in servers]
+
+
+async def _gone(api: Any, kind: str) -> None:
+    """Wait until none of Vault's is left. Raises PulumiError."""
+    deadline = time.monotonic() + _PATIENCE
+    while left := await _all(api, kind):
+        if time.monotonic() > deadline:
+            names = ", ".join(item.name for item in left)
+            raise PulumiError(
+                f"{kind} in namespace {VAULT} still there after {_PATIENCE:g} s: {names}. "
+                "Look why, then run this command again"
+            )
+        await asyncio.sleep(_INTERVAL)
+
+
+def say(text: str) -> None:
+    """Tell a person what happens, beside the engine's own display."""
+    sys.stderr.write(f"vault-renew: {text}\n")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m operate.repair.vault_renew",
+        description="Make the Vault of a stack from nothing, and write its values again.",
+    )
+    parser.add_argument("stack", help="the XXX of Pulumi.XXX.yaml")
+    add_yes(parser)
+    options = parser.parse_args(arguments)
+    try:
+        renew(Pulumi(options.stack, yes=says_yes(options)))
+    except (PulumiError, pulumi.RunError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
