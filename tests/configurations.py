@@ -3,11 +3,15 @@
 A new switch is added here and nowhere else.
 """
 
+import fcntl
 import gc
 import json
+import os
+import pickle
 import warnings
 from collections.abc import Iterator, Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from offline import stacks
@@ -392,12 +396,33 @@ def configuration(name: str) -> dict[str, str]:
     }
 
 
+SHARED = "TEST_RECORDINGS"
+"""Variable with the folder of recordings that the workers of one run share."""
+
 NAMES = (*SWITCHES, *(f"stack {stack}" for stack in stacks.names(ROOT)))
 
 
 @cache
 def recording(name: str) -> Recording:
-    """What the program registers under one of `NAMES`. Each runs once, for about half a second."""
+    """What the program registers under one of `NAMES`.
+
+    A run takes about half a second, so the workers of one run of pytest share it by a file.
+    """
+    folder = os.environ.get(SHARED)
+    if folder is None:
+        return _run(name)
+    path = Path(folder) / name
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if path.exists():
+            shared: Recording = pickle.loads(path.read_bytes())  # noqa: S301 -- a worker wrote it
+            return shared
+        result = _run(name)
+        path.write_bytes(pickle.dumps(result))
+    return result
+
+
+def _run(name: str) -> Recording:
     with warnings.catch_warnings():
         # Pulumi's test monitor leaves event loops open; collected here, no test is blamed for them.
         warnings.simplefilter("ignore", ResourceWarning)

@@ -2,6 +2,8 @@
 
 import gc
 import json
+import os
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -48,6 +50,13 @@ def pytest_collection_finish() -> None:
     # What is imported by now stays: each collection after a run of the program would look at all of
     # it again.
     gc.freeze()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if configurations.SHARED not in os.environ:
+        folder = tempfile.TemporaryDirectory()
+        os.environ[configurations.SHARED] = folder.name
+        config.add_cleanup(folder.cleanup)
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from components.cluster.access import ClusterAccess
 from components.settings.environment import parse
-from offline.record import ROOT, object_name
+from offline.record import ROOT
 from operate import __main__ as command
 from operate.declared import Declared, declared, of_recording
 from operate.doctor.checks import CHECKS, shlink
@@ -634,13 +634,7 @@ def _with_more(switch: str) -> Declared:
 
 
 def test_a_web_client_without_pods_is_found() -> None:
-    name = next(
-        name
-        for name in configurations.NAMES
-        if "shlink-web-client"
-        in map(object_name, configurations.recording(name).of_kind("Deployment"))
-    )
-    declared = _with_more(name)
+    declared = _with_more("ingress-domains")
     before = [item for item in report(healthy(declared)).findings if item.layer == "shlink"]
     assert before == []
     world = broken(declared, [lambda world: world.not_ready("shlink-web-client")])
@@ -648,10 +642,7 @@ def test_a_web_client_without_pods_is_found() -> None:
 
 
 def test_an_ingress_of_an_unknown_class_is_found() -> None:
-    name = next(
-        name for name in configurations.NAMES if configurations.recording(name).of_kind("Ingress")
-    )
-    world = broken(_with_more(name), [lambda world: world.remove("IngressClass", "")])
+    world = broken(_with_more("ingress"), [lambda world: world.remove("IngressClass", "")])
     finding = report(world).findings[0]
     assert (finding.check, finding.severity) == ("shlink.reached", Severity.ERROR)
     assert "which does not exist" in finding.message

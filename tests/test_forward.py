@@ -90,7 +90,7 @@ def test_a_taken_port_names_service_port_and_remedy() -> None:
 def test_binding_asks_nothing_of_the_cluster_and_imports_no_client() -> None:
     program = (
         "import sys\n"
-        "from components.forward import *\n"
+        "from components.cluster.forward import *\n"
         "access = ClusterAccess('nowhere', '/nowhere')\n"
         "target = ForwardTarget('s', 'n', {}, 1)\n"
         f"Forward(access, target, {free_port()}, 'shlink:s').start()\n"

@@ -10,7 +10,7 @@ from offline.record import ROOT
 
 def ended(statement: str) -> subprocess.CompletedProcess[str]:
     """A program that makes interrupts quiet and then ends by this statement."""
-    program = f"from components import interrupts\ninterrupts.quiet()\n{statement}"
+    program = f"from components.program import interrupts\ninterrupts.quiet()\n{statement}"
     return subprocess.run(  # noqa: S603 -- our own words
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
     )

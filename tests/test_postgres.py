@@ -136,10 +136,11 @@ def test_one_users_rotation_leaves_the_other_alone(program: Program) -> None:
 
 
 _TWO_USERS = """
-from components.cluster import ClusterAccess
-from components.postgres import DatabaseUser, Postgres, PostgresArgs
-from components.settings import Images, PostgresSettings
-from components.tls import Authority
+from components.cluster.access import ClusterAccess
+from components.postgres.component import DatabaseUser, Postgres, PostgresArgs
+from components.settings.platform import Images
+from components.settings.postgres import PostgresSettings
+from components.credentials.tls import Authority
 
 Postgres(
     "db",

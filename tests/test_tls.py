@@ -11,7 +11,7 @@ from offline.record import Recording, Secret, plain, record
 
 _PROGRAM = """
 import pulumi
-from components.tls import Authority, AuthorityArgs
+from components.credentials.tls import Authority, AuthorityArgs
 
 authority = Authority("authority", AuthorityArgs(rotation={rotation}))
 certificate = authority.certificate("db", dns_names=["db.example", pulumi.Output.from_input("db")])

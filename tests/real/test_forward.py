@@ -415,8 +415,8 @@ def test_a_credential_plugin_that_fails(forward: Open, command: list[str], cause
 
 PROGRAM = """
 import sys, psycopg
-from components.cluster import ClusterAccess
-from components.forward import Forward, ForwardTarget
+from components.cluster.access import ClusterAccess
+from components.cluster.forward import Forward, ForwardTarget
 contents, port, label, dsn = sys.argv[1:]
 access = ClusterAccess("limited", contents)
 target = ForwardTarget("s", "postgres", {"forward-test": label}, 5432)
