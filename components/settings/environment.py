@@ -8,6 +8,7 @@ setting_types.py has the types. configuration.py reads the values and explains w
 from collections.abc import Mapping
 from typing import Any, Self, cast
 
+import pulumi
 from pydantic import Field, model_validator
 
 from . import reading as configuration
@@ -22,7 +23,7 @@ from .postgres import (
     postgres_major,
 )
 from .redis import FailoverRedis, RedisSettings
-from .shlink import ShlinkSettings, shlink_version
+from .shlink import ShlinkSettings, known_version, shlink_version
 from .types import Model, Rotation, Text
 from .vault import VaultSettings
 
@@ -74,15 +75,41 @@ class Settings(Model):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        faults: list[str] = []
+        rules = (
+            self._watched,
+            self._variables,
+            self._sentinel,
+            self._connections,
+            self._ports,
+            self._databases,
+        )
+        for rule in rules:
+            try:
+                rule()
+            except ValueError as error:
+                faults += str(error).splitlines()
+        if faults:
+            raise ValueError("\n".join(faults))
+        return self
+
+    def _watched(self) -> None:
         if self.monitoring.enabled and self.network.monitoring_namespace is None:
             raise ValueError(
                 "monitoring.enabled: true needs network.monitoringNamespace, where Prometheus "
                 "runs; without it the network policies keep it out"
             )
-        rules = (self._sentinel, self._connections, self._ports, self._databases)
-        for rule in rules:
-            rule()
-        return self
+
+    def _variables(self) -> None:
+        faults = self.shlink.unknown_variables(known_version(self.images.shlink))[0]
+        if faults:
+            raise ValueError("\n".join(f"app.{fault}" for fault in faults))
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is accepted, and perhaps not meant."""
+        doubts = self.shlink.unknown_variables(known_version(self.images.shlink))[1]
+        return [f"shlink:app.{doubt}" for doubt in doubts]
 
     def _sentinel(self) -> None:
         image = self.images.shlink
@@ -217,7 +244,10 @@ def load() -> tuple[Cluster, Settings]:
 
     """
     values, secrets = configuration.of_this_run()
-    return parse(values, secrets)
+    cluster, settings = parse(values, secrets)
+    for warning in settings.warnings:
+        pulumi.log.warn(warning)
+    return cluster, settings
 
 
 def parse(

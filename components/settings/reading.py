@@ -111,7 +111,8 @@ def validated(
         try:
             instances.append(model.model_validate(group_values, by_alias=True, by_name=False))
         except ValidationError as error:
-            faults += [reader.explain(fault) for fault in error.errors(include_url=False)]
+            for fault in error.errors(include_url=False):
+                faults += reader.explain(fault).splitlines()
         except RecursionError:
             faults.append(f"{name}: is nested too deeply")
     faults += _left_to_change(values)
@@ -274,7 +275,7 @@ class _Explainer:
             limits = "" if _SAYS_WHAT.search(problem) else _allowed(self._names(path[:-1]))
             return _line(f"{key}: {problem}", limits)
         if isinstance(value, Model) or (kind == "value_error" and isinstance(value, dict)):
-            return _rule(key, problem)
+            return "\n".join(_rule(key, line) for line in problem.splitlines())
         if isinstance(value, dict | list) or "properties" in node or "discriminator" in node:
             return _line(f"{key}: {problem}", _allowed(node))
         limits = "" if _SAYS_WHAT.search(problem) else _allowed(node)
@@ -460,6 +461,6 @@ def _limits(node: dict[str, Any]) -> str:
         limits = ", ".join(f"{kinds['propertyName']}: {tag}" for tag in kinds["mapping"])
     elif node.get("type") == "boolean":
         limits = "true, false"
-    elif "properties" in node:
+    elif "properties" in node and "patternProperties" not in node:
         limits = ", ".join(sorted(node["properties"]))
     return limits

@@ -1,11 +1,11 @@
 """What an environment may set about Shlink: its sizes, variables and routes."""
 
-import difflib
 import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from . import variables
 from .images import ImageReference
 from .platform import Resources
 from .types import (
@@ -27,95 +27,9 @@ from .types import (
     Timezone,
     text,
 )
+from .variables import Version
 
-_SET_BY = {
-    "DEFAULT_DOMAIN": "app.domain",
-    "IS_HTTPS_ENABLED": "app.https",
-    "BASE_PATH": "app.basePath",
-    "WEB_WORKER_NUM": "app.webWorkers",
-    "TASK_WORKER_NUM": "app.taskWorkers",
-    "MEMORY_LIMIT": "app.memoryLimit",
-    "TIMEZONE": "app.timezone",
-    "LOGS_FORMAT": "app.logsFormat",
-    "SHELL_VERBOSITY": "app.verbosity",
-    "AUTO_RESOLVE_TITLES": "app.resolveTitles",
-    "TRUSTED_PROXIES": "app.trustedProxies",
-    "GEOLITE_LICENSE_KEY": "app.geoliteLicenseKey",
-    "REDIS_PUB_SUB_ENABLED": "app.pubSub",
-    "REDIS_SERVERS_PASSWORD": "redis.password",
-    "REDIS_SERVERS": "redis",
-}
-"""Shlink's variables that have a setting of their own."""
-
-_OWN = re.compile(
-    "(DB_|PG|REDIS_|SHLINK_RUNTIME|SKIP_INITIAL_GEOLITE_DOWNLOAD|INITIAL_API_KEY"
-    "|PORT$|ADDRESS$|LD_|PATH$|HOME$)"
-)
-"""What this program or the image sets for good."""
-
-# shlinkio/shlink 4.6.0 and 5.1.5, module/Core/src/Config/EnvVars.php; only to recognise a mistype.
-_KNOWN = frozenset(
-    (
-        "DELETE_SHORT_URL_THRESHOLD",
-        "CACHE_NAMESPACE",
-        "MERCURE_ENABLED",
-        "MERCURE_PUBLIC_HUB_URL",
-        "MERCURE_INTERNAL_HUB_URL",
-        "MERCURE_JWT_SECRET",
-        "RABBITMQ_ENABLED",
-        "RABBITMQ_HOST",
-        "RABBITMQ_PORT",
-        "RABBITMQ_USER",
-        "RABBITMQ_PASSWORD",
-        "RABBITMQ_VHOST",
-        "RABBITMQ_USE_SSL",
-        "MATOMO_ENABLED",
-        "MATOMO_BASE_URL",
-        "MATOMO_SITE_ID",
-        "MATOMO_API_TOKEN",
-        "DEFAULT_INVALID_SHORT_URL_REDIRECT",
-        "DEFAULT_REGULAR_404_REDIRECT",
-        "DEFAULT_BASE_URL_REDIRECT",
-        "REDIRECT_STATUS_CODE",
-        "REDIRECT_CACHE_LIFETIME",
-        "REDIRECT_CACHE_VISIBILITY",
-        "SHORT_URL_TRAILING_SLASH",
-        "SHORT_URL_MODE",
-        "ANONYMIZE_REMOTE_ADDR",
-        "TRACK_ORPHAN_VISITS",
-        "DISABLE_TRACK_PARAM",
-        "DISABLE_TRACKING",
-        "DISABLE_IP_TRACKING",
-        "DISABLE_REFERRER_TRACKING",
-        "DISABLE_UA_TRACKING",
-        "DISABLE_TRACKING_FROM",
-        "DEFAULT_SHORT_CODES_LENGTH",
-        "REDIRECT_EXTRA_PATH_MODE",
-        "MULTI_SEGMENT_SLUGS_ENABLED",
-        "ROBOTS_ALLOW_ALL_SHORT_URLS",
-        "ROBOTS_USER_AGENTS",
-        "REAL_TIME_UPDATES_TOPICS",
-        "CORS_ALLOW_ORIGIN",
-        "CORS_ALLOW_CREDENTIALS",
-        "CORS_MAX_AGE",
-    )
-)
-
-
-def _variable(name: str) -> str:
-    """A variable of Shlink that nothing else here sets. Raises ValueError."""
-    plain = name.removesuffix("_FILE")
-    if plain in _SET_BY:
-        raise ValueError(f"is set by this program; the setting is shlink:{_SET_BY[plain]}")
-    if _OWN.match(plain):
-        raise ValueError("is set by this program and can't be changed")
-    near = difflib.get_close_matches(plain, [*_KNOWN, *_SET_BY], n=1, cutoff=0.85)
-    if near and plain not in _KNOWN:
-        raise ValueError(f"is no variable of Shlink; did you mean {near[0]}?")
-    return name
-
-
-ShlinkVariable = Annotated[
+Plain = Annotated[
     str,
     Field(
         pattern=r"^[A-Z][A-Z0-9_]{0,127}$",
@@ -123,8 +37,11 @@ ShlinkVariable = Annotated[
             EXPECTED: "capital letters, digits and underscores, as in ANONYMIZE_REMOTE_ADDR"
         },
     ),
-    AfterValidator(_variable),
 ]
+
+PlainVariable = Annotated[Plain, AfterValidator(variables.plain_name)]
+
+SecretVariable = Annotated[Plain, AfterValidator(variables.not_free)]
 
 
 def _environment_text(value: Any) -> Any:
@@ -273,12 +190,17 @@ class ShlinkSettings(Model):
     trusted_proxies: list[Cidr] = Field(
         default=[], description="Proxies whose X-Forwarded-For is believed."
     )
-    environment: dict[ShlinkVariable, EnvironmentText] = Field(
+    environment: Annotated[
+        dict[PlainVariable, EnvironmentText], BeforeValidator(variables.typed)
+    ] = Field(
         default={},
+        json_schema_extra=lambda schema: schema.update({"properties": variables.schema()}),
         description="More of Shlink's variables, in plain text. A secret goes to "
         "`secretEnvironment`.",
     )
-    secret_environment: dict[ShlinkVariable, Secret] = Field(
+    secret_environment: Annotated[
+        dict[SecretVariable, Secret], BeforeValidator(variables.typed)
+    ] = Field(
         default={},
         description="More of Shlink's variables whose values are secret (a password of RabbitMQ, "
         "a token of Matomo): delivered through Vault like every other password.",
@@ -313,6 +235,17 @@ class ShlinkSettings(Model):
         if self.route:
             _route_hosts(self.route, [host, *self.route.domains])
         return self
+
+    def unknown_variables(self, version: Version | None) -> tuple[list[str], list[str]]:
+        """Faults and warnings about variables that this version of Shlink does not read."""
+        faults: list[str] = []
+        warnings: list[str] = []
+        groups = {"environment": self.environment, "secretEnvironment": self.secret_environment}
+        for key, group in groups.items():
+            unknown, doubtful = variables.unknown_to(version, list(group))
+            faults += [f"{key}.{fault}" for fault in unknown]
+            warnings += [f"{key}.{doubt}" for doubt in doubtful]
+        return faults + variables.without_effect(version, self), warnings
 
     @property
     def autoscaled(self) -> bool:
@@ -362,11 +295,16 @@ def _route_hosts(route: Ingress | GatewayRoute, hosts: list[str]) -> None:
             )
 
 
-def shlink_version(image: str) -> tuple[int, int, int]:
-    """The version in the tag of Shlink's image; a bare digest counts as new enough."""
+def known_version(image: str) -> tuple[int, int, int] | None:
+    """The version in the tag of Shlink's image; None if it has none."""
     tag = ImageReference.parse(image).tag or ""
     match = re.search(r"([0-9]+)\.([0-9]+)(?:\.([0-9]+))?", tag)
     if match is None:
-        return (4, 6, 0)
+        return None
     major, minor, patch = (int(number or 0) for number in match.groups())
     return (major, minor, patch)
+
+
+def shlink_version(image: str) -> tuple[int, int, int]:
+    """The same, and a bare digest counts as new enough."""
+    return known_version(image) or (4, 6, 0)

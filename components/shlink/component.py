@@ -24,6 +24,7 @@ from ..postgres.component import PASSWORD_KEY, USER_KEY, DatabaseEndpoint
 from ..redis.component import RedisEndpoint
 from ..settings.platform import Images, Resources
 from ..settings.shlink import ShlinkSettings, shlink_version
+from ..settings.variables import from_settings
 from .geolite import GEOLITE_LICENSE, GeoliteArgs, follower, geolite
 from .route import RouteArgs, route
 
@@ -398,7 +399,7 @@ def _server(args: ShlinkArgs) -> core.v1.ContainerArgs:
         path=f"{args.settings.base_path or ''}/rest/health", port="http"
     )
     server = _container("shlink", args)
-    server.env = [*_database(args, pooled=True), *_redis(args), *_server_variables(args)]
+    server.env = _server_variables(args)
     server.ports = [core.v1.ContainerPortArgs(name="http", container_port=ports.SHLINK)]
     # /rest/health asks the database. As a liveness probe it would restart every replica whenever
     # the database is away.
@@ -512,29 +513,19 @@ def _redis(args: ShlinkArgs) -> list[core.v1.EnvVarArgs]:
 
 
 def _server_variables(args: ShlinkArgs) -> list[core.v1.EnvVarArgs]:
-    settings = args.settings
-    plain = {
-        "DEFAULT_DOMAIN": settings.domain,
-        "IS_HTTPS_ENABLED": str(settings.https).lower(),
-        # RoadRunner would size its pools by the node's processors, not by the container's limit.
-        "WEB_WORKER_NUM": str(settings.web_workers),
-        "TASK_WORKER_NUM": str(settings.task_workers),
-        "MEMORY_LIMIT": settings.memory_limit,
-        "LOGS_FORMAT": settings.logs_format,
-        # On by default in Shlink; where egress is closed it costs 3 s for each link.
-        "AUTO_RESOLVE_TITLES": str(settings.resolve_titles).lower(),
-        "BASE_PATH": settings.base_path or "",
-        "SHELL_VERBOSITY": str(settings.verbosity or ""),
-        "TRUSTED_PROXIES": ",".join(settings.trusted_proxies),
-        **settings.environment,
-    }
-    environment = variables({name: value for name, value in plain.items() if value})
+    """All variables of the server. What the program sets is never replaced by the file's."""
+    own = [*_database(args, pooled=True), *_redis(args), *variables(from_settings(args.settings))]
+    taken = {variable.name for variable in own}
+    free = variables(
+        {name: value for name, value in args.settings.environment.items() if name not in taken}
+    )
     if args.environment:
-        environment += [
+        free += [
             secret_variable(variable, args.environment.name, variable)
             for variable in args.environment.keys
+            if variable not in taken
         ]
-    return environment
+    return [*own, *free]
 
 
 def _waits(args: ShlinkArgs) -> list[core.v1.ContainerArgs]:

@@ -510,7 +510,7 @@ ENVIRONMENT: Sequence[Case] = (
     ),
     (
         'shlink:app: {environment: {ANONYMIZE_REMOTE_ADR: "false"}}',
-        "is no variable of Shlink; did you mean ANONYMIZE_REMOTE_ADDR?",
+        "is no variable of Shlink 4.6.0; did you mean ANONYMIZE_REMOTE_ADDR?",
     ),
     (
         "shlink:app: {environment: {anonymize: x}}",
@@ -523,7 +523,7 @@ ENVIRONMENT: Sequence[Case] = (
         'shlink:app: {environment: {CORS_MAX_AGE: ""}}',
         "app.environment.CORS_MAX_AGE: [secret] is empty",
     ),
-    ("shlink:app: {environment: {CORS_MAX_AGE: 1.5}}", "is not text: put it in quotes"),
+    ("shlink:app: {environment: {CORS_MAX_AGE: 1.5}}", "is out of range; allowed: 0 to"),
     ("shlink:app: {environment: {CORS_MAX_AGE: [1]}}", "must be a single value, and is a list"),
     (
         "shlink:app: {environment: {CORS_MAX_AGE: 010}}",
@@ -551,7 +551,7 @@ ENVIRONMENT: Sequence[Case] = (
     ),
     (
         "shlink:app: {secretEnvironment: {MATOMO_API_TOKEN: 12}}",
-        "app.secretEnvironment.MATOMO_API_TOKEN: [secret] is not text",
+        "app.secretEnvironment.MATOMO_API_TOKEN: [secret] is no text to Shlink",
     ),
     (
         'shlink:app: {environment: {CORS_MAX_AGE: "1"}, secretEnvironment: {CORS_MAX_AGE: "1"}}',

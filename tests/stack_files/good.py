@@ -72,7 +72,10 @@ CASES: Sequence[str] = (
         "shlink:app: {environment: "
         "{CORS_MAX_AGE: 3600, DISABLE_TRACKING: true, SHORT_URL_MODE: loose}}"
     ),
-    'shlink:app: {environment: {SOMETHING_NEW_IN_SHLINK: "no"}}',
+    (
+        'shlink:images: {shlink: "shlinkio/shlink:5.2.0"}\n'
+        '  shlink:app: {environment: {SOMETHING_NEW_IN_SHLINK: "no"}}'
+    ),
     "shlink:app: {secretEnvironment: {MATOMO_API_TOKEN: {secure: abc}, RABBITMQ_PASSWORD: plain}}",
     "shlink:app: {environment: {}, trustedProxies: []}",
     "shlink:app: {timezone: America/Argentina/Buenos_Aires}",
