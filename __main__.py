@@ -10,12 +10,12 @@ from components.credentials.tls import Authority, AuthorityArgs
 from components.external_secrets.component import SecretDelivery, SecretDeliveryArgs
 from components.manifests.placement import Placement
 from components.monitoring.component import Monitoring, MonitoringArgs, targets, watched
-from components.network.flows import POSTGRES, REDIS, SHLINK, VAULT
+from components.network.flows import NAMESPACES, POSTGRES, REDIS, SHLINK, VAULT
 from components.network.namespaces import namespaces
 from components.operators.install import operators
 from components.postgres.component import DatabaseUser, Postgres, PostgresArgs
 from components.postgres.restore import Workload
-from components.program import changes, interrupts, reach
+from components.program import changes, identity, interrupts, reach
 from components.program.inventory import Inventory
 from components.redis.component import FAILOVER, Redis, RedisArgs, external
 from components.settings.environment import load
@@ -30,11 +30,15 @@ gc.freeze()
 interrupts.quiet()
 
 target, settings = load()
+environment = identity.Environment()
 inventory = Inventory()
 placement = Placement.from_settings(settings)
 access = cluster.access(target)
 forwarded = reach.servers(target, settings, project=pulumi.get_project(), stack=pulumi.get_stack())
-provider = cluster.provider(target, after=changes.guard(target, settings))
+sight = identity.look_first(access)
+record = changes.guard(target, settings, sight)
+verified = identity.verified(record, environment, NAMESPACES, sight)
+provider = cluster.provider(target, after=verified)
 opts = pulumi.ResourceOptions(providers=[provider])
 
 spaces = namespaces(settings, opts)

@@ -304,6 +304,7 @@ def record(
     logger.addHandler(_Collect(recording.messages))
     with (
         mock.patch("components.cluster.forward.Forward.start"),
+        mock.patch("components.program.identity.look_first", return_value=None),
         mock.patch("components.credentials.tls.ca_file", _no_file),
     ):
         run(

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from components.outputs import Outputs
 from components.outputs import parse as parse_outputs
+from components.program.identity import MARK
 from components.settings.environment import Cluster, Settings
 from components.settings.environment import parse as parse_settings
 from offline import stacks
@@ -114,6 +115,10 @@ def of_recording(recording: Recording, cluster: Cluster, settings: Settings) -> 
 def _manifest(item: Recorded) -> Object:
     """What is declared of an object: nothing that is secret, or that the program leaves alone."""
     manifest = _public(item.inputs)
+    annotations = manifest["metadata"].get("annotations", {})
+    if MARK in annotations:
+        # Its number is the state's, which nothing here reads.
+        annotations[MARK] = None
     for path in item.ignore_changes:
         *above, field = path.split(".")
         holder = at(manifest, *above)

@@ -32,10 +32,13 @@ class ClusterError(pulumi.RunError):
     """
 
 
-def provider(cluster: Cluster, after: pulumi.Resource | None = None) -> kubernetes.Provider:
+def provider(
+    cluster: Cluster, after: pulumi.Input[pulumi.Resource] | None = None
+) -> kubernetes.Provider:
     """The provider of every Kubernetes resource of this program; the ambient context is never used.
 
-    `after`: what must have happened before anything in the cluster is touched (changes.guard).
+    `after`: what must have happened before anything in the cluster is touched: it is known to be
+    the environment's own, and no change of a setting would destroy anything.
     Its kubeconfig is a secret of the state, whether the stack's file encrypts it or not.
     """
     # `make recover` sets this for the plugin, which reads it too. From the program's own
@@ -57,7 +60,7 @@ def provider(cluster: Cluster, after: pulumi.Resource | None = None) -> kubernet
         # A rotated password changes its Secret in place, under the name that its product knows.
         enable_secret_mutable=True,
         enable_config_map_mutable=True,
-        opts=pulumi.ResourceOptions(depends_on=after),
+        opts=pulumi.ResourceOptions(depends_on=[after] if after else None),
     )
 
 

@@ -10,6 +10,7 @@ a full backup. To allow a change that was prepared by hand, write it into `shlin
 exactly as the message does.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -26,6 +27,7 @@ from ..settings.environment import Cluster, Settings
 from ..settings.postgres import VOLUME
 from ..settings.redis import FailoverRedis
 from ..settings.types import amount
+from .identity import CLUSTER_UID, RECORD, Sight, exported
 
 Record = Mapping[str, Any]
 """Settings by their keys, nothing of it secret."""
@@ -96,6 +98,13 @@ _RULES: Mapping[str, _Rule] = {
         "with all data",
         "if it is the same cluster under a new name, set kubernetes:clusterIdentifier to the value "
         "before; for another cluster, make another stack (docs/takeover.md)",
+    ),
+    CLUSTER_UID: _Rule(
+        _differs,
+        "another cluster has the same name, by another kubeconfig; what is there would be "
+        "overwritten, whosever it is",
+        "set KUBECONFIG or kubernetes:kubeconfig to the file of the cluster before; if that one is "
+        f"gone for good: {_DOCS}",
     ),
     "vault.mode": _Rule(
         _differs,
@@ -200,8 +209,12 @@ _ALLOW = (
 )
 
 
-def recorded(cluster: Cluster, settings: Settings) -> dict[str, Any]:
-    """What of the settings is compared with the next run."""
+_WHERE = ("kubernetes.cluster", CLUSTER_UID)
+"""Of the record: what counts only once something is in a cluster."""
+
+
+def recorded(cluster: Cluster, settings: Settings, uid: str | None = None) -> dict[str, Any]:
+    """What of the settings is compared with the next run; `uid` is the cluster's own."""
     vault, postgres, redis = settings.vault, settings.postgres, settings.redis
     record: dict[str, Any] = {
         "kubernetes.cluster": cluster.identifier,
@@ -239,6 +252,8 @@ def recorded(cluster: Cluster, settings: Settings) -> dict[str, Any]:
     for key, value in record.items():
         if value is None:
             record[key] = "default"
+    if uid is not None:
+        record[CLUSTER_UID] = uid
     return record
 
 
@@ -341,6 +356,11 @@ def comparison(
 
     async def compare(args: pulumi.ResourceHookArgs) -> None:
         before, after = _input(args.old_inputs), _input(args.new_inputs)
+        if any(refusals(_where(before), _where(after), allowed)):
+            # A first update with the wrong context may have ended before it made anything.
+            state = await asyncio.to_thread(exported, pulumi.get_stack())
+            if state is not None and state.empty:
+                before = {key: value for key, value in before.items() if key not in _WHERE}
         texts = refusals(before, after, allowed)
         texts += await removals(before, after, allowed, cluster)
         if texts:
@@ -349,17 +369,31 @@ def comparison(
     return compare
 
 
-def guard(cluster: Cluster, settings: Settings) -> pulumi.Resource:
-    """The record in the state. Whatever is to be protected depends on it."""
+def _where(record: Record) -> Record:
+    return {key: value for key, value in record.items() if key in _WHERE}
+
+
+def guard(cluster: Cluster, settings: Settings, sight: Sight | None) -> pulumi.Stash:
+    """The record in the state. Whatever is to be protected depends on it.
+
+    `sight`: what the cluster shows; None in a preview that does not see it.
+    """
     hook = pulumi.ResourceHook(
         "refuse-destructive-changes",
         comparison(frozenset(settings.allowed_changes), access(cluster)),
         opts=pulumi.ResourceHookOptions(on_dry_run=True),
     )
+    uid, unseen = None, [f'input["{CLUSTER_UID}"]']
+    if sight is not None:
+        uid, unseen = sight.cluster, list[str]()
     return pulumi.Stash(
-        "settings",
-        input=recorded(cluster, settings),
-        opts=pulumi.ResourceOptions(hooks=pulumi.ResourceHookBinding(before_update=[hook])),
+        RECORD,
+        input=recorded(cluster, settings, uid),
+        opts=pulumi.ResourceOptions(
+            hooks=pulumi.ResourceHookBinding(before_update=[hook]),
+            # What was not seen has not changed.
+            ignore_changes=unseen,
+        ),
     )
 
 
