@@ -42,8 +42,8 @@ setup: .venv/.locked policy/.venv/.locked ## install what the uv.lock files name
 preview: setup ## show what STACK would hold, offline; manifests in build/preview/STACK
 	@$(PY) -m offline $(stack)
 
-test: setup ## the program under Pulumi's test monitor, every switch, with coverage
-	@$(PY) -m pytest tests --ignore=tests/real --cov -q -n auto --dist loadfile
+test: setup ## the program under Pulumi's test monitor, every switch; CI=true measures coverage too
+	@$(PY) -m pytest tests --ignore=tests/real -q -n auto --dist loadfile $(if $(CI),--cov)
 
 lint: setup ## style, types, spelling, scripts, workflows: the checks in .pre-commit-config.yaml
 	@.venv/bin/pre-commit run --all-files

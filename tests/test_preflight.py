@@ -2,17 +2,31 @@
 
 import asyncio
 import dataclasses
-import socket
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from components.cluster.access import ClusterAccess
 from operate.declared import declared
+from operate.doctor import preflight
 from operate.doctor.examine import HEALTHY, ILL, Report, examine
 from operate.doctor.preflight import CHECKS
 from tests.world import Api, World
+
+TAKEN = 24680
+"""The only local port that something holds."""
+
+
+@pytest.fixture(autouse=True)
+def _ports_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    def bind(address: tuple[str, int]) -> mock.Mock:
+        if address[1] == TAKEN:
+            raise OSError
+        return mock.Mock()
+
+    monkeypatch.setattr(preflight.socket, "create_server", bind)
 
 
 def empty() -> World:
@@ -102,13 +116,11 @@ def test_a_class_that_does_not_exist_is_named() -> None:
 
 def test_a_taken_port_is_told_with_the_setting() -> None:
     world = empty()
-    with socket.create_server(("127.0.0.1", 0)) as holder:
-        port = holder.getsockname()[1]
-        settings = world.declared.settings
-        vault = settings.vault.model_copy(update={"local_port": port})
-        changed = settings.model_copy(update={"vault": vault})
-        world.declared = dataclasses.replace(world.declared, settings=changed)
-        finding = report(world).findings[0]
+    settings = world.declared.settings
+    vault = settings.vault.model_copy(update={"local_port": TAKEN})
+    changed = settings.model_copy(update={"vault": vault})
+    world.declared = dataclasses.replace(world.declared, settings=changed)
+    finding = report(world).findings[0]
     assert finding.check == "machine.ports"
     assert "shlink:vault.localPort" in finding.remedy
 
