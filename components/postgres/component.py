@@ -126,6 +126,15 @@ class DatabaseUser:
         """The rotation that a login's password stems from: this one, or the one before."""
         return self.rotation if login == self.login else self.rotation - 1
 
+    def options_after(self, restore_number: int) -> str:
+        """The user's options, written in another way for each restore.
+
+        A restored database has the passwords of its time. PGO (6.0.3) sets them again only when the
+        text of its statements is new, so each restore adds other options that hold anyway.
+        """
+        added = [option for bit, option in enumerate(_NEUTRAL_OPTIONS) if restore_number >> bit & 1]
+        return " ".join([self.options, *added])
+
 
 @dataclass(frozen=True)
 class DatabaseEndpoint:
@@ -243,7 +252,7 @@ class Postgres(pulumi.ComponentResource):
                 delivery=_delivery(user, passwords[user.login]),
                 ready=[complete, *rights[user.name]],
                 started=self._starts(user),
-                restore=_restore_number(args.settings),
+                restore=args.settings.restore_number,
             )
         self.endpoints = endpoints
         self.register_outputs({"hosts": {key: item.host for key, item in endpoints.items()}})
@@ -390,7 +399,7 @@ class Postgres(pulumi.ComponentResource):
         hooks = pulumi.ResourceHookBinding(before_create=[wait], before_update=[wait])
         opts = pulumi.ResourceOptions(parent=self, depends_on=[cluster], hooks=hooks)
         # A restore is asked for by an annotation, which is no new generation.
-        state = {"generation": cluster.generation, "restore": _restore_number(self._args.settings)}
+        state = {"generation": cluster.generation, "restore": self._args.settings.restore_number}
         return pulumi.Stash(f"{self._name}-complete", input=state, opts=opts)
 
     def _inside(
@@ -401,7 +410,7 @@ class Postgres(pulumi.ComponentResource):
     ) -> pulumi.ResourceOptions:
         """Options of what lives inside PostgreSQL."""
         args = self._args
-        restore = _restore_number(args.settings)
+        restore = args.settings.restore_number
         after: list[pulumi.Resource] = [cluster]
         if restore:
             # Otherwise they would be made in the database that is about to be replaced.
@@ -555,22 +564,6 @@ def _delivery(user: DatabaseUser, secret: pulumi.Output[str]) -> Delivery:
     )
 
 
-def _restore_number(settings: PostgresSettings) -> int:
-    """The number of the restore in place that was asked for last; 0 for none."""
-    restore = settings.restore
-    return restore.number if isinstance(restore, InPlaceRestore) else 0
-
-
-def _options(user: DatabaseUser, restore_number: int) -> str:
-    """The user's options, written in another way for each restore.
-
-    A restored database has the passwords of its time. PGO (6.0.3) sets them again only when the
-    text of its statements is new, so each restore adds other options that hold anyway.
-    """
-    added = [option for bit, option in enumerate(_NEUTRAL_OPTIONS) if restore_number >> bit & 1]
-    return " ".join([user.options, *added])
-
-
 def _cluster_spec(args: PostgresArgs, backups: Backups) -> PostgresClusterSpec:
     settings, images = args.settings, args.images
     pgbackrest = backups.spec
@@ -582,7 +575,7 @@ def _cluster_spec(args: PostgresArgs, backups: Backups) -> PostgresClusterSpec:
     # `postgres` gets a password only when it is listed.
     users: list[PostgresUser] = [{"name": SUPERUSER}]
     for user in args.users:
-        options = _options(user, _restore_number(settings))
+        options = user.options_after(settings.restore_number)
         users.extend(
             {"name": login, "databases": user.databases, "options": options}
             for login in user.logins

@@ -318,6 +318,11 @@ class PostgresSettings(Model):
         return self
 
     @property
+    def restore_number(self) -> int:
+        """Number of the restore in place that is asked for; 0 without one."""
+        return self.restore.number if isinstance(self.restore, InPlaceRestore) else 0
+
+    @property
     def pool_size(self) -> int:
         """Connections to PostgreSQL that a PgBouncer pod may hold for one login.
 
