@@ -52,6 +52,7 @@ vault = Vault(
         namespace=spaces[VAULT].name,
         authority=authority,
         provider_address=forwarded.vault,
+        access=access,
     ),
     opts,
 )

@@ -7,12 +7,22 @@ from typing import Any, Literal
 import pytest
 
 from components import scripts
+from components.cluster.access import ClusterAccess
 from components.vault.args import VaultArgs
 from components.vault.component import forward_target
 from components.vault.server import server_configuration, server_transform
 from offline.record import Recorded, Recording, Secret, plain
 from tests import configurations
-from tests.conftest import REPRESENTATIVE, before, manifest, pod, reached, strings, variables
+from tests.conftest import (
+    REPRESENTATIVE,
+    Program,
+    before,
+    manifest,
+    pod,
+    reached,
+    strings,
+    variables,
+)
 
 RAFT = ["vault-awskms", "vault-gcpckms", "vault-azurekeyvault", "vault-transit"]
 SEALED = [*RAFT, "vault-standalone-sealed"]
@@ -62,7 +72,11 @@ def test_everything_inside_waits_for_both_gates_and_goes_with_the_server(name: s
     """Otherwise a destroy would have to connect to a Vault that may be gone."""
     recording = configurations.recording(name)
     chart = recording.one("Chart", "vault").urn
-    gates = {recording.one("Job", "vault-init").urn, chart}
+    gates = {
+        recording.one("Job", "vault-init").urn,
+        recording.one("Stash", "vault-unsealed").urn,
+        chart,
+    }
     assert {item.kind for item in inside(recording)} >= {
         "Mount",
         "AuthBackend",
@@ -77,10 +91,32 @@ def test_everything_inside_waits_for_both_gates_and_goes_with_the_server(name: s
         assert recording.one("vault", "vault").urn in item.provider, item.name
 
 
-def test_server_and_job_run_side_by_side(dev: Recording) -> None:
-    """Each needs the other: the Job the sidecar's unseal, the server's readiness the Job."""
-    assert ("Chart", "vault") not in before(dev, "Job", "vault-init")
-    assert ("Job", "vault-init") not in before(dev, "Chart", "vault")
+def test_each_step_waits_for_the_one_before_only() -> None:
+    """With `--parallel 1` nothing else runs meanwhile: a wait in a circle would never end."""
+    recording = configurations.recording("defaults")
+    assert ("Chart", "vault") in before(recording, "Job", "vault-init")
+    assert ("Job", "vault-init") in before(recording, "Stash", "vault-unsealed")
+    hooks = recording.one("Stash", "vault-unsealed").hooks
+    assert hooks == dict.fromkeys(("before_create", "before_update"), ("vault-unsealed",))
+
+
+@pytest.mark.parametrize("kind", ["apps/v1:StatefulSet", "core/v1:Service"])
+def test_nobody_waits_for_a_server_before_it_is_initialised(kind: str) -> None:
+    """Pulumi's own waits end when servers are Ready: unsealed, which is what the Job brings."""
+    props = {"metadata": {}, "spec": {"template": {"metadata": {}}}}
+    args: Any = SimpleNamespace(type_=f"kubernetes:{kind}", props=props, opts=None)
+    result: Any = server_transform("serial", protect=False)(args)
+    annotations = result.props["metadata"]["annotations"]
+    assert annotations == {"pulumi.com/waitFor": "jsonpath={.metadata.uid}"}
+
+
+def test_whatever_changes_the_servers_is_waited_for(program: Program) -> None:
+    def state(**settings: Any) -> Any:
+        return plain(program(**settings).one("Stash", "vault-unsealed").inputs)["input"]
+
+    assert state() == state()
+    for change in ({"resources": {"memory": "200Mi"}}, {"serviceAccountAnnotations": {"a": "b"}}):
+        assert state(vault=change) != state()
 
 
 @pytest.mark.parametrize("name", ["defaults", *SEALED])
@@ -262,7 +298,9 @@ def test_a_renewed_certificate_rolls_the_pods() -> None:
     transform = server_transform("serial-7", protect=True)
     template = {"metadata": {"annotations": {"checksum": "c"}}}
     args: Any = SimpleNamespace(
-        type_="kubernetes:apps/v1:StatefulSet", props={"spec": {"template": template}}, opts=None
+        type_="kubernetes:apps/v1:StatefulSet",
+        props={"metadata": {}, "spec": {"template": template}},
+        opts=None,
     )
     result: Any = transform(args)
     annotations = result.props["spec"]["template"]["metadata"]["annotations"]
@@ -271,7 +309,7 @@ def test_a_renewed_certificate_rolls_the_pods() -> None:
 
 
 def test_other_objects_of_the_chart_are_left_alone() -> None:
-    args: Any = SimpleNamespace(type_="kubernetes:core/v1:Service", props={}, opts=None)
+    args: Any = SimpleNamespace(type_="kubernetes:core/v1:ConfigMap", props={}, opts=None)
     assert server_transform("serial", protect=True)(args) is None
 
 
@@ -353,7 +391,13 @@ def test_vault_2_lets_the_job_make_a_root_token_from_the_keys(
 ) -> None:
     """It asks for a token otherwise; an older Vault would warn of a field that it does not know."""
     nothing: Any = None
-    args = VaultArgs(namespace="v", authority=nothing, provider_address="https://v", image=image)
+    args = VaultArgs(
+        namespace="v",
+        authority=nothing,
+        provider_address="https://v",
+        access=ClusterAccess("lab"),
+        image=image,
+    )
     configuration = server_configuration("vault", args)
     assert configuration.get("enable_unauthenticated_access") == open_paths
 

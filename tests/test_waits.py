@@ -135,11 +135,11 @@ def test_a_hook_waits_for_all_and_fails_with_the_one_that_is_late() -> None:
 
 
 def workload(
-    replicas: int, ready: int | None, generation: int = 2, observed: int | None = 2
+    replicas: int, ready: int | None, observed: int | None = 2, updated: int | None = 3
 ) -> dict[str, Any]:
-    status = {"readyReplicas": ready, "observedGeneration": observed}
+    status = {"readyReplicas": ready, "updatedReplicas": updated, "observedGeneration": observed}
     return {
-        "metadata": {"generation": generation},
+        "metadata": {"generation": 2},
         "spec": {"replicas": replicas},
         "status": {key: value for key, value in status.items() if value is not None},
     }
@@ -152,6 +152,8 @@ def workload(
         (workload(3, 4), None),  # during a surge
         (workload(3, 2), "2 of 3 pods are Ready"),
         (workload(3, None), "0 of 3 pods are Ready"),
+        (workload(3, 3, updated=2), "2 of 3 pods are up to date"),
+        (workload(3, 3, updated=None), "0 of 3 pods are up to date"),
         (workload(3, 3, observed=1), "its controller has not seen the latest change"),
         (workload(3, 3, observed=None), "its controller has not seen the latest change"),
         (

@@ -101,10 +101,13 @@ def steadily(check: ReadinessCheck, looks: int = 2) -> ReadinessCheck:
 
 
 def replicas_ready(item: Mapping[str, Any]) -> str | None:
-    """For Deployments and StatefulSets: the latest spec was seen, and all pods are Ready."""
+    """For Deployments and StatefulSets: all pods have the latest template and are Ready."""
     replicas, status = item["spec"]["replicas"], item.get("status", {})
     if status.get("observedGeneration", 0) < item["metadata"]["generation"]:
         return "its controller has not seen the latest change"
+    updated = status.get("updatedReplicas", 0)
+    if updated < replicas:
+        return f"{updated} of {replicas} pods are up to date"
     ready = status.get("readyReplicas", 0)
     if ready < replicas:
         return f"{ready} of {replicas} pods are Ready"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import pulumi
 
 from .. import pins
+from ..cluster.access import ClusterAccess
 from ..credentials import tls
 from ..manifests.charts import ChartSource
 from ..manifests.placement import Placement
@@ -88,7 +89,7 @@ class People:
 
 @dataclass(frozen=True)
 class VaultArgs:
-    """What a Vault is made of. Everything but the first three has a default."""
+    """What a Vault is made of. Everything but the first four has a default."""
 
     namespace: pulumi.Input[str]
     """Namespace of the server and of its Secrets."""
@@ -97,6 +98,8 @@ class VaultArgs:
     provider_address: pulumi.Input[str]
     """URL at which this program reaches Vault: `https://`, and the near end of a forward
     (https://127.0.0.1:PORT) or an address of your own. The certificate is checked either way."""
+    access: ClusterAccess
+    """For the wait until every server is unsealed: the cluster of the Kubernetes provider."""
     release: str | None = None
     """Name of the Helm release, of the pods, and the beginning of all other names in Kubernetes.
     The component's name by default."""
@@ -164,6 +167,7 @@ class VaultArgs:
         namespace: pulumi.Input[str],
         authority: tls.Authority,
         provider_address: pulumi.Input[str],
+        access: ClusterAccess,
     ) -> "VaultArgs":
         """What this environment's settings say."""
         group = settings.vault
@@ -175,6 +179,7 @@ class VaultArgs:
             namespace=namespace,
             authority=authority,
             provider_address=provider_address,
+            access=access,
             mode=group.mode,
             replicas=group.replicas,
             key_service=_key_service(settings),

@@ -2,10 +2,11 @@
 
 Three pieces work at the same time: the chart's server; a sidecar in its pod, which unseals it after
 every start; and a Job, which initialises it, gives this program its own limited login, proves that
-login and revokes every root token. Pulumi waits for the StatefulSet (Ready means unsealed) and for
-the Job before it touches anything inside Vault.
+login and revokes every root token. The server is Ready only once it is unsealed, so nobody waits
+for it before the Job. Then `_unsealed` waits for all servers, before anything inside Vault.
 """
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -16,6 +17,7 @@ from pulumi_kubernetes import core, helm, meta, rbac
 
 from .. import ports
 from ..cluster.forward import ForwardTarget
+from ..cluster.waits import WaitTarget, replicas_ready, wait_hook
 from ..credentials import tls
 from ..credentials.passwords import password
 from ..manifests.rights import account_subject, bound_role, rule
@@ -25,6 +27,9 @@ from .init import InitJobArgs, init_job
 from .people import people_auth
 from .policies import operator_policy, viewer_policy
 from .server import chart_values, seal_files, server_transform
+
+_UNSEAL_SECONDS = 600
+"""A volume that is slow to come, and a rolling update of all servers."""
 
 
 def forward_target(
@@ -85,11 +90,11 @@ class Vault(pulumi.ComponentResource):
                 role_id=role_id,
                 secret_id=secret_id,
             ),
-            needs=[keys, certificate, *rights],
+            needs=[keys, certificate, *rights, self._chart],
             opts=self._child,
         )
         self._provider = self._make_provider(role_id, secret_id)
-        self._ready: list[pulumi.Resource] = [self._chart, self._initialised]
+        self._ready: list[pulumi.Resource] = [self._chart, self._initialised, self._unsealed()]
         # Alone: Vault answers 500 to whatever it does while the device starts, and has done it.
         self._ready = [*self._ready, self._audit()]
         self._people()
@@ -247,6 +252,36 @@ class Vault(pulumi.ComponentResource):
             ),
         )
 
+    def _unsealed(self) -> pulumi.Resource:
+        """A resource that exists once every server runs as declared and is unsealed.
+
+        It changes with whatever changes the servers' pods, so an update waits until they are back.
+        """
+        args = self._args
+        target = WaitTarget(
+            resource="statefulsets.v1.apps",
+            namespace=args.namespace,
+            name=self._release,
+            not_ready=replicas_ready,
+            timeout=_UNSEAL_SECONDS,
+        )
+        wait = wait_hook(f"{self._name}-unsealed", args.access, [target])
+        declared = pulumi.Output.json_dumps(chart_values(self._release, args))
+        state = {
+            "chart": args.chart.version,
+            "values": declared.apply(_digest),
+            "certificate": self._certificate.serial,
+        }
+        return pulumi.Stash(
+            f"{self._name}-unsealed",
+            input=state,
+            opts=pulumi.ResourceOptions(
+                parent=self,
+                depends_on=[self._chart, self._initialised],
+                hooks=pulumi.ResourceHookBinding(before_create=[wait], before_update=[wait]),
+            ),
+        )
+
     def _login_ids(self) -> tuple[pulumi.Output[str], pulumi.Output[str]]:
         """Role id and secret id of the program's AppRole, chosen here: the same in every run."""
         rotation = self._args.rotation
@@ -329,3 +364,7 @@ class Vault(pulumi.ComponentResource):
             opts=self.inside(self),
         )
         return pulumi.Output.all(auth.path, config.id).apply(lambda known: str(known[0]))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -18,6 +18,11 @@ _TLS_FOLDER = "/vault/tls"
 
 _CA_FILE = f"{_TLS_FOLDER}/ca.crt"
 
+_STATEFULSET, _SERVICE = "kubernetes:apps/v1:StatefulSet", "kubernetes:core/v1:Service"
+
+_AWAITED = (_STATEFULSET, _SERVICE)
+"""What Pulumi would wait for."""
+
 _SEAL_FOLDER, _SEAL_CA = "/vault/seal", "ca.crt"
 
 
@@ -208,6 +213,9 @@ def server_configuration(release: str, args: VaultArgs) -> dict[str, Any]:
 def server_transform(serial: pulumi.Input[str], *, protect: bool) -> pulumi.ResourceTransform:
     """Changes the chart's StatefulSet: its pods roll on a renewed certificate; it is protected.
 
+    Nobody waits here for the servers, or for Services to lead to them: they are Ready once the init
+    Job has run, which comes after the chart. The component waits for the servers itself.
+
     Not among the chart's values: a value that a preview does not know yet would make that preview
     show no object of the chart at all (pulumi-kubernetes, provider/helm/v4).
     """
@@ -215,18 +223,23 @@ def server_transform(serial: pulumi.Input[str], *, protect: bool) -> pulumi.Reso
     def transform(
         args: pulumi.ResourceTransformArgs,
     ) -> pulumi.ResourceTransformResult | None:
-        if args.type_ != "kubernetes:apps/v1:StatefulSet":
+        if args.type_ not in _AWAITED:
             return None
+        # In place of Pulumi's own wait; to skip it would skip the wait for a deletion too.
+        _annotate(args.props, {"pulumi.com/waitFor": "jsonpath={.metadata.uid}"})
+        if args.type_ == _SERVICE:
+            return pulumi.ResourceTransformResult(props=args.props, opts=args.opts)
         spec: Any = args.props["spec"]
-        metadata: dict[str, Any] = spec["template"]["metadata"]
-        metadata["annotations"] = {
-            **metadata.get("annotations", {}),
-            "shlink.io/certificate": serial,
-        }
+        _annotate(spec["template"], {"shlink.io/certificate": serial})
         opts = pulumi.ResourceOptions.merge(args.opts, pulumi.ResourceOptions(protect=protect))
         return pulumi.ResourceTransformResult(props=args.props, opts=opts)
 
     return transform
+
+
+def _annotate(item: Any, annotations: Mapping[str, pulumi.Input[str]]) -> None:
+    metadata: dict[str, Any] = item["metadata"]
+    metadata["annotations"] = {**(metadata.get("annotations") or {}), **annotations}
 
 
 def bank_vaults(

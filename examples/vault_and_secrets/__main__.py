@@ -39,6 +39,7 @@ for team in ("payments", "search"):
             namespace=name,
             authority=authority,
             provider_address=f"https://127.0.0.1:{port}",
+            access=access,
             storage_size="1Gi",
         ),
         opts,

@@ -53,6 +53,7 @@ vault = Vault(
         namespace=spaces[VAULT].name,
         authority=authority,
         provider_address=servers.vault,
+        access=access,
     ),
     opts,
 )

@@ -38,6 +38,7 @@ def vault_args(people: People | None = None) -> VaultArgs:
         namespace="vault",
         authority=nothing,
         provider_address="https://localhost",
+        access=nothing,
         people=people,
     )
 
