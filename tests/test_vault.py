@@ -103,7 +103,7 @@ def test_each_step_waits_for_the_one_before_only() -> None:
 @pytest.mark.parametrize("kind", ["apps/v1:StatefulSet", "core/v1:Service"])
 def test_nobody_waits_for_a_server_before_it_is_initialised(kind: str) -> None:
     """Pulumi's own waits end when servers are Ready: unsealed, which is what the Job brings."""
-    props = {"metadata": {}, "spec": {"template": {"metadata": {}}}}
+    props: Any = {"metadata": {}, "spec": {"template": {"metadata": {}}}}
     args: Any = SimpleNamespace(type_=f"kubernetes:{kind}", props=props, opts=None)
     result: Any = server_transform("serial", protect=False)(args)
     annotations = result.props["metadata"]["annotations"]
