@@ -327,6 +327,7 @@ SWITCHES: Mapping[str, Mapping[str, Any]] = {
             "pubSub": True,
         }
     },
+    "shlink-5": {"images": {"shlink": "docker.io/shlinkio/shlink:5.1.5"}},
     "cilium": {"network": {"policies": "cilium"}},
     "unusual-network": {
         "network": {"dnsAddresses": ["169.254.20.10/32"], "dnsPorts": [53, 5353]},
@@ -368,7 +369,10 @@ SWITCHES: Mapping[str, Mapping[str, Any]] = {
     },
     "placed-fork": {
         "placement": PLACEMENT,
-        "images": {"pullCredentials": _PULL_CREDENTIALS},
+        "images": {
+            "pullCredentials": _PULL_CREDENTIALS,
+            "shlink": "docker.io/shlinkio/shlink:5.1.5",
+        },
         "operators": {"redisOperator": {"distribution": "freshworks"}},
         "postgres": {
             "restore": {

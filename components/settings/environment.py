@@ -80,6 +80,7 @@ class Settings(Model):
             self._watched,
             self._variables,
             self._sentinel,
+            self._cleared_cache,
             self._connections,
             self._ports,
             self._databases,
@@ -117,6 +118,14 @@ class Settings(Model):
             raise ValueError(
                 f"images.shlink: {image} can't give Redis a password through Sentinel; "
                 "allowed with redis.mode failover: 4.6.0 or newer (or redis.mode: external, none)"
+            )
+
+    def _cleared_cache(self) -> None:
+        image = self.images.shlink
+        if shlink_version(image) in ((5, 1, 0), (5, 1, 1)):
+            raise ValueError(
+                f"images.shlink: {image} does not clear its cache at its start, and reads what "
+                "another version left there; allowed: 5.1.2 or newer"
             )
 
     def _connections(self) -> None:

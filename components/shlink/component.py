@@ -27,6 +27,7 @@ from ..settings.shlink import ShlinkSettings, shlink_version
 from ..settings.variables import from_settings
 from .geolite import GEOLITE_LICENSE, GeoliteArgs, follower, geolite
 from .route import RouteArgs, route
+from .upgrade import cache_variables, fills_hashes
 
 API_KEY = "api-key"
 """The key of the API key in its Secret."""
@@ -241,6 +242,10 @@ class Shlink(pulumi.ComponentResource):
                 pulumi.ResourceOptions(ignore_changes=unmanaged),
             ),
         )
+        if fills_hashes(args.images.shlink):
+            _hashes(
+                name, args, volumes, pulumi.ResourceOptions(parent=self, depends_on=[deployment])
+            )
         if settings.autoscaled:
             _autoscaler(name, metadata, settings, deployment, child)
         service = core.v1.Service(
@@ -381,6 +386,32 @@ def _migration(
     )
 
 
+def _hashes(
+    name: str,
+    args: ShlinkArgs,
+    volumes: Sequence[core.v1.VolumeArgs],
+    opts: pulumi.ResourceOptions,
+) -> None:
+    """The Job that ends an upgrade, after the last new pod is Ready. A new image repeats it."""
+    container = _container("hashes", args)
+    container.command = ["php", "-r", scripts.read("shlink_fill_hashes.php")]
+    plain = {"SHLINK_RUNTIME": "none", "STOP_SECONDS": str(_STOP_SECONDS)}
+    container.env = [*_database(args, pooled=False), *variables(plain)]
+    job(
+        f"{name}-hashes",
+        JobArgs(
+            name=f"{name}-hashes",
+            namespace=args.namespace,
+            labels=MIGRATION.labels,
+            user=_USER,
+            containers=[container],
+            placement=args.placement,
+            volumes=volumes,
+        ),
+        opts,
+    )
+
+
 def _server_pod(args: ShlinkArgs, volumes: Sequence[core.v1.VolumeArgs]) -> core.v1.PodSpecArgs:
     return core.v1.PodSpecArgs(
         automount_service_account_token=False,
@@ -514,7 +545,13 @@ def _redis(args: ShlinkArgs) -> list[core.v1.EnvVarArgs]:
 
 def _server_variables(args: ShlinkArgs) -> list[core.v1.EnvVarArgs]:
     """All variables of the server. What the program sets is never replaced by the file's."""
-    own = [*_database(args, pooled=True), *_redis(args), *variables(from_settings(args.settings))]
+    cache = cache_variables(args.images.shlink, args.settings.environment)
+    own = [
+        *_database(args, pooled=True),
+        *_redis(args),
+        *variables(from_settings(args.settings)),
+        *variables(cache),
+    ]
     taken = {variable.name for variable in own}
     free = variables(
         {name: value for name, value in args.settings.environment.items() if name not in taken}
