@@ -13,6 +13,7 @@ from rich.console import Console
 from components.cluster.access import access
 from offline import stacks
 
+from . import ownership
 from .declared import Declared, add_stack, connectable
 from .doctor import preflight
 from .doctor.checks import CHECKS
@@ -110,6 +111,12 @@ def _smoke(environment: Declared, options: argparse.Namespace) -> int:
 
 def _drill(environment: Declared, options: argparse.Namespace) -> int:
     drill = next(item for item in drills.DRILLS if item.name == options.name)
+    reached = access(environment.cluster)
+    try:
+        ownership.check_by_stack(reached, environment)
+    except pulumi.RunError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return ILL
     sys.stdout.write(f"{drill.says}\n")
     where = f"stack {environment.stack}, context {environment.cluster.context}"
     if _answer(f"Do it in {where}? Type the stack's name: ") != environment.stack:
@@ -124,7 +131,7 @@ def _drill(environment: Declared, options: argparse.Namespace) -> int:
         outcome = drills.run(
             drill,
             environment,
-            access(environment.cluster),
+            reached,
             tell=tell,
             again=lambda: connectable(options.stack, options.kubeconfig),
         )

@@ -283,3 +283,13 @@ def labelled(item: Object, labels: Mapping[str, str]) -> bool:
     """Whether an object has all of these labels."""
     own = labels_of(item)
     return all(own.get(key) == value for key, value in labels.items())
+
+
+def plural(kind: str) -> str:
+    """The name of a kind in a path; regular English, as all kinds here are."""
+    name = kind.lower()
+    if name.endswith(("s", "ss")):
+        return f"{name}es"
+    if name.endswith("y"):
+        return f"{name[:-1]}ies"
+    return f"{name}s"

@@ -3,11 +3,13 @@
 import io
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import httpx
 import pytest
 
 from components.cluster.access import ClusterAccess
+from components.program.identity import IdentityError
 from components.settings.environment import RotationSettings
 from operate import __main__ as command
 from operate.declared import Declared, declared
@@ -55,6 +57,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drills, "_CALM", 0.0)
     monkeypatch.setattr(drills, "CONFIRM_SECONDS", 0.0)
     monkeypatch.setattr(drills, "smoke", works)
+    monkeypatch.setattr(command.ownership, "check_by_stack", mock.Mock())
 
 
 def drill(name: str) -> drills.Drill:
@@ -308,3 +311,13 @@ def test_it_asks_for_the_name_of_the_stack(
     assert command.main(["drill", "dev", "vault-restart"]) == code
     assert done == (["vault-restart"] if code == 0 else [])
     assert ("nothing done" in capsys.readouterr().out) == bool(code)
+
+
+def test_nobody_elses_environment_is_drilled(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    theirs = mock.Mock(side_effect=IdentityError("namespace vault belongs to stack prod"))
+    monkeypatch.setattr(command.ownership, "check_by_stack", theirs)
+    monkeypatch.setattr("builtins.input", mock.Mock(side_effect=AssertionError))
+    assert command.main(["drill", "dev", "vault-restart"]) == 1
+    assert "belongs to stack prod" in capsys.readouterr().err

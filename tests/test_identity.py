@@ -91,11 +91,12 @@ def test_a_preview_needs_no_cluster() -> None:
 
 
 def test_adopting_is_left_to_the_command_that_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    api = Api(200, namespace("kube-system", "here"))
     monkeypatch.setenv(identity.ADOPT, "true")
     with pytest.raises(IdentityError, match="make recover"):
-        verify(sight())
+        look_first(api, preview=True)
     monkeypatch.setenv(identity.LOOKED, "true")
-    verify(sight())
+    assert look_first(api, preview=False) == sight()
 
 
 def test_another_clusters_uid_is_refused_in_the_record_unless_allowed() -> None:

@@ -1,16 +1,21 @@
 """What a killed run leaves behind, how it is recognised, and what `make recover` does about it."""
 
+import asyncio
+import contextlib
 import json
 import os
 import stat
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
 
+from components.cluster.access import ClusterAccess
+from components.program import identity
+from components.program.identity import IdentityError
 from offline.record import plain, record
 from operate.repair import recover
 from operate.repair.pulumi_cli import Lock, Pulumi, PulumiError, locks
@@ -86,7 +91,7 @@ def test_which_records_of_helm_are_in_the_way(record: HelmRecord, *, stuck: bool
 @pytest.mark.parametrize("fields", [{"delete": True}, {"pendingReplacement": True}])
 def test_the_deletion_of_a_replaced_resource_is_no_destroy(fields: Mapping[str, Any]) -> None:
     assert leftovers(deployment(deleting(SECRET, **fields))).deletions == []
-    assert leftovers(deployment(deleting(SECRET))).deletions == [SECRET]
+    assert [item["urn"] for item in leftovers(deployment(deleting(SECRET))).deletions] == [SECRET]
 
 
 def dead_pid() -> int:
@@ -141,6 +146,7 @@ esac
         )
         script.chmod(script.stat().st_mode | stat.S_IXUSR)
         monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+        monkeypatch.setattr(recover.ownership, "check_adoption", mock.Mock())
         return lambda: [line.strip() for line in (tmp_path / "calls").read_text().splitlines()]
 
     return install
@@ -231,12 +237,103 @@ def test_after_a_destroy_a_person_is_asked_which_way_to_go(
     calls = pulumi_command(deployment(deleting(SECRET)))
     with pytest.raises(PulumiError, match="to go on deleting: make destroy"):
         recover.recover(Pulumi("dev", confirm=lambda _: False))
-    assert calls() == ["stack export --stack dev"]
+    assert all(call.startswith(("stack export", "config")) for call in calls())
+
+
+def api(*objects: Mapping[str, Any]) -> ClusterAccess:
+    """A cluster that shows one of these for each look, and then nothing."""
+    looks = [(200, json.dumps(item)) for item in objects]
+
+    class Access(ClusterAccess):
+        """The way to it."""
+
+        @contextlib.asynccontextmanager
+        async def connected(self) -> AsyncGenerator[Any]:
+            async def answer(*_: Any, **__: Any) -> tuple[int, str]:
+                return looks.pop(0) if looks else (404, "")
+
+            with mock.patch("components.cluster.access.answer", answer):
+                yield self
+
+    return Access("lab")
+
+
+DEPLOYMENT = {
+    "apiVersion": "apps/v1",
+    "kind": "Deployment",
+    "metadata": {"name": "shlink", "namespace": "shlink"},
+}
+ENDING = {"metadata": {"deletionTimestamp": "2026-12-01T00:00:00Z", "finalizers": ["x/y"]}}
+
+
+def test_building_up_after_a_destroy_waits_and_reads_what_is_left(
+    pulumi_command: Callable[..., Calls], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The deletions go on in the cluster, while the state still has what they delete."""
+    calls = pulumi_command(deployment(deleting(SECRET, outputs=DEPLOYMENT)))
+    monkeypatch.setattr(recover, "_INTERVAL", 0)
+    monkeypatch.setattr(recover, "access", mock.Mock(return_value=api(ENDING, ENDING)))
+    monkeypatch.setattr(recover.vault_renew, "has_volumes", mock.AsyncMock(return_value=False))
+    recover.recover(Pulumi("dev", yes=True))
+    assert calls()[-1] == "up --yes --refresh --run-program --stack dev adopting"
+
+
+def test_what_waits_for_a_finalizer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recover, "_PATIENCE", 0)
+    resource = {"outputs": DEPLOYMENT}
+    with pytest.raises(PulumiError, match=r"Deployment shlink/shlink \(waits for: x/y\)"):
+        asyncio.run(recover.until_gone(api(ENDING), [resource]))
+    # What nobody has deleted yet stays, and is in the state.
+    asyncio.run(recover.until_gone(api({"metadata": {}}), [resource]))
+
+
+def test_the_vault_before_goes_when_the_state_has_nothing_in_it_any_more(
+    pulumi_command: Callable[..., Calls], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = pulumi_command(deployment(deleting(SECRET, outputs=DEPLOYMENT)))
+    monkeypatch.setattr(recover, "access", mock.Mock(return_value=api()))
+    emptied = mock.AsyncMock()
+    monkeypatch.setattr(recover.vault_renew, "has_volumes", mock.AsyncMock(return_value=True))
+    monkeypatch.setattr(recover.vault_renew, "_empty", emptied)
+    answers = iter([True, False])
+    with pytest.raises(PulumiError, match="nothing was changed"):
+        recover.recover(Pulumi("dev", confirm=lambda _: next(answers)))
+    assert not any(call.startswith("up") for call in calls())
+    recover.recover(Pulumi("dev", confirm=lambda _: True))
+    emptied.assert_awaited_once()
+    assert calls()[-1].startswith("up --refresh")
+
+
+def test_a_second_stack_adopts_nothing(
+    pulumi_command: Callable[..., Calls], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = pulumi_command(deployment(creating(SECRET)))
+    theirs = mock.Mock(side_effect=IdentityError("namespace vault belongs to stack prod"))
+    monkeypatch.setattr(recover.ownership, "check_adoption", theirs)
+    with pytest.raises(IdentityError):
+        recover.recover(Pulumi("dev", yes=True))
+    assert not any(call.startswith(("up", "refresh", "stack import")) for call in calls())
+
+
+@pytest.mark.parametrize("name", ["destroy", "refresh"])
+def test_nobody_elses_environment_is_destroyed(
+    name: str,
+    pulumi_command: Callable[..., Calls],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    namespace = resource("urn:pulumi:dev::shlink::kubernetes:core/v1:Namespace::namespace-vault")
+    calls = pulumi_command(deployment(resources=[namespace]))
+    theirs = mock.Mock(side_effect=IdentityError("namespace vault belongs to stack prod"))
+    monkeypatch.setattr(recover.ownership, "check", theirs)
+    assert recover.main(["dev", "--only", name]) == 1
+    assert "belongs to stack prod" in capsys.readouterr().err
+    assert not any(call.startswith(name) for call in calls())
 
 
 def test_recovering_leaves_no_change_for_the_next_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """The SDK would make an input of the provider from this variable."""
-    monkeypatch.setenv("PULUMI_K8S_UPSERT_EXISTING_OBJECTS", "true")
+    monkeypatch.setenv(identity.ADOPT, "true")
     provider = record("test", configuration({})).one("kubernetes", "cluster")
     assert "upsertExistingObjects" not in plain(provider.inputs)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from components.cluster.access import ClusterAccess
 from components.postgres.backup_info import Backup, RepositoryContent
 from components.postgres.component import CLUSTER
+from components.program.identity import IdentityError
 from offline.record import plain
 from operate.declared import Declared, of_recording
 from operate.rehearse.restore_drill import (
@@ -191,6 +193,23 @@ def test_the_copy_goes_also_after_a_failure_and_an_interruption(end: BaseExcepti
     assert len(drill.did) == 3
 
 
+@pytest.fixture(name="own")
+def _own() -> Iterator[mock.Mock]:
+    """The namespaces are this stack's."""
+    with mock.patch("operate.ownership.check_by_stack") as check:
+        yield check
+
+
+def test_nobody_elses_database_is_restored(
+    own: mock.Mock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own.side_effect = IdentityError("namespace vault belongs to stack prod")
+    with mock.patch.object(Drill, "choose", mock.AsyncMock(side_effect=AssertionError)):
+        assert main(["dev", "--yes"]) == 1
+    assert "belongs to stack prod" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("own")
 @pytest.mark.parametrize("answer", ["prod", "dev"])
 def test_it_asks_first(answer: str, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
     monkeypatch.delenv("PULUMI_SKIP_CONFIRMATIONS", raising=False)
@@ -206,6 +225,7 @@ def test_it_asks_first(answer: str, capsys: pytest.CaptureFixture[str], monkeypa
     assert "it goes first" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("own")
 def test_told_not_to_it_does_not_ask(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
     monkeypatch.setattr("builtins.input", mock.Mock(side_effect=AssertionError))
     with (

@@ -102,10 +102,12 @@ def renew(monkeypatch: pytest.MonkeyPatch) -> Renew:
         api.did.append(("create", secret["metadata"]["name"], secret["data"]))
 
     forward = mock.Mock()
+    check = mock.Mock()
 
     def run(command: Command, cluster: Cluster) -> Cluster:
         monkeypatch.setattr(vault_renew, "access", mock.Mock(return_value=cluster))
         monkeypatch.setattr(vault_renew, "_create", create)
+        monkeypatch.setattr(vault_renew.ownership, "check", check)
         monkeypatch.setattr(vault_forward, "Forward", forward)
         vault_renew.renew(command)  # pyright: ignore[reportArgumentType] -- a stand-in
         return cluster

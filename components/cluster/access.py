@@ -244,7 +244,8 @@ async def read(api: Any, resource: str, namespace: str, name: str) -> Mapping[st
     Raises ConnectionError when the API server answers otherwise.
     """
     plural, version, group = resource.split(".", 2)
-    status, text = await answer(api, "GET", f"{group}/{version}", namespace, f"{plural}/{name}")
+    place = f"{group}/{version}" if group else version
+    status, text = await answer(api, "GET", place, namespace, f"{plural}/{name}")
     match status:
         case HTTPStatus.OK:
             return json.loads(text)

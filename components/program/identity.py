@@ -140,7 +140,14 @@ def look_first(cluster: ClusterAccess) -> Sight | None:
     """What the cluster shows before the program registers anything.
 
     None where a preview can't see it: it changes nothing, and needs no cluster.
+    Raises IdentityError.
     """
+    if os.environ.get(ADOPT) and not os.environ.get(LOOKED):
+        raise IdentityError(
+            f"{ADOPT} is set, by which an update overwrites whatever exists under its names, "
+            "whosever it is, so nothing was touched. `make recover` adopts what bears the mark of "
+            "this environment (docs/takeover.md)"
+        )
     # The engine's own loop runs already.
     with ThreadPoolExecutor(1) as pool:
         try:
@@ -197,12 +204,6 @@ async def verified(
     Whatever depends on it is neither created nor changed before, with `--target` too: the engine
     then answers with the record as it is in the state. Raises IdentityError.
     """
-    if os.environ.get(ADOPT) and not os.environ.get(LOOKED):
-        raise IdentityError(
-            f"{ADOPT} is set, by which an update overwrites whatever exists under its names, "
-            "whosever it is, so nothing was touched. `make recover` adopts what bears the mark of "
-            "this environment (docs/takeover.md)"
-        )
     # Unknown in the first preview: a state without an id owns no mark.
     own, recorded = await environment.id.future(), await record.input.future()
     if sight is not None:

@@ -13,7 +13,7 @@ from components.cluster.forward import local_port
 from components.network.flows import POSTGRES, VAULT
 from components.postgres import component as postgres
 from components.vault import component as vault
-from operate.view import ACCESS_REVIEW, labels_of, mapped
+from operate.view import ACCESS_REVIEW, labels_of, mapped, plural
 
 from .findings import Check, Environment, Problem, Severity
 
@@ -54,7 +54,7 @@ async def _rights(environment: Environment) -> list[Problem]:
     for item in environment.declared.manifests:
         group = item["apiVersion"].rpartition("/")[0]
         namespace = str(item["metadata"].get("namespace", ""))
-        asked.add((group, _plural(item["kind"]), namespace))
+        asked.add((group, plural(item["kind"]), namespace))
     questions = sorted(asked)
     answers = await asyncio.gather(*(_may_create(environment, *item) for item in questions))
     lacking: list[str] = []
@@ -85,16 +85,6 @@ async def _may_create(environment: Environment, group: str, resource: str, names
     }
     reply = await environment.view.post(ACCESS_REVIEW, body)
     return bool(mapped(reply.fields, "status").get("allowed"))
-
-
-def _plural(kind: str) -> str:
-    """The name of a kind in a path; regular English, as all kinds here are."""
-    name = kind.lower()
-    if name.endswith(("s", "ss")):
-        return f"{name}es"
-    if name.endswith("y"):
-        return f"{name[:-1]}ies"
-    return f"{name}s"
 
 
 async def _storage(environment: Environment) -> list[Problem]:

@@ -30,6 +30,7 @@ from components.postgres.backup_info import Backup, RepositoryContent, summary
 from components.postgres.component import CLUSTER, PRIMARY
 from components.postgres.restore import repository_contents
 from offline import stacks
+from operate import ownership
 from operate.declared import Declared, add_stack, connectable
 from operate.doctor.examine import HEALTHY, ILL
 from operate.repair.pulumi_cli import add_yes, says_yes
@@ -403,9 +404,11 @@ def main(arguments: Sequence[str]) -> int:
     tell = _silent if options.json else _tell
     try:
         environment = connectable(options.stack, options.kubeconfig)
+        reached = access(environment.cluster)
+        ownership.check_by_stack(reached, environment)
         drill = Drill(
             environment,
-            access(environment.cluster),
+            reached,
             tell=tell,
             patience=options.patience,
             max_age=options.max_age,

@@ -4,7 +4,10 @@ A killed run leaves three things behind. Each is undone here; nothing that holds
 
 - the stack's lock;
 - creations of which the state does not know whether they happened. Objects in Kubernetes are
-  adopted by the following `up`; what has a path of its own in Vault is read into the state;
+  adopted by the following `up`, if they are in a namespace of this environment's own or bear its
+  mark; what has a path of its own in Vault is read into the state;
+- deletions that go on in the cluster: they are waited for, and the following `up` reads what is
+  left before it builds up again;
 - Helm's own record of an unfinished installation or upgrade, without which Helm adopts what is
   there, and with which it refuses for ever, because the name is still in use;
 """
@@ -12,15 +15,22 @@ A killed run leaves three things behind. Each is undone here; nothing that holds
 import argparse
 import asyncio
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pulumi
 
-from components.cluster.access import ClusterAccess, access, objects
+from components.cluster.access import ClusterAccess, access, objects, read
+from components.program.identity import ADOPT, LOOKED, State
 from components.settings import environment as settings
+from offline import record as offline
+from operate import ownership
+from operate.declared import of_recording
+from operate.view import plural
 
+from . import vault_renew
 from .pulumi_cli import Pulumi, PulumiError, add_yes, per_resource, says_yes
 from .vault_forward import vault_reachable
 
@@ -39,11 +49,18 @@ _PATHS = frozenset(
 )
 """Types whose path in Vault can be taken only once; the path is their id for the provider."""
 
-_HELM_UNFINISHED = frozenset({"pending-install", "pending-upgrade", "pending-rollback"})
+_HELM_UNFINISHED = frozenset(
+    {"pending-install", "pending-upgrade", "pending-rollback", "uninstalling"}
+)
+
+_PATIENCE = 300.0
+"""Seconds in which what a destroy was deleting must be gone."""
+
+_INTERVAL = 2.0
 
 # In the environment of the engine and so of the provider; the program itself drops it
 # (components/cluster/access.py), or it would become a change of the provider for the next `up`.
-_ADOPT = {"PULUMI_K8S_UPSERT_EXISTING_OBJECTS": "true"}
+_ADOPT = {ADOPT: "true", LOOKED: "true"}
 
 
 @dataclass(frozen=True)
@@ -60,8 +77,8 @@ class Leftovers:
     """Namespace and name of the Helm releases among them."""
     releases: frozenset[tuple[str, str]]
     """Namespace and name of every Helm release, the finished ones too."""
-    deletions: Sequence[str]
-    """URNs of deletions without a known end, apart from replacements."""
+    deletions: Sequence[Record]
+    """What was being deleted without a known end, apart from replacements."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +94,7 @@ class HelmRecord:
 def leftovers(deployment: Mapping[str, Any]) -> Leftovers:
     """Read the pending operations of an exported state."""
     creations: list[str] = []
-    deletions: list[str] = []
+    deletions: list[Record] = []
     vault_paths: dict[str, str] = {}
     started: set[tuple[str, str]] = set()
     resources: list[Record] = deployment.get("resources") or []
@@ -87,7 +104,7 @@ def leftovers(deployment: Mapping[str, Any]) -> Leftovers:
     for operation in operations:
         resource: Record = operation["resource"]
         if operation["type"] == "deleting" and not _replaced(resource):
-            deletions.append(resource["urn"])
+            deletions.append(resource)
         if operation["type"] != "creating":
             continue
         creations.append(resource["urn"])
@@ -165,18 +182,31 @@ async def remove_records(cluster: ClusterAccess, records: Iterable[HelmRecord]) 
 
 
 def recover(command: Pulumi) -> None:
-    """Undo what a killed run left behind, then bring the environment up. Raises PulumiError."""
-    left = leftovers(command.export())
+    """Undo what a killed run left behind, then bring the environment up.
+
+    Raises PulumiError, and IdentityError where something is not this environment's.
+    """
+    deployment = command.export()
+    left = leftovers(deployment)
+    values, secret_keys = command.configuration()
+    target, declared = settings.parse(values, secret_keys)
+    cluster = access(target)
+    objects_declared = of_recording(
+        offline.record(command.stack, values, secret_keys), target, declared
+    )
+    ownership.check_adoption(cluster, State.read(deployment), objects_declared)
     if left.deletions and not command.yes:
         question = (
             f"The last run was deleting ({len(left.deletions)} unfinished, as "
-            f"{left.deletions[0]}). `make destroy` goes on with that. "
+            f"{left.deletions[0]['urn']}). `make destroy` goes on with that. "
             "Build the environment up again instead?"
         )
         if not command.confirm(question):
             raise PulumiError("nothing was changed; to go on deleting: make destroy")
-    target, declared = settings.parse(*command.configuration())
-    _clear_helm(command, access(target), left)
+    arguments: list[str] = []
+    if left.deletions:
+        arguments = _after_destroy(command, cluster, left, deployment)
+    _clear_helm(command, cluster, left)
     if left.creations and left.stack is not None:
         say(f"{len(left.creations)} creations have no known end")
         if left.vault_paths:
@@ -188,10 +218,54 @@ def recover(command: Pulumi) -> None:
         else:
             # The stack itself is read from nowhere. A full refresh would need Vault and PostgreSQL
             # to answer, with passwords that a killed rotation may have left half changed.
-            arguments = ["--clear-pending-creates", "--skip-preview", "--target", left.stack]
-            command.run("refresh", *arguments)
+            words = ["--clear-pending-creates", "--skip-preview", "--target", left.stack]
+            command.run("refresh", *words)
     say("bringing the environment up, adopting what exists")
-    command.run("up", environment=_ADOPT)
+    command.run("up", *arguments, environment=_ADOPT)
+
+
+def _after_destroy(
+    command: Pulumi, cluster: ClusterAccess, left: Leftovers, deployment: Record
+) -> list[str]:
+    """Make sure that what a destroy was deleting is gone; returns what `up` must do beside."""
+    asyncio.run(until_gone(cluster, left.deletions))
+    # The state still has what is gone by now.
+    arguments = ["--refresh", "--run-program"]
+    known = vault_renew.vault_records(deployment)
+    if not known.inside and asyncio.run(vault_renew.has_volumes(cluster)):
+        say("the state has nothing in Vault any more, and its volume still holds the Vault before")
+        vault_renew.empty(command, cluster)
+        arguments += per_resource("--replace", known.jobs)
+    return arguments
+
+
+async def until_gone(cluster: ClusterAccess, deletions: Sequence[Record]) -> None:
+    """Wait until nothing of this is still being deleted in the cluster. Raises PulumiError."""
+    deadline = time.monotonic() + _PATIENCE
+    async with cluster.connected() as api:
+        while ending := [item async for item in _ending(api, deletions)]:
+            if time.monotonic() > deadline:
+                names = "; ".join(ending)
+                raise PulumiError(
+                    f"still being deleted after {_PATIENCE:g} s: {names}. Look why, then run this "
+                    "command again, or go on deleting: make destroy"
+                )
+            await asyncio.sleep(_INTERVAL)
+
+
+async def _ending(api: Any, deletions: Sequence[Record]) -> AsyncGenerator[str]:
+    """What of this still exists and has been told to go, with what it waits for."""
+    for resource in deletions:
+        item = resource.get("outputs") or resource["inputs"]
+        if "apiVersion" not in item or "metadata" not in item:
+            continue
+        group, _, version = item["apiVersion"].rpartition("/")
+        kind, metadata = item["kind"], item["metadata"]
+        namespace, name = metadata.get("namespace", ""), metadata["name"]
+        live = await read(api, f"{plural(kind)}.{version}.{group}", namespace, name)
+        if live is not None and live["metadata"].get("deletionTimestamp"):
+            finalizers = ", ".join(live["metadata"].get("finalizers", ()))
+            yield f"{kind} {namespace}/{name} (waits for: {finalizers or 'its pods'})"
 
 
 def with_created(deployment: Mapping[str, Any], paths: Mapping[str, str]) -> dict[str, Any]:
@@ -224,6 +298,15 @@ def _clear_helm(command: Pulumi, cluster: ClusterAccess, left: Leftovers) -> Non
     asyncio.run(remove_records(cluster, stuck))
 
 
+def _only(command: Pulumi, name: str) -> None:
+    """Run one command, past a dead lock. Raises PulumiError and IdentityError."""
+    state = State.read(command.export())
+    if not state.empty:
+        target, _ = settings.parse(*command.configuration())
+        ownership.check(access(target), state)
+    command.run(name)
+
+
 def say(text: str) -> None:
     """Tell a person what happens, beside the engine's own display."""
     sys.stderr.write(f"recover: {text}\n")
@@ -244,7 +327,7 @@ def main(arguments: Sequence[str]) -> int:
     command = Pulumi(options.stack, yes=says_yes(options))
     try:
         if options.only:
-            command.run(options.only)
+            _only(command, options.only)
         else:
             recover(command)
     except (PulumiError, pulumi.RunError) as error:

@@ -23,7 +23,9 @@ import pulumi
 
 from components.cluster.access import ClusterAccess, access, label_selector, named, objects
 from components.network.flows import VAULT
+from components.program.identity import State
 from components.settings import environment as settings
+from operate import ownership
 
 from .pulumi_cli import Pulumi, PulumiError, add_yes, per_resource, says_yes
 from .vault_forward import vault_reachable
@@ -87,8 +89,9 @@ def vault_records(deployment: Mapping[str, Any]) -> VaultRecords:
 
 
 def renew(command: Pulumi) -> None:
-    """Make Vault from nothing. Raises PulumiError."""
-    records = vault_records(command.export())
+    """Make Vault from nothing. Raises PulumiError; IdentityError where it is somebody else's."""
+    deployment = command.export()
+    records = vault_records(deployment)
     if not records.jobs:
         raise PulumiError("the state knows no Vault; make up brings it, without this command")
     target, declared = settings.parse(*command.configuration())
@@ -97,9 +100,9 @@ def renew(command: Pulumi) -> None:
             "shlink:vault.token and shlink:vault.authLogin name a login that a new Vault does not "
             "know; remove them first, and set the login up again afterwards"
         )
-    if not command.yes and not command.confirm(_QUESTION):
-        raise PulumiError("nothing was changed")
-    asyncio.run(_empty(access(target)))
+    cluster = access(target)
+    ownership.check(cluster, State.read(deployment))
+    empty(command, cluster)
     say("making Vault's own objects again, and initialising it")
     command.run("refresh", "--skip-preview", *per_resource("--target", [_IN_CLUSTER, _NETWORK]))
     replaced = per_resource("--replace", records.jobs)
@@ -110,6 +113,19 @@ def renew(command: Pulumi) -> None:
     say("writing everything into it")
     command.run("up", "--skip-preview")
     say(f"done. Save the new keys away from the cluster: Secret {VAULT}/{KEYS}")
+
+
+def empty(command: Pulumi, cluster: ClusterAccess) -> None:
+    """Delete volumes and keys after a question. Raises PulumiError."""
+    if not command.yes and not command.confirm(_QUESTION):
+        raise PulumiError("nothing was changed")
+    asyncio.run(_empty(cluster))
+
+
+async def has_volumes(cluster: ClusterAccess) -> bool:
+    """Whether a volume of Vault's is there."""
+    async with cluster.connected() as api:
+        return bool(await _all(api, "PersistentVolumeClaim"))
 
 
 async def _empty(cluster: ClusterAccess) -> None:
