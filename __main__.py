@@ -15,7 +15,7 @@ from components.network.namespaces import namespaces
 from components.operators.install import operators
 from components.postgres.component import DatabaseUser, Postgres, PostgresArgs
 from components.postgres.restore import Workload
-from components.program import changes, identity, interrupts, reach
+from components.program import changes, engine, identity, interrupts, reach
 from components.program.inventory import Inventory
 from components.redis.component import FAILOVER, Redis, RedisArgs, external
 from components.settings.environment import load
@@ -28,6 +28,7 @@ from components.vault.component import Vault
 # The SDKs stay until the end: without this line every collection looks at all of them again.
 gc.freeze()
 interrupts.quiet()
+engine.warn_if_untried()
 
 target, settings = load()
 environment = identity.Environment()

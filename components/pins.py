@@ -6,6 +6,9 @@ above a pin (renovate.json). How each product is upgraded, CRDs first: docs/upgr
 
 from typing import Final
 
+TRIED_ENGINES: Final = ">=3.259.0 <3.277.0"
+"""Pulumi's engines on which a whole life of an environment was run."""
+
 # renovate: datasource=helm depName=vault registryUrl=https://helm.releases.hashicorp.com
 VAULT_CHART: Final = "0.32.0"
 VAULT_REPOSITORY: Final = "https://helm.releases.hashicorp.com"

@@ -268,6 +268,13 @@ class Monitor(mocks.MockMonitor):
         return cast("Any", super()).RegisterResourceOutputs(request)
 
 
+class _Engine(mocks.MockEngine):
+    """The SDK's engine for tests, which any program may ask whether it is new enough."""
+
+    def RequirePulumiVersion(self, _: Any) -> None:  # noqa: N802
+        pass
+
+
 class _Callbacks:
     """The engine's side of hooks and transforms: registrations name them, nothing calls them."""
 
@@ -343,7 +350,7 @@ def run(
             mocks.MockSettings(
                 monitor=monitor,
                 monitor_features=set(info.supportedFeatures),
-                engine=mocks.MockEngine(logger),
+                engine=_Engine(logger),
                 callbacks=_Callbacks(),
                 project=project,
                 stack=stack,
