@@ -80,6 +80,7 @@ postgres = Postgres(
         superuser_rotation=settings.rotation.superuser,
         placement=placement,
         protect=settings.protect,
+        allowed_changes=frozenset(settings.allowed_changes),
     ),
     opts,
 )
@@ -103,6 +104,7 @@ if isinstance(settings.redis, FailoverRedis):
             placement=placement,
             rotation=settings.rotation.redis,
             protect=settings.protect,
+            allowed_changes=frozenset(settings.allowed_changes),
         ),
         opts,
     ).endpoint

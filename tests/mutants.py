@@ -632,6 +632,7 @@ MUTANTS = [
                 'if "dataSource" in old and "dataSource" not in new:',
             )
         ],
+        ["tests/test_restores.py", "-k", "beside_the_running_one"],
     ),
     Mutant(
         "the migration does not wait for the grant",
@@ -758,15 +759,16 @@ MUTANTS = [
         "a new major version of PostgreSQL is no destructive change",
         [
             Change(
-                "components/program/changes.py",
-                '    "postgres.version": _Rule(\n',
-                '    "postgres.versions": _Rule(\n',
+                "components/postgres/guard.py",
+                "        *await _version(before, after, cluster),\n",
+                "",
             )
         ],
+        ["tests/test_changes.py", "-k", "waits_for_its_upgrade"],
     ),
     Mutant(
         "the archived redis-operator starts beside its fork",
-        [Change("components/program/changes.py", '== ("freshworks", "spotahome")', '== ("", "")')],
+        [Change("components/settings/changes.py", '== ("freshworks", "spotahome")', '== ("", "")')],
         ["tests/test_changes.py", "-k", "destroys_is_refused"],
     ),
     Mutant(
@@ -793,7 +795,7 @@ MUTANTS = [
     ),
     Mutant(
         "PostgreSQL's image changes without pgBackRest's",
-        [Change("components/program/changes.py", ".count(False) == 1", ".count(False) > 1")],
+        [Change("components/settings/changes.py", ".count(False) == 1", ".count(False) > 1")],
         ["tests/test_changes.py", "-k", "destroys_is_refused or ordinary_change"],
     ),
     Mutant(
@@ -821,8 +823,8 @@ MUTANTS = [
         "a repository is taken away while no other holds a full backup",
         [
             Change(
-                "components/program/changes.py",
-                "        texts += await removals(before, after, allowed, cluster)\n",
+                "components/postgres/guard.py",
+                "        *await _removals(before, after, cluster),\n",
                 "",
             )
         ],

@@ -1,22 +1,27 @@
 """Changes that would destroy something are refused first of all, in a preview too."""
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+from collections.abc import AsyncGenerator, Sequence
 from datetime import UTC, datetime
 from typing import Any, cast
 from unittest import mock
 
+import httpx
 import pulumi
 import pytest
 
 from components.cluster.access import ClusterAccess
 from components.cluster.execute import ExecuteError
+from components.postgres import guard
 from components.postgres.backup_info import Backup, RepositoryContent
 from components.program import changes
+from components.redis import component as redis
+from components.settings.changes import ChangeError, refusal_hook, refusals
 from components.settings.environment import parse
 from offline.record import Recording, plain
 from tests import configurations
-from tests.conftest import configuration
+from tests.conftest import configuration, manifest
 
 _KMS = {"type": "awskms", "region": "eu-central-1", "kmsKeyId": "alias/a"}
 FORK = {"operators": {"redisOperator": {"distribution": "freshworks"}}}
@@ -61,8 +66,6 @@ def images(postgres: float, pgbackrest: float) -> dict[str, Any]:
             {"vault": {"mode": "ha", "seal": _KMS}},
             "vault.replicas: 5 -> 3",
         ),
-        ({}, {"postgres": {"version": 17}}, "postgres.version: 16 -> 17"),
-        ({}, {"postgres": {"version": 15}}, "postgres.version: 16 -> 15"),
         ({"postgres": {"instances": 3}}, {}, "postgres.instances: 3 -> 1"),
         ({}, {"postgres": {"storage": {"size": "1000Mi"}}}, "postgres.storage.size: 1Gi -> 1000Mi"),
         (
@@ -80,6 +83,28 @@ def images(postgres: float, pgbackrest: float) -> dict[str, Any]:
             {},
             {"operators": {"externalSecrets": {"install": False, "namespace": "platform"}}},
             "operators.externalSecrets.install: true -> false",
+        ),
+        (
+            {},
+            {"operators": {"pgo": {"install": False, "namespace": "platform"}}},
+            "operators.pgo.install: true -> false",
+        ),
+        (
+            {},
+            {"operators": {"redisOperator": {"install": False, "namespace": "platform"}}},
+            "operators.redisOperator.install: true -> false",
+        ),
+        ({}, {"app": {"timezone": "Europe/Berlin"}}, "app.timezone: UTC -> Europe/Berlin"),
+        ({}, {"charts": {"pgo": {"version": "6.0.2"}}}, "charts.pgo.version: 6.0.3 -> 6.0.2"),
+        (
+            {"images": {"vault": "r.io/vault:1.21.4"}},
+            {"images": {"vault": "r.io/vault:1.21.2"}},
+            "images.vault: r.io/vault:1.21.4 -> r.io/vault:1.21.2",
+        ),
+        (
+            {"images": {"redis": "r.io/redis:8.0.1-alpine"}},
+            {"images": {"redis": "r.io/redis:7.2.11-alpine"}},
+            "images.redis: r.io/redis:8.0.1-alpine -> r.io/redis:7.2.11-alpine",
         ),
         ({"rotation": {"database": 3}}, {"rotation": {"database": 2}}, "rotation.database: 3 -> 2"),
         ({}, {"rotation": {"redis": 3}}, "rotation.redis: 1 -> 3"),
@@ -99,11 +124,11 @@ def images(postgres: float, pgbackrest: float) -> dict[str, Any]:
 def test_a_change_that_destroys_is_refused_with_its_consequence_and_remedy(
     before: dict[str, Any], after: dict[str, Any], change: str
 ) -> None:
-    texts = changes.refusals(recorded(**before), recorded(**after))
-    refusals = [text for text in texts if text.strip().startswith(change)]
-    assert len(refusals) == 1, texts
-    assert "What would happen: " in refusals[0]
-    assert "By hand: " in refusals[0]
+    every = refusals(recorded(**before), recorded(**after))
+    texts = [text for text in every if text.strip().startswith(change)]
+    assert len(texts) == 1, every
+    assert "What would happen: " in texts[0]
+    assert "By hand: " in texts[0]
 
 
 @pytest.mark.parametrize(
@@ -133,31 +158,38 @@ def test_a_change_that_destroys_is_refused_with_its_consequence_and_remedy(
             {"operators": {"externalSecrets": {"install": False, "namespace": "platform"}}},
             {},
         ),
+        ({}, {"charts": {"pgo": {"version": "6.0.10"}}}),
+        # A patch of Redis changes no format, and a digest says nothing.
+        (
+            {"images": {"redis": "r.io/redis:7.2.14"}},
+            {"images": {"redis": "r.io/redis:7.2.11"}},
+        ),
+        ({}, {"images": {"vault": "r.io/vault@sha256:" + 64 * "0"}}),
     ],
     ids=str,
 )
 def test_an_ordinary_change_is_none_of_its_business(
     before: dict[str, Any], after: dict[str, Any]
 ) -> None:
-    assert changes.refusals(recorded(**before), recorded(**after)) == []
+    assert refusals(recorded(**before), recorded(**after)) == []
 
 
 def test_a_renamed_context_with_its_identifier_is_the_same_cluster() -> None:
     values = {"kubernetes:context": "new", "kubernetes:clusterIdentifier": "lab"}
-    assert changes.refusals(recorded(), changes.recorded(*parse(values))) == []
+    assert refusals(recorded(), changes.recorded(*parse(values))) == []
 
 
 def test_a_prepared_change_is_allowed_by_its_own_words_and_no_other() -> None:
     before = recorded(postgres={"version": 16, "instances": 3})
     after = recorded(postgres={"version": 17, "instances": 1})
-    texts = changes.refusals(before, after, frozenset({"postgres.version: 16 -> 17"}))
+    texts = refusals(before, after, frozenset({"postgres.version: 16 -> 17"}))
     assert len(texts) == 1
     assert "postgres.instances: 3 -> 1" in texts[0]
 
 
 def test_a_record_of_another_version_of_the_program_is_no_change() -> None:
-    assert changes.refusals({"old.setting": 1}, recorded()) == []
-    assert changes.refusals({}, recorded()) == []
+    assert refusals({"old.setting": 1}, recorded()) == []
+    assert refusals({}, recorded()) == []
 
 
 def test_no_secret_is_in_the_record() -> None:
@@ -207,7 +239,7 @@ def test_numbers_arrive_from_the_engine_as_floats() -> None:
     """And are shown and compared as the whole numbers that the file has."""
     allowed = ["postgres.version: 16 -> 17"]
     update({"postgres.version": 16.0}, {"postgres.version": 17.0}, allowed)
-    with pytest.raises(changes.ChangeError, match=r"postgres\.version: 16 -> 15"):
+    with pytest.raises(ChangeError, match=r"postgres\.version: 16 -> 15"):
         update({"postgres.version": 16.0}, {"postgres.version": 15.0}, allowed)
 
 
@@ -235,7 +267,7 @@ def drop_repo2(
 
     after = recorded(**before)
     del after["postgres.backups.repositories.repo2"]
-    with mock.patch.object(changes, "repository_contents", contents):
+    with mock.patch.object(guard, "repository_contents", contents):
         return update(recorded(**before), after, allowed, preview=preview)
 
 
@@ -255,7 +287,7 @@ def test_a_repository_may_go_when_another_holds_a_full_backup() -> None:
 )
 def test_otherwise_it_stays(holds: Any, words: str) -> None:
     change = "repositories.repo2: bucket backups, encrypted True, type s3 -> removed"
-    with pytest.raises(changes.ChangeError, match=change) as error:
+    with pytest.raises(ChangeError, match=change) as error:
         drop_repo2(repositories(repo2=_STORE), holds)
     assert words in str(error.value)
 
@@ -280,3 +312,96 @@ def test_a_refused_removal_comes_before_the_network_policies() -> None:
     assert "postgres.backups.repositories.repo2" in plain(record.inputs)["input"]
     policy = recording.one("NetworkPolicy", "namespace-postgres-shlink-db")
     assert record.urn in recording.waits_for(policy)
+
+
+@pytest.mark.parametrize("status", [{}, {"postgresVersion": 16}])
+def test_a_new_version_waits_for_its_upgrade(status: dict[str, int]) -> None:
+    with (
+        mock.patch.object(guard, "_status", mock.AsyncMock(return_value=status)),
+        pytest.raises(ChangeError, match=r"postgres\.version: 16 -> 17"),
+    ):
+        update({"postgres.version": 16.0}, {"postgres.version": 17.0})
+
+
+def test_a_finished_upgrade_needs_no_word_in_the_file() -> None:
+    """PGO writes it into the status."""
+    status = mock.AsyncMock(return_value={"postgresVersion": 17})
+    with mock.patch.object(guard, "_status", status):
+        update({"postgres.version": 16.0}, {"postgres.version": 17.0})
+    status.assert_awaited_once()
+
+
+def test_a_preview_of_a_new_version_warns() -> None:
+    (warning,) = update({"postgres.version": 16.0}, {"postgres.version": 17.0}, preview=True)
+    assert "a finished PGUpgrade comes first" in warning
+
+
+def test_shlink_goes_back_with_a_word_for_the_next_upgrade() -> None:
+    before, after = ({"images.shlink": f"r.io/shlink:{tag}"} for tag in ("5.1.5", "4.6.0"))
+    (warning,) = update(before, after)
+    assert "At the next upgrade" in warning
+    assert update(after, before) == []
+
+
+SIZE = "postgres.storage.size"
+
+
+class Storage:
+    """A kr8s client that knows the claim of a database and its class."""
+
+    def __init__(self, *, expands: bool) -> None:
+        self.expands = expands
+
+    async def async_get(self, kind: type, *_: str, **asked: str) -> AsyncGenerator[Any]:
+        assert kind.__name__ == "PersistentVolumeClaim"
+        assert "role=pgdata" in asked["label_selector"]
+        yield mock.Mock(raw={"spec": {"storageClassName": "slow"}})
+
+    @contextlib.asynccontextmanager
+    async def call_api(self, *_: str, **call: Any) -> AsyncGenerator[httpx.Response]:
+        assert call["url"] == "storageclasses/slow"
+        yield httpx.Response(200, json={"allowVolumeExpansion": self.expands})
+
+
+@pytest.mark.parametrize("expands", ["expands", ""])
+def test_a_volume_grows_only_where_its_class_lets_it(expands: str) -> None:
+    """PGO would say nothing, and doctor's remedy for a full volume would do nothing."""
+    access = mock.MagicMock()
+    access.connected.return_value.__aenter__.return_value = Storage(expands=bool(expands))
+    before, after = {SIZE: "1Gi"}, {SIZE: "2Gi"}
+    place = guard.GuardedCluster(access, "postgres", "shlink-db")
+    texts = asyncio.run(guard.asked(before, after, place))
+    assert bool(texts) is not bool(expands)
+    assert all("class slow cannot grow" in text for text in texts)
+
+
+def resource_record(kind: str, recording: Recording) -> Any:
+    if kind == "PostgresCluster":
+        return guard.recorded(manifest(recording, kind, "shlink-db")["spec"])
+    return redis.recorded(manifest(recording, kind, "shlink-redis"))
+
+
+@pytest.mark.parametrize("kind", ["PostgresCluster", "RedisFailover"])
+@pytest.mark.parametrize("name", ["defaults", "backups-everywhere", "stack prod"])
+def test_a_resource_and_the_record_say_the_same_of_a_setting(kind: str, name: str) -> None:
+    """So one line of allowedChanges allows a change in both places."""
+    recording = configurations.recording(name)
+    record = plain(recording.one("Stash", "settings").inputs)["input"]
+    own = resource_record(kind, recording)
+    assert own.items() <= record.items()
+    assert {key for key in own if key.endswith(".storageClass")}
+
+
+def test_a_targeted_update_meets_the_refusal_at_the_resource(dev: Recording) -> None:
+    """`--target` leaves out the record, and `--exclude` may."""
+    for kind, name in (("PostgresCluster", "shlink-db"), ("RedisFailover", "shlink-redis")):
+        assert f"{name}-guard" in dev.one(kind, name).hooks["before_update"]
+    with mock.patch("pulumi.resource_hooks.register_resource_hook"):
+        hook = refusal_hook("guard", frozenset(), lambda inputs: inputs)
+    assert hook.opts is not None
+    assert hook.opts.on_dry_run
+    args: Any = mock.Mock(
+        old_inputs={"postgres.instances": 2.0}, new_inputs={"postgres.instances": 1}
+    )
+    with pytest.raises(ChangeError, match=r"postgres\.instances: 2 -> 1"):
+        asyncio.run(cast("Any", hook.callback(args)))

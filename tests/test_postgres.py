@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from components.postgres.component import PRIMARY, parameters, scram_verifier
-from components.postgres.guard import refusals
 from components.postgres.readiness import incomplete
 from components.settings.platform import Resources
 from components.settings.postgres import PostgresSettings
@@ -412,41 +411,6 @@ def test_every_container_that_pgo_starts_is_bounded(name: str) -> None:
     for holder in holders:
         assert holder["resources"]["limits"]["memory"]
         assert holder["resources"]["requests"]["cpu"]
-
-
-def changed(change: str) -> Any:
-    """The default spec after a change that somebody might make."""
-    spec = json.loads(json.dumps(cluster("backups-s3")["spec"]))
-    if change == "smaller":
-        claim = spec["instances"][0]["dataVolumeClaimSpec"]
-        claim["resources"]["requests"]["storage"] = "500Mi"
-    if change == "larger":
-        claim = spec["instances"][0]["dataVolumeClaimSpec"]
-        claim["resources"]["requests"]["storage"] = "2Gi"
-    if change == "source":
-        spec["dataSource"] = {"pgbackrest": {}}
-    return spec
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ("smaller", "postgres.storage.size: 500Mi is less than the 1Gi"),
-        ("source", "would replace the running one"),
-    ],
-)
-def test_a_change_that_destroys_is_refused(change: str, words: str) -> None:
-    (reason,) = refusals(cluster("backups-s3")["spec"], changed(change))
-    assert words in reason
-
-
-@pytest.mark.parametrize("change", ["larger", "nothing"])
-def test_other_changes_are_not(change: str) -> None:
-    assert refusals(cluster("backups-s3")["spec"], changed(change)) == []
-
-
-def test_a_restored_environment_may_keep_its_setting() -> None:
-    assert refusals(changed("source"), changed("source")) == []
 
 
 def test_changes_are_judged_before_the_cluster_is_touched(dev: Recording) -> None:

@@ -508,3 +508,11 @@ def test_a_future_moment_is_seen_by_the_clock() -> None:
     later = (datetime.now(tz=UTC) + timedelta(hours=1)).strftime("%Y-%m-%d %H:%M:%S+00")
     with pytest.raises(pulumi.RunError, match="still to come"):
         look(Pods(GOOD), store(time=later))
+
+
+def test_no_store_is_restored_beside_the_running_one() -> None:
+    """PGO would tear the running cluster down for it."""
+    old, new = inputs("defaults"), inputs("restore-store")
+    with pytest.raises(pulumi.RunError, match="would replace the running one"):
+        run_hook(guarded(guard_hook), old, new)
+    run_hook(guarded(guard_hook), new, new)

@@ -8,9 +8,15 @@ import pytest
 
 from components import scripts
 from components.cluster.access import ClusterAccess
+from components.settings.changes import refusals
 from components.vault.args import VaultArgs
 from components.vault.component import forward_target
-from components.vault.server import server_configuration, server_transform
+from components.vault.server import (
+    ServerTransformArgs,
+    recorded,
+    server_configuration,
+    server_transform,
+)
 from offline.record import Recorded, Recording, Secret, plain
 from tests import configurations
 from tests.conftest import (
@@ -23,6 +29,15 @@ from tests.conftest import (
     strings,
     variables,
 )
+
+GUARD: Any = object()
+
+
+def transform(item: Any, record: dict[str, str] | None = None) -> Any:
+    """The program's change of an object of the chart."""
+    args = ServerTransformArgs(serial="serial-7", record=record or {}, guard=GUARD, protect=True)
+    return server_transform(args)(item)
+
 
 RAFT = ["vault-awskms", "vault-gcpckms", "vault-azurekeyvault", "vault-transit"]
 SEALED = [*RAFT, "vault-standalone-sealed"]
@@ -105,9 +120,9 @@ def test_nobody_waits_for_a_server_before_it_is_initialised(kind: str) -> None:
     """Pulumi's own waits end when servers are Ready: unsealed, which is what the Job brings."""
     props: Any = {"metadata": {}, "spec": {"template": {"metadata": {}}}}
     args: Any = SimpleNamespace(type_=f"kubernetes:{kind}", props=props, opts=None)
-    result: Any = server_transform("serial", protect=False)(args)
+    result: Any = transform(args)
     annotations = result.props["metadata"]["annotations"]
-    assert annotations == {"pulumi.com/waitFor": "jsonpath={.metadata.uid}"}
+    assert annotations["pulumi.com/waitFor"] == "jsonpath={.metadata.uid}"
 
 
 def test_whatever_changes_the_servers_is_waited_for(program: Program) -> None:
@@ -295,7 +310,6 @@ def test_a_change_reaches_the_pods(dev: Recording) -> None:
 
 def test_a_renewed_certificate_rolls_the_pods() -> None:
     """By a transform: an unknown chart value would hide every object of the chart in a preview."""
-    transform = server_transform("serial-7", protect=True)
     template = {"metadata": {"annotations": {"checksum": "c"}}}
     args: Any = SimpleNamespace(
         type_="kubernetes:apps/v1:StatefulSet",
@@ -306,11 +320,42 @@ def test_a_renewed_certificate_rolls_the_pods() -> None:
     annotations = result.props["spec"]["template"]["metadata"]["annotations"]
     assert annotations == {"checksum": "c", "shlink.io/certificate": "serial-7"}
     assert result.opts.protect is True
+    assert result.opts.hooks.before_update == [GUARD]
+
+
+def stateful_set(**change: Any) -> Any:
+    """As the chart renders it, after the transform."""
+    claim = {"resources": {"requests": {"storage": change.get("size", "1Gi")}}}
+    props = {
+        "metadata": {},
+        "spec": {
+            "replicas": change.get("replicas", 3),
+            "template": {
+                "metadata": {},
+                "spec": {"containers": [{"name": "vault", "image": "r.io/vault:1.21.2"}]},
+            },
+            "volumeClaimTemplates": [{"spec": claim}],
+        },
+    }
+    args: Any = SimpleNamespace(type_="kubernetes:apps/v1:StatefulSet", props=props, opts=None)
+    record = {"vault.mode": change.get("mode", "ha"), "vault.seal": change.get("seal", "a")}
+    result: Any = transform(args, record)
+    return result.props
+
+
+@pytest.mark.parametrize(
+    "change", [{"mode": "standalone"}, {"seal": "b"}, {"size": "2Gi"}, {"replicas": 2}], ids=str
+)
+def test_a_targeted_update_of_the_server_is_compared(change: dict[str, Any]) -> None:
+    """`--target` leaves out the record of the settings."""
+    before = recorded(stateful_set())
+    assert refusals(before, before) == []
+    assert len(refusals(before, recorded(stateful_set(**change)))) == 1
 
 
 def test_other_objects_of_the_chart_are_left_alone() -> None:
     args: Any = SimpleNamespace(type_="kubernetes:core/v1:ConfigMap", props={}, opts=None)
-    assert server_transform("serial", protect=True)(args) is None
+    assert transform(args) is None
 
 
 @pytest.mark.parametrize("name", ["defaults", *SEALED])

@@ -199,6 +199,9 @@ class PostgresArgs:
     only: build/tls/STACK-NAME.pem by default. Another path is a change of the provider."""
     protect: bool = False
     """Refuse to delete the cluster, and its data with it."""
+    allowed_changes: frozenset[str] = frozenset()
+    """Changes that are refused otherwise, after they were prepared by hand, as the refusal writes
+    them."""
 
 
 class Postgres(pulumi.ComponentResource):
@@ -360,6 +363,7 @@ class Postgres(pulumi.ComponentResource):
                 placement=args.placement,
             ),
             restore=restore,
+            allowed=args.allowed_changes,
         )
         hooks = pulumi.ResourceHookBinding(
             before_create=[creation_hook(f"{self._name}-new", guarded)],

@@ -22,6 +22,7 @@ import pulumi_random as random
 from pulumi_kubernetes import meta
 
 from ..cluster.access import ClusterAccess, answer
+from ..settings.changes import CLUSTER_UID
 
 MARK = "shlink.io/environment"
 """The annotation that says whose an object is."""
@@ -187,10 +188,6 @@ class Environment:
         annotations = cast("Mapping[str, Any]", metadata.annotations or {})
         metadata.annotations = {**annotations, MARK: self._mark}
         return pulumi.ResourceTransformationResult({**props, "metadata": metadata}, args.opts)
-
-
-CLUSTER_UID = "kubernetes.uid"
-"""The record's key for the cluster's own uid."""
 
 
 async def verified(

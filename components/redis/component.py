@@ -30,6 +30,7 @@ from ..manifests.pods import (
     variables,
     volume_claim,
 )
+from ..settings.changes import Record, refusal_hook, volume
 from ..settings.platform import Resources, Volume
 from ..settings.redis import ExternalRedis
 from ..settings.types import amount
@@ -149,6 +150,8 @@ class RedisArgs:
     """Number of the password: raise it by one and every server learns another one while it runs."""
     protect: bool = False
     """Refuse to delete the RedisFailover."""
+    allowed_changes: frozenset[str] = frozenset()
+    """Changes that are refused otherwise, after they were prepared by hand."""
 
 
 class Redis(pulumi.ComponentResource):
@@ -199,6 +202,9 @@ class Redis(pulumi.ComponentResource):
                 parent=self,
                 depends_on=[secret, account, *args.operator],
                 protect=args.protect,
+                hooks=pulumi.ResourceHookBinding(
+                    before_update=[refusal_hook(f"{name}-guard", args.allowed_changes, recorded)]
+                ),
             ),
         )
         sentinel = pulumi.Output.concat("rfs-", name, ".", args.namespace, ".svc")
@@ -226,6 +232,13 @@ class Redis(pulumi.ComponentResource):
             ready=ready,
         )
         self.register_outputs({"servers": self.endpoint.servers})
+
+
+def recorded(inputs: Mapping[str, Any]) -> Record:
+    """The settings that a RedisFailover was made of, and that may not simply change."""
+    servers = inputs["spec"]["redis"]
+    claim = servers["storage"]["persistentVolumeClaim"]["spec"]
+    return {"images.redis": servers["image"], **volume("redis.storage", claim)}
 
 
 def _digest(text: str) -> str:

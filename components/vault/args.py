@@ -12,6 +12,7 @@ from ..credentials import tls
 from ..manifests.charts import ChartSource
 from ..manifests.placement import Placement
 from ..manifests.pods import requirements
+from ..settings import changes
 
 if TYPE_CHECKING:
     from ..settings.environment import Settings
@@ -107,6 +108,8 @@ class VaultArgs:
     """One server on a file volume, or a raft cluster, which needs a key service."""
     replicas: int = 3
     """Servers of a raft cluster: 3, 5 or 7."""
+    sealed_by: str = "none"
+    """What names the key: another one is refused. Nothing of it is secret."""
     key_service: KeyService | None = None
     """Unseals every server. Without one, the unseal keys are in a Kubernetes Secret beside the data
     that they protect."""
@@ -158,6 +161,8 @@ class VaultArgs:
     """Serve metrics at /v1/sys/metrics without a token, for Prometheus. A change restarts Vault."""
     protect: bool = False
     """Refuse to delete the StatefulSet, the unseal keys and the store."""
+    allowed_changes: frozenset[str] = frozenset()
+    """Changes that are refused otherwise, after they were prepared by hand."""
 
     @classmethod
     def from_settings(
@@ -197,6 +202,8 @@ class VaultArgs:
             placement=Placement.from_settings(settings),
             metrics=settings.monitoring.enabled,
             protect=settings.protect,
+            allowed_changes=frozenset(settings.allowed_changes),
+            sealed_by=changes.sealed_by(group.seal),
         )
 
 

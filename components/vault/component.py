@@ -22,11 +22,12 @@ from ..credentials import tls
 from ..credentials.passwords import password
 from ..manifests.rights import account_subject, bound_role, rule
 from ..network.flows import VAULT, VAULT_SERVER
+from ..settings.changes import refusal_hook
 from .args import Login, VaultArgs
 from .init import InitJobArgs, init_job
 from .people import people_auth
 from .policies import operator_policy, viewer_policy
-from .server import chart_values, seal_files, server_transform
+from .server import ServerTransformArgs, chart_values, recorded, seal_files, server_transform
 
 _UNSEAL_SECONDS = 600
 """A volume that is slow to come, and a rolling update of all servers."""
@@ -248,8 +249,17 @@ class Vault(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(
                 parent=self,
                 depends_on=needs,
-                transforms=[server_transform(self._certificate.serial, protect=args.protect)],
+                transforms=[server_transform(self._transform_args())],
             ),
+        )
+
+    def _transform_args(self) -> ServerTransformArgs:
+        args = self._args
+        return ServerTransformArgs(
+            serial=self._certificate.serial,
+            record={"vault.mode": args.mode, "vault.seal": args.sealed_by},
+            guard=refusal_hook(f"{self._name}-guard", args.allowed_changes, recorded),
+            protect=args.protect,
         )
 
     def _unsealed(self) -> pulumi.Resource:

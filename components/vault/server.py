@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pulumi
 
 from ..manifests.pods import CONTAINER_SECURITY, pod_security
 from ..network.flows import VAULT_SERVER
+from ..settings.changes import Record, volume
 from ..settings.images import ImageReference
 from .args import KeyService, VaultArgs
 
@@ -23,7 +25,24 @@ _STATEFULSET, _SERVICE = "kubernetes:apps/v1:StatefulSet", "kubernetes:core/v1:S
 _AWAITED = (_STATEFULSET, _SERVICE)
 """What Pulumi would wait for."""
 
+RECORD = "shlink.io/settings"
+"""The annotation that holds them on the StatefulSet."""
+
 _SEAL_FOLDER, _SEAL_CA = "/vault/seal", "ca.crt"
+
+
+@dataclass(frozen=True)
+class ServerTransformArgs:
+    """What the chart's values can't say."""
+
+    serial: pulumi.Input[str]
+    """Of the server's certificate."""
+    record: Mapping[str, str]
+    """Settings that may not simply change and that its fields do not show."""
+    guard: pulumi.ResourceHook
+    """Refuses such changes before its update."""
+    protect: bool
+    """Refuse to delete it."""
 
 
 def chart_values(release: str, args: VaultArgs) -> dict[str, Any]:
@@ -210,7 +229,7 @@ def server_configuration(release: str, args: VaultArgs) -> dict[str, Any]:
     return configuration
 
 
-def server_transform(serial: pulumi.Input[str], *, protect: bool) -> pulumi.ResourceTransform:
+def server_transform(args: ServerTransformArgs) -> pulumi.ResourceTransform:
     """Changes the chart's StatefulSet: its pods roll on a renewed certificate; it is protected.
 
     Nobody waits here for the servers, or for Services to lead to them: they are Ready once the init
@@ -219,22 +238,39 @@ def server_transform(serial: pulumi.Input[str], *, protect: bool) -> pulumi.Reso
     Not among the chart's values: a value that a preview does not know yet would make that preview
     show no object of the chart at all (pulumi-kubernetes, provider/helm/v4).
     """
+    opts = pulumi.ResourceOptions(
+        protect=args.protect, hooks=pulumi.ResourceHookBinding(before_update=[args.guard])
+    )
 
     def transform(
-        args: pulumi.ResourceTransformArgs,
+        item: pulumi.ResourceTransformArgs,
     ) -> pulumi.ResourceTransformResult | None:
-        if args.type_ not in _AWAITED:
+        if item.type_ not in _AWAITED:
             return None
         # In place of Pulumi's own wait; to skip it would skip the wait for a deletion too.
-        _annotate(args.props, {"pulumi.com/waitFor": "jsonpath={.metadata.uid}"})
-        if args.type_ == _SERVICE:
-            return pulumi.ResourceTransformResult(props=args.props, opts=args.opts)
-        spec: Any = args.props["spec"]
-        _annotate(spec["template"], {"shlink.io/certificate": serial})
-        opts = pulumi.ResourceOptions.merge(args.opts, pulumi.ResourceOptions(protect=protect))
-        return pulumi.ResourceTransformResult(props=args.props, opts=opts)
+        _annotate(item.props, {"pulumi.com/waitFor": "jsonpath={.metadata.uid}"})
+        if item.type_ == _SERVICE:
+            return pulumi.ResourceTransformResult(props=item.props, opts=item.opts)
+        _annotate(item.props, {RECORD: json.dumps(args.record)})
+        spec: Any = item.props["spec"]
+        _annotate(spec["template"], {"shlink.io/certificate": args.serial})
+        merged = pulumi.ResourceOptions.merge(item.opts, opts)
+        return pulumi.ResourceTransformResult(props=item.props, opts=merged)
 
     return transform
+
+
+def recorded(inputs: Mapping[str, Any]) -> Record:
+    """The settings that a StatefulSet was made of, and that may not simply change."""
+    spec = inputs["spec"]
+    annotations: Mapping[str, str] = inputs["metadata"].get("annotations") or {}
+    (server,) = (item for item in spec["template"]["spec"]["containers"] if item["name"] == "vault")
+    return {
+        **json.loads(annotations.get(RECORD, "{}")),
+        **volume("vault.storage", spec["volumeClaimTemplates"][0]["spec"]),
+        "vault.replicas": spec["replicas"],
+        "images.vault": server["image"],
+    }
 
 
 def _annotate(item: Any, annotations: Mapping[str, pulumi.Input[str]]) -> None:
