@@ -10,7 +10,7 @@ from components.credentials.tls import Authority, AuthorityArgs
 from components.external_secrets.component import SecretDelivery, SecretDeliveryArgs
 from components.manifests.placement import Placement
 from components.monitoring.component import Monitoring, MonitoringArgs, targets, watched
-from components.network.flows import NAMESPACES, POSTGRES, REDIS, SHLINK, VAULT
+from components.network.flows import POSTGRES, REDIS, SHLINK, VAULT, own_namespaces
 from components.network.namespaces import namespaces
 from components.operators.install import operators
 from components.postgres.component import DatabaseUser, Postgres, PostgresArgs
@@ -38,7 +38,7 @@ access = cluster.access(target)
 forwarded = reach.servers(target, settings, project=pulumi.get_project(), stack=pulumi.get_stack())
 sight = identity.look_first(access)
 record = changes.guard(target, settings, sight)
-verified = identity.verified(record, environment, NAMESPACES, sight)
+verified = identity.verified(record, environment, own_namespaces(settings), sight)
 provider = cluster.provider(target, after=verified)
 opts = pulumi.ResourceOptions(providers=[provider])
 

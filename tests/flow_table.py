@@ -152,7 +152,8 @@ SWITCHES: Mapping[str, tuple[Sequence[Row], Sequence[Row]]] = {
             (["platform"], [REDIS], [6379]),
             (["platform"], [SENTINEL], [26379]),
         ],
-        [],
+        # The namespace is the platform's, and so are its policies.
+        [(["stranger in external-secrets"], ["dns"], [53])],
     ),
 }
 _NAMESPACES_OUTSIDE = [namespace for namespace, _ in OUTSIDE.values()]
@@ -178,7 +179,8 @@ def possible(
     policies: Sequence[Mapping[str, Any]], namespaces: Mapping[str, Labels], ends: Mapping[str, End]
 ) -> set[Connection]:
     """What the policies let through, of all connections with an end in the environment."""
-    inside = {name for name, end in ends.items() if end[0] in NAMESPACES}
+    governed = {policy["metadata"]["namespace"] for policy in policies}
+    inside = {name for name, end in ends.items() if end[0] in governed}
     connections: set[Connection] = set()
     for source, target, port in product(ends, ends, PORTS):
         if source in ADDRESSES or not {source, target} & inside:

@@ -10,18 +10,23 @@ from typing import Any
 import pytest
 
 from components.network.flows import NAMESPACES
-from offline.record import Recording, object_name, plain
+from offline.record import Recorded, Recording, object_name, plain
 from tests import configurations
 from tests.conftest import REPRESENTATIVE, Program, before
 from tests.flow_table import (
     API,
     BACKUP,
     DB,
+    ESO,
     INTERNET,
     NAMESPACE_LABELS,
     OUTSIDE,
+    PGO,
     PORTS,
+    REDIS,
     REPO,
+    RO,
+    SENTINEL,
     SHLINK,
     STRANGERS,
     SWITCHES,
@@ -78,6 +83,44 @@ def test_services_elsewhere_are_reached_even_where_the_api_server_is_known(
     assert not any(allowed(policies, NAMESPACE_LABELS, end, INTERNET, 80) for end in ends.values())
 
 
+def test_an_operator_that_was_there_is_not_cut_off_in_a_namespace_of_ours(program: Program) -> None:
+    """A lab that was taken over: PGO in `postgres`, redis-operator in `redis`."""
+    operators = {
+        "externalSecrets": {"install": False, "namespace": "external-secrets"},
+        "pgo": {"install": False, "namespace": "postgres"},
+        "redisOperator": {"install": False, "namespace": "redis"},
+    }
+    recording = program(operators=operators)
+    policies = policies_of(recording)
+    ends = {**pods("defaults"), **STRANGERS}
+    clients = {
+        name
+        for name, end in ends.items()
+        if end[0] in {"postgres", "redis"} and allowed(policies, NAMESPACE_LABELS, end, API, 443)
+    }
+    assert clients == {PGO, RO, DB, REPO, BACKUP}
+    for server, port in ((REDIS, 6379), (SENTINEL, 26379)):
+        reaching = {
+            name
+            for name, end in ends.items()
+            if allowed(policies, NAMESPACE_LABELS, end, ends[server], port)
+        }
+        assert reaching == {RO, REDIS, SENTINEL, SHLINK}
+    # The shared controller reaches Vault; nothing else of its namespace is this program's concern.
+    assert allowed(policies, NAMESPACE_LABELS, ends[ESO], ends[VAULT], 8200)
+    places = {
+        plain(resource.inputs)["metadata"]["namespace"] for resource in _namespaced(recording)
+    }
+    assert "external-secrets" not in places | {
+        object_name(item) for item in recording.of_kind("Namespace")
+    }
+
+
+def _namespaced(recording: Recording) -> list[Recorded]:
+    objects = [item for item in recording.resources.values() if item.is_kubernetes_object]
+    return [item for item in objects if "namespace" in item.inputs["metadata"]]
+
+
 @pytest.mark.parametrize("protocol", ["TCP", "UDP"])
 def test_every_pod_finds_dns_there_and_nowhere_else(protocol: str) -> None:
     policies = policies_of(configurations.recording("defaults"))
@@ -110,7 +153,11 @@ def test_every_namespace_denies_by_default_and_enforces_restricted(configuration
         for namespace in recording.of_kind("Namespace")
         if namespace.custom
     }
-    assert set(spaces) == set(NAMESPACES)
+    own = set(NAMESPACES)
+    if configuration == "operators-there":
+        # Its operator is the platform's, and so is the namespace.
+        own.remove("external-secrets")
+    assert set(spaces) == own
     for labels in spaces.values():
         assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
     denying: set[str] = set()
@@ -118,7 +165,7 @@ def test_every_namespace_denies_by_default_and_enforces_restricted(configuration
         spec = policy["spec"]
         if not spec["podSelector"] and {"Ingress", "Egress"} <= set(spec["policyTypes"]):
             denying.add(policy["metadata"]["namespace"])
-    assert denying == set(NAMESPACES)
+    assert denying == own
 
 
 @pytest.mark.parametrize(

@@ -167,6 +167,13 @@ def parsed(**settings: Any) -> Settings:
             {"operators": {"pgo": {"namespace": "platform"}}},
             ["shlink:operators.pgo.namespace: is fixed"],
         ),
+        (
+            {"operators": {"pgo": {"install": False, "namespace": "redis"}}},
+            [
+                "shlink:operators: pgo.namespace: redis is this environment's own",
+                "allowed: a namespace that this environment does not use, or postgres",
+            ],
+        ),
         ({"network": {"apiServer": ["10.96.0.1"]}}, ['shlink:network.apiServer.0: "10.96.0.1"']),
         ({"rotation": {"redis": 0}}, ["shlink:rotation.redis: 0", "allowed: 1 to"]),
         ({"protect": "perhaps"}, ['shlink:protect: "perhaps"', "allowed: true, false"]),

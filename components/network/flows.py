@@ -25,6 +25,13 @@ SHLINK = "shlink"
 NAMESPACES = (VAULT, EXTERNAL_SECRETS, POSTGRES, REDIS, SHLINK)
 
 
+def own_namespaces(settings: Settings) -> tuple[str, ...]:
+    """The environment's namespaces. That of an operator which is there already is its owner's."""
+    if settings.operators.external_secrets.install:
+        return NAMESPACES
+    return tuple(name for name in NAMESPACES if name != EXTERNAL_SECRETS)
+
+
 @dataclass(frozen=True)
 class Pods:
     """Some pods of one namespace. Pods outside this environment get no policy from this program."""
@@ -184,9 +191,12 @@ def _api_server(settings: Settings) -> list[Flow]:
     ]
     if operators.external_secrets.install:
         clients.append(CONTROLLER)
-    if operators.pgo.install:
+    # One that was there already may run beside what it looks after: a lab that was taken over.
+    if operators.pgo.install or operators.pgo.namespace == POSTGRES:
         clients.append(PGO)
-    if operators.redis_operator.install and settings.redis.mode == "failover":
+    redis_inside = operators.redis_operator.namespace == REDIS
+    installed = operators.redis_operator.install and settings.redis.mode == "failover"
+    if installed or redis_inside:
         clients.append(REDIS_OPERATOR)
     server = ApiServer(network.api_server)
     return [Flow(client, server, network.api_server_ports) for client in clients]
@@ -262,7 +272,9 @@ def _redis(settings: Settings) -> list[Flow]:
         return [Flow(SERVER, Addresses([redis.cidr]), redis.ports)]
     if redis.mode == "none":
         return []
-    operator = _where(REDIS_OPERATOR, settings.operators.redis_operator.namespace)
+    operator = REDIS_OPERATOR
+    if settings.operators.redis_operator.namespace != REDIS:
+        operator = _where(REDIS_OPERATOR, settings.operators.redis_operator.namespace)
     # A Redis pod asks a sentinel for a failover before it stops, hence the same clients for both.
     clients = [operator, SENTINELS, REDIS_SERVERS, SERVER]
     if settings.rotation.redis > 1:

@@ -20,7 +20,6 @@ from ..settings.platform import PullCredentials
 from .crds import CiliumNetworkPolicy
 from .flows import (
     ANYWHERE,
-    NAMESPACES,
     Addresses,
     ApiServer,
     Dns,
@@ -29,6 +28,7 @@ from .flows import (
     Pods,
     beside_pooler,
     flows,
+    own_namespaces,
 )
 
 
@@ -98,7 +98,7 @@ def namespaces(
     opts: pulumi.ResourceOptions,
     consumers: Mapping[str, Sequence[Flow]] | None = None,
 ) -> dict[str, Namespace]:
-    """The namespaces of an environment by name: its own five, and those of further consumers.
+    """The namespaces of an environment by name: its own, and those of further consumers.
 
     `consumers` holds the connections of each further namespace's pods.
     """
@@ -118,7 +118,7 @@ def namespaces(
         )
     dns = Dns(network.dns_namespace, addresses=network.dns_addresses, ports=network.dns_ports)
     created: dict[str, Namespace] = {}
-    for name in (*NAMESPACES, *further):
+    for name in (*own_namespaces(settings), *further):
         args = NamespaceArgs(
             name=name,
             flows=table,

@@ -296,6 +296,27 @@ class Operators(Model):
     pgo: Operator = Operator(resources=Resources(memory="128Mi", memory_limit="512Mi"))
     redis_operator: RedisOperatorSettings = RedisOperatorSettings()
 
+    @model_validator(mode="after")
+    def _in_a_namespace_that_lets_them_work(self) -> Self:
+        """The policies let PGO and redis-operator out, each beside its own servers only."""
+        own = {"vault", "postgres", "redis", "shlink"}
+        if self.external_secrets.install:
+            own.add("external-secrets")
+        operators = {
+            "externalSecrets": (self.external_secrets, ""),
+            "pgo": (self.pgo, "postgres"),
+            "redisOperator": (self.redis_operator, "redis"),
+        }
+        for name, (operator, usual) in operators.items():
+            if operator.namespace in own - {usual}:
+                allowed = f"a namespace that this environment does not use, or {usual}"
+                raise ValueError(
+                    f"{name}.namespace: {operator.namespace} is this environment's own, and its "
+                    "policies would cut that operator off; allowed: "
+                    f"{allowed.removesuffix(', or ')}"
+                )
+        return self
+
 
 class Network(Model):
     """NetworkPolicies."""
