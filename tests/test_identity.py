@@ -15,7 +15,7 @@ from components.cluster.access import ClusterAccess
 from components.program import changes, identity
 from components.program.identity import CLUSTER_UID, MARK, Identity, IdentityError, Sight, State
 from offline.record import Recording, plain
-from tests.test_changes import update
+from tests.test_changes import recorded, update
 
 NAMES = ("vault", "redis")
 OWN = Identity("shlink", "dev", "1a2b")
@@ -198,3 +198,19 @@ def test_an_update_that_can_not_look_touches_nothing(api: Any, text: str) -> Non
         look_first(api, preview=False)
     assert "hunter2" not in str(error.value)
     assert look_first(api, preview=True) is None
+
+
+def test_the_namespace_of_an_operator_that_was_there_is_forgotten_and_not_deleted() -> None:
+    """Every version before declared it, whoever had made it."""
+    there = recorded(operators={"externalSecrets": {"install": False, "namespace": "platform"}})
+    usual = recorded(
+        operators={"externalSecrets": {"install": False, "namespace": "external-secrets"}}
+    )
+    before = {key: value for key, value in usual.items() if "Secrets.namespace" not in key}
+    change = "operators.externalSecrets.namespace: this environment's own -> external-secrets"
+    with pytest.raises(changes.ChangeError, match=change):
+        update(before, usual)
+    update(before, usual, [change])
+    # An empty one of its own goes, and a first update has none.
+    update(before, there)
+    update(usual, usual)

@@ -170,7 +170,7 @@ def parsed(**settings: Any) -> Settings:
         (
             {"operators": {"pgo": {"install": False, "namespace": "redis"}}},
             [
-                "shlink:operators: pgo.namespace: redis is this environment's own",
+                "shlink:operators.pgo.namespace: redis is this environment's own",
                 "allowed: a namespace that this environment does not use, or postgres",
             ],
         ),

@@ -22,7 +22,9 @@ from ..postgres.guard import GuardedCluster, asked
 from ..settings.changes import (
     CLUSTER_UID,
     DEFAULT,
+    OWN,
     REPOSITORIES,
+    SECRETS_NAMESPACE,
     ChangeError,
     Record,
     listed,
@@ -55,6 +57,7 @@ def recorded(cluster: Cluster, settings: Settings, uid: str | None = None) -> di
         "postgres.backups.storage.size": postgres.backups.storage.size,
         "postgres.backups.storage.storageClass": postgres.backups.storage.storage_class,
         "operators.externalSecrets.install": settings.operators.external_secrets.install,
+        SECRETS_NAMESPACE: settings.operators.external_secrets.namespace or OWN,
         "operators.pgo.install": settings.operators.pgo.install,
         "charts.pgo.version": settings.charts.pgo.version,
         "images.vault": settings.images.vault,
@@ -92,7 +95,8 @@ def comparison(
     """A hook before the record's update. It raises ChangeError if a change would destroy data."""
 
     async def compare(args: pulumi.ResourceHookArgs) -> None:
-        before, after = _input(args.old_inputs), _input(args.new_inputs)
+        before = {SECRETS_NAMESPACE: OWN, **_input(args.old_inputs)}
+        after = _input(args.new_inputs)
         if any(refusals(_where(before), _where(after), allowed)):
             # A first update with the wrong context may have ended before it made anything.
             state = await asyncio.to_thread(exported, pulumi.get_stack())

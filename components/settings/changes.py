@@ -22,6 +22,12 @@ Record = Mapping[str, Any]
 CLUSTER_UID = "kubernetes.uid"
 """The key of the cluster's own uid in the record."""
 
+SECRETS_NAMESPACE = "operators.externalSecrets.namespace"
+"""The key of where External Secrets runs in the record."""
+
+OWN = "this environment's own"
+"""A namespace that the program makes, as every version before 0.2.0 did."""
+
 REPOSITORIES = "postgres.backups.repositories."
 """Beginning of the keys of backup repositories."""
 
@@ -233,6 +239,12 @@ _RULES: Mapping[str, Rule] = {
         "the release takes its CRDs along, and with them every ExternalSecret of the whole cluster "
         "and the Secrets made from them",
         f"let another release of the chart adopt the CRDs first: {_DOCS}",
+    ),
+    SECRETS_NAMESPACE: Rule(
+        lambda before, after: (before, after) == (OWN, "external-secrets"),
+        "the state holds that namespace as this environment's own, so the update would delete it "
+        "with everything in it, the operator that was there already too",
+        f"let the state forget it first: {_DOCS}",
     ),
 }
 
