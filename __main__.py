@@ -20,6 +20,7 @@ from components.program.inventory import Inventory
 from components.redis.component import FAILOVER, Redis, RedisArgs, external
 from components.settings.environment import load
 from components.settings.redis import ExternalRedis, FailoverRedis
+from components.settings.shlink import shlink_version
 from components.shlink.component import API_KEY, Shlink, ShlinkArgs, shlink_secrets
 from components.shlink.web_client import WebClient, WebClientArgs
 from components.vault.args import VaultArgs
@@ -109,7 +110,7 @@ if isinstance(settings.redis, FailoverRedis):
         opts,
     ).endpoint
 elif isinstance(settings.redis, ExternalRedis):
-    redis = external(settings.redis)
+    redis = external(settings.redis, shlink_version(settings.images.shlink))
 
 own = shlink_secrets(settings.shlink, settings.rotation.api_key, opts)
 deliveries = [database.delivery, *own.deliveries]

@@ -142,10 +142,20 @@ def as_written(node: Any, key: str) -> Any:
             result[name] = {names: as_written(field, f"{key}.*") for names, field in value.items()}
             result["additionalProperties"] = False
         elif name in ("items", "anyOf", "oneOf"):
-            result[name] = as_written(value, key)
+            result[name] = as_written(_not_empty(value), key)
         elif name not in ("discriminator", "title"):
             result[name] = value
     return _or_encrypted(_or_text(result, key), key)
+
+
+def _not_empty(value: Any) -> Any:
+    """The branches of an optional value; a group can't be there and empty."""
+    if not isinstance(value, list):
+        return value
+    branches = cast("list[dict[str, Any]]", value)
+    if any("properties" in branch or "oneOf" in branch for branch in branches):
+        return [branch for branch in branches if branch.get("type") != "null"]
+    return branches
 
 
 def _or_text(node: dict[str, Any], key: str) -> dict[str, Any]:

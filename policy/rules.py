@@ -21,7 +21,7 @@ _VOLUMES = {
     "projected",
     "secret",
 }
-_CREDENTIAL = re.compile(r"(PASSWORD|PASSWD|TOKEN|API_KEY|SECRET_KEY|PRIVATE_KEY)$")
+_CREDENTIAL = re.compile(r"(PASSWORD|PASSWD|TOKEN|API_KEY|SECRET_KEY|PRIVATE_KEY|SECRET)$")
 _CONFIGURED_ELSEWHERE = ("kubernetes", "vault", "postgresql")
 """Packages whose default provider would take its target from the environment. Those that only
 compute (random, tls) have no target."""
@@ -29,7 +29,7 @@ _COMPONENTS = re.compile(r"kubernetes:(helm\.sh/v4|kustomize/v2|yaml/v2):")
 """What the provider makes other resources of, and the engine tells no provider of. The rule sees
 those others."""
 _MAY_HOLD_SECRETS = re.compile(
-    r"kubernetes:core/v1:Secret$|vault:kv/|random:|tls:|pulumi:providers:"
+    r"kubernetes:core/v1:Secret$|vault:(kv/|jwt/authBackend:)|random:|tls:|pulumi:providers:"
 )
 
 

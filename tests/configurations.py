@@ -22,6 +22,9 @@ _RAFT = {
     "seal": {"type": "awskms", "region": "eu-central-1", "kmsKeyId": "alias/vault"},
 }
 
+CERTIFICATE = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
+"""As far as the settings look into it."""
+
 PLACEMENT: Mapping[str, Any] = {
     "nodeSelector": {"kubernetes.io/os": "linux"},
     "tolerations": [{"key": "pool", "value": "shlink", "effect": "NoSchedule"}],
@@ -52,6 +55,21 @@ SWITCHES: Mapping[str, Mapping[str, Any]] = {
             "mode": "external",
             "servers": [f"tcp://redis-{n}.example.org:6379" for n in range(3)],
         }
+    },
+    "redis-sentinels": {
+        "redis": {
+            "mode": "external",
+            "servers": ["tls://sentinel.example.org:26379"],
+            "sentinelService": "mymaster",
+            "user": "shlink",
+            "password": "p@ss/word",
+            "ca": CERTIFICATE,
+            "cidr": ["192.0.2.0/24", "2001:db8::/32"],
+        }
+    },
+    "redis-database": {
+        "redis": {"mode": "external", "servers": ["tcp://redis.example.org:6379/3"]},
+        "images": {"shlink": "shlinkio/shlink:5.1.5"},
     },
     "redis-none": {"redis": {"mode": "none"}},
     "redis-sized": {
@@ -100,15 +118,22 @@ SWITCHES: Mapping[str, Mapping[str, Any]] = {
                         "endpoint": "minio.example.org:9000",
                         "region": "any-1",
                         "pathStyle": True,
-                        "ca": "-----BEGIN CERTIFICATE-----\n",
+                        "ca": CERTIFICATE,
                         "cidrs": ["192.0.2.10/32"],
                         "encrypted": False,
                         "full": "0 4 * * 6",
                         "retentionFull": 8,
                     },
-                    "repo3": {"type": "gcs", "bucket": "google"},
+                    "repo3": {
+                        "type": "gcs",
+                        "bucket": "google",
+                        "full": "0 5 * * 0",
+                        "differential": "0 5 * * 1-6",
+                    },
                     "repo4": {
                         "type": "azure",
+                        "full": "0 6 * * 0",
+                        "differential": "0 6 * * 1-6",
                         "container": "container",
                         "account": "account",
                         "key": "azurekey",
@@ -116,6 +141,34 @@ SWITCHES: Mapping[str, Mapping[str, Any]] = {
                 }
             },
             "serviceAccountAnnotations": {"eks.amazonaws.com/role-arn": "arn"},
+        }
+    },
+    "backups-tuned": {
+        "postgres": {
+            "storage": {"size": "20Gi"},
+            "backups": {
+                "processes": 4,
+                "compression": "zst",
+                "pendingWal": "8Gi",
+                "repositories": {
+                    "repo2": {
+                        "type": "s3",
+                        "bucket": "backups",
+                        "endpoint": "s3.eu-central-1.amazonaws.com",
+                        "region": "eu-central-1",
+                        "key": "k",
+                        "keySecret": "s",
+                        "kmsKeyId": "alias/backups",
+                    },
+                    "repo3": {
+                        "type": "azure",
+                        "container": "container",
+                        "account": "account",
+                        "full": "0 5 * * 0",
+                        "differential": "0 5 * * 1-6",
+                    },
+                },
+            },
         }
     },
     "restore-in-place": {
@@ -186,7 +239,7 @@ SWITCHES: Mapping[str, Mapping[str, Any]] = {
                 "address": "https://keys.example.org:8200",
                 "keyName": "shlink",
                 "token": "t",
-                "ca": "-----BEGIN CERTIFICATE-----\n",
+                "ca": CERTIFICATE,
             },
         }
     },
@@ -214,7 +267,7 @@ SWITCHES: Mapping[str, Mapping[str, Any]] = {
                 "clientId": "vault",
                 "clientSecret": "oidcsecret",
                 "scopes": ["groups"],
-                "ca": "-----BEGIN CERTIFICATE-----\n",
+                "ca": CERTIFICATE,
                 "viewers": ["developers", "support"],
                 "operators": ["platform"],
             }

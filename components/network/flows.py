@@ -254,6 +254,8 @@ def _postgres(settings: Settings) -> list[Flow]:
             rows.append(Flow(pods, Addresses(store.cidrs), [store.port]))
             if store.type == "gcs" and store.key is None:
                 rows += _identity(pods, "gcpckms")
+            if store.type == "azure" and store.key is None:
+                rows += _identity(pods, "azurekeyvault")
     return rows
 
 
@@ -269,7 +271,7 @@ def _stores(settings: Settings) -> list[Store]:
 def _redis(settings: Settings) -> list[Flow]:
     redis = settings.redis
     if redis.mode == "external":
-        return [Flow(SERVER, Addresses([redis.cidr]), redis.ports)]
+        return [Flow(SERVER, Addresses(redis.cidr), redis.ports)]
     if redis.mode == "none":
         return []
     operator = REDIS_OPERATOR

@@ -27,6 +27,7 @@ from ..settings.postgres import (
     Store,
     StoreRestore,
 )
+from ..settings.postgres import Backups as BackupSettings
 from .crds import (
     PgBackRest,
     PgBackRestDataSource,
@@ -108,6 +109,8 @@ class BackupsArgs:
     """Object stores by name, `repo2` to `repo4`."""
     placement: Placement = field(default_factory=Placement)
     """On which nodes the repository's pod, and every backup and restore, may run."""
+    options: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Further options of pgBackRest, for all repositories."""
     image: str | None = None
     """pgBackRest's image; the one of PGO's chart when None. Its pgBackRest must be the version of
     the one in PostgreSQL's image, or archiving stops."""
@@ -128,6 +131,7 @@ class Backups:
             "start-fast": "y",
             f"{VOLUME}-retention-full": str(args.schedule.retention_full),
             f"{VOLUME}-retention-full-type": "count",
+            **args.options,
         }
         repositories: list[PostgresRepository] = [
             {
@@ -269,6 +273,8 @@ def _s3(store: S3Store) -> Repository:
     options: dict[str, pulumi.Input[str]] = {"storage-port": str(store.port)}
     if store.path_style:
         options["s3-uri-style"] = "path"
+    if store.kms_key_id is not None:
+        options["s3-kms-key-id"] = store.kms_key_id
     secrets: dict[str, pulumi.Input[str]] = {}
     if store.key is not None and store.key_secret is not None:
         secrets["s3-key"] = store.key.get_secret_value()
@@ -296,11 +302,23 @@ def _gcs(store: GcsStore) -> Repository:
 
 
 def _azure(store: AzureStore) -> Repository:
-    return Repository(
-        target={"name": "", "azure": {"container": store.container}},
-        options={"azure-account": store.account},
-        secrets={"azure-key": store.key.get_secret_value()},
-    )
+    target: PostgresRepository = {"name": "", "azure": {"container": store.container}}
+    account = {"azure-account": store.account}
+    if store.key is None:
+        return Repository(target, {**account, "azure-key-type": "auto"})
+    return Repository(target, account, secrets={"azure-key": store.key.get_secret_value()})
+
+
+def options_of(settings: BackupSettings) -> dict[str, str]:
+    """PgBackRest's options for all repositories; what is left out keeps its own default."""
+    options: dict[str, str] = {}
+    if settings.processes is not None:
+        options["process-max"] = str(settings.processes)
+    if settings.compression is not None:
+        options["compress-type"] = settings.compression
+    if settings.pending_wal is not None:
+        options["archive-push-queue-max"] = f"{settings.pending_wal}B"
+    return options
 
 
 def _schedules(full: str, differential: str) -> RepositorySchedules:

@@ -44,6 +44,7 @@ from .backups import (
     BackupsArgs,
     Schedule,
     backup_after,
+    options_of,
     restore_in_place,
 )
 from .crds import PgBouncer, PgMonitorExporter, PostgresCluster, PostgresClusterSpec, PostgresUser
@@ -523,6 +524,7 @@ class Postgres(pulumi.ComponentResource):
                     retention_full=settings.retention_full,
                 ),
                 stores=settings.repositories,
+                options=options_of(settings),
                 resources=settings.resources,
                 placement=args.placement,
                 image=args.images.pgbackrest,

@@ -5,6 +5,7 @@ snapshot every 15 minutes at most and at each orderly stop, and that is all that
 """
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,7 +33,7 @@ from ..manifests.pods import (
 )
 from ..settings.changes import Record, refusal_hook, volume
 from ..settings.platform import Resources, Volume
-from ..settings.redis import ExternalRedis
+from ..settings.redis import ExternalRedis, database
 from ..settings.types import amount
 from .crds import RedisFailover, RedisFailoverSpec, RedisServers, Sentinels
 
@@ -77,36 +78,61 @@ class RedisEndpoint:
     sentinel_service: str | None
     """The monitored master's name; None where there is no Sentinel."""
     delivery: Delivery | None
-    """`password`: of the Redis servers behind Sentinel. `servers`: the URLs with the password in
-    them. None if Redis asks for no password."""
+    """`password` and `user`: of the Redis servers behind Sentinel. `servers`: the URLs with the
+    password in them. None if Redis asks for no password."""
     resources: Sequence[pulumi.Resource]
     """What a client depends on."""
     ready: pulumi.ResourceHook | None
     """For a client's `before_create` and `before_update`: returns once the servers run as declared
     and accept the password. None if Redis is not of this program."""
+    ca_pem: str | None = None
+    """The private authority of the servers' certificates."""
 
 
-def external(settings: ExternalRedis) -> RedisEndpoint:
-    """A managed Redis.
+def external(settings: ExternalRedis, shlink: tuple[int, ...]) -> RedisEndpoint:
+    """A Redis elsewhere, as this version of Shlink is told of it.
 
-    Outside Sentinel, Shlink takes a password only inside the URL (shlink-common, RedisFactory).
+    Outside Sentinel, Shlink takes a user and a password only inside the URL, and with a single
+    sentinel it ignores the service (shlink-common, RedisFactory).
     """
     first = urlsplit(settings.servers[0])
-    servers, delivery = ",".join(settings.servers), None
-    if settings.password:
-        secret = quote(settings.password.get_secret_value(), safe="")
-        urls = [url.replace("://", f"://:{secret}@", 1) for url in settings.servers]
-        servers = None
-        delivery = _delivery({"servers": pulumi.Output.secret(",".join(urls))})
+    sentinels = settings.sentinel_service is not None
+    urls = [_url(server, shlink) for server in settings.servers]
+    if sentinels and len(urls) == 1:
+        urls *= 2
+    values: dict[str, str] = {}
+    if settings.password and sentinels:
+        values["password"] = settings.password.get_secret_value()
+        if settings.user:
+            values["user"] = settings.user
+    elif settings.password:
+        login = ":".join(
+            quote(part, safe="")
+            for part in (settings.user or "", settings.password.get_secret_value())
+        )
+        values["servers"] = ",".join(url.replace("://", f"://{login}@", 1) for url in urls)
+    delivery = None
+    if values:
+        delivery = _delivery({key: pulumi.Output.secret(value) for key, value in values.items()})
     return RedisEndpoint(
         host=first.hostname or "",
         port=first.port or ports.REDIS,
-        servers=servers,
-        sentinel_service=None,
+        servers=None if "servers" in values else ",".join(urls),
+        sentinel_service=settings.sentinel_service,
         delivery=delivery,
         resources=[],
         ready=None,
+        ca_pem=settings.ca,
     )
+
+
+def _url(server: str, shlink: tuple[int, ...]) -> str:
+    """A server's URL, with its database as this version of Shlink reads it."""
+    number = database(server)
+    plain = re.sub(r"(?<=[^/:])/?(/|\?database=)[0-9]+$", "", server)
+    if not number:
+        return plain
+    return f"{plain}?database={number}" if shlink >= (5, 0) else f"{plain}/{number}"
 
 
 def _delivery(values: Mapping[str, pulumi.Output[str]]) -> Delivery:

@@ -6,10 +6,12 @@ setting_types.py has the types. configuration.py reads the values and explains w
 """
 
 from collections.abc import Mapping
-from typing import Any, Self, cast
+from datetime import timedelta
+from decimal import Decimal
+from typing import Annotated, Any, Self, cast
 
 import pulumi
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from . import reading as configuration
 from .platform import Charts, Images, Monitoring, Network, Operators, PlacementSettings
@@ -24,7 +26,7 @@ from .postgres import (
 )
 from .redis import FailoverRedis, RedisSettings
 from .shlink import ShlinkSettings, known_version, shlink_version
-from .types import Model, Rotation, Text
+from .types import Model, Rotation, Text, amount, text
 from .vault import VaultSettings
 
 
@@ -47,6 +49,26 @@ class RotationSettings(Model):
     )
 
 
+def _quoted(value: Any) -> Any:
+    """A line of a refusal, which is a map to YAML without quotes. Raises ValueError."""
+    if isinstance(value, Mapping):
+        pairs = cast("Mapping[str, Any]", value)
+        line = ", ".join(f"{key}: {change}" for key, change in pairs.items())
+        # A ValueError, since pydantic collects no other.
+        raise ValueError(  # noqa: TRY004
+            f'is a map to YAML; put the line in quotes, as in "{line}"'
+        )
+    return text(value)
+
+
+AllowedChange = Annotated[Text, BeforeValidator(_quoted)]
+
+# Below what was measured under load with 6 and with 12 workers: docs/sizing.md.
+_POD_MEMORY = 100 * 2**20
+
+_WORKER_MEMORY = 20 * 2**20
+
+
 class Settings(Model):
     """Everything under `shlink:`."""
 
@@ -56,7 +78,7 @@ class Settings(Model):
         "keys, the PostgresCluster, the RedisFailover. Vault's StatefulSet is its chart's and not "
         "among them; its volumes outlive it.",
     )
-    allowed_changes: list[Text] = Field(
+    allowed_changes: list[AllowedChange] = Field(
         default=[],
         description="Changes that are refused otherwise, each as the refusal writes it "
         "(`postgres.version: 16 -> 17`), after they were prepared by hand: docs/upgrades.md.",
@@ -81,6 +103,8 @@ class Settings(Model):
             self._variables,
             self._sentinel,
             self._cleared_cache,
+            self._published,
+            self._memory,
             self._connections,
             self._ports,
             self._databases,
@@ -99,6 +123,15 @@ class Settings(Model):
             raise ValueError(
                 "monitoring.enabled: true needs network.monitoringNamespace, where Prometheus "
                 "runs; without it the network policies keep it out"
+            )
+        gap = self.postgres.backups.longest_gap
+        hours = self.monitoring.backup_hours
+        if self.monitoring.enabled and timedelta(hours=hours) <= gap:
+            longest = int(gap.total_seconds() // 3600)
+            raise ValueError(
+                f"monitoring.backupHours: {hours} is no more than the {longest} hours between two "
+                f"backups (postgres.backups), so the alert would fire; allowed: {longest + 1} or "
+                "more"
             )
 
     def _variables(self) -> None:
@@ -126,6 +159,37 @@ class Settings(Model):
             raise ValueError(
                 f"images.shlink: {image} does not clear its cache at its start, and reads what "
                 "another version left there; allowed: 5.1.2 or newer"
+            )
+
+    def _published(self) -> None:
+        redis = self.redis
+        if not self.shlink.pub_sub:
+            return
+        if redis.mode == "none":
+            raise ValueError(
+                "app.pubSub: true publishes to Redis, and redis.mode is none; allowed: false, or "
+                "redis.mode failover or external"
+            )
+        if redis.mode == "external" and redis.clustered:
+            raise ValueError(
+                "app.pubSub: true does not work with a Redis Cluster, to which Shlink can't "
+                "publish; allowed: false, one server, or redis.sentinelService"
+            )
+
+    def _memory(self) -> None:
+        app = self.shlink
+        limit, workers = amount(app.resources.memory_limit), app.web_workers + app.task_workers
+        if _POD_MEMORY + workers * _WORKER_MEMORY > limit:
+            most = int((limit - _POD_MEMORY) // _WORKER_MEMORY)
+            raise ValueError(
+                f"app.webWorkers: {app.web_workers}, and {app.task_workers} task workers, need "
+                f"more than app.resources.memoryLimit, {app.resources.memory_limit}; allowed: "
+                f"{max(most, 0)} workers together, or a higher limit (docs/sizing.md)"
+            )
+        if amount(app.memory_limit) * Decimal("1.048576") > limit:
+            raise ValueError(
+                f"app.memoryLimit: {app.memory_limit} for one worker is more than "
+                f"app.resources.memoryLimit, {app.resources.memory_limit}; allowed: less"
             )
 
     def _connections(self) -> None:

@@ -1,6 +1,5 @@
 """What an environment may set about all layers: images, operators, nodes, network, monitoring."""
 
-import re
 from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -236,14 +235,15 @@ class Images(Model):
         registry = images.get("registry")
         if not isinstance(registry, str):
             return images
-        # A wrong registry is one fault of its own, not one of each image.
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.:/_-]*", registry):
-            return images
         mirrored: dict[str, Any] = {}
         for name, field in cls.model_fields.items():
             if isinstance(field.default, str):
-                image = ImageReference.parse(field.default).at(registry)
-                mirrored[field.alias or name] = str(image)
+                image = str(ImageReference.parse(field.default).at(registry))
+                try:
+                    ImageReference.parse(image)
+                except ValueError:
+                    return images  # a wrong registry is one fault of its own, not one of each image
+                mirrored[field.alias or name] = image
         return mirrored | images
 
 

@@ -1,10 +1,15 @@
 """What an environment may set about PostgreSQL: sizes, backups, object stores, restores."""
 
 import re
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from itertools import combinations, islice, pairwise, takewhile
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from cronsim import CronSim
+from pydantic import AfterValidator, Field, model_validator
 
 from .. import ports
 from .images import ImageReference
@@ -16,7 +21,10 @@ from .types import (
     Bucket,
     Certificates,
     Cidr,
+    Container,
     Cron,
+    DiskSize,
+    GoogleBucket,
     Host,
     KeyFile,
     Model,
@@ -25,7 +33,11 @@ from .types import (
     Port,
     Region,
     Secret,
+    StorageAccount,
     Text,
+    amount,
+    elsewhere,
+    outside,
 )
 
 VOLUME = "repo1"
@@ -71,6 +83,20 @@ class _Store(Model):
         """The port that the network policies must leave open."""
         return ports.HTTPS
 
+    def without_identity(self, annotations: Mapping[str, str]) -> str | None:
+        """Why pods with these annotations could not log in; None if they can, or nobody knows."""
+        del annotations
+        return None
+
+
+_REGIONAL = re.compile(
+    r"(?:^|\.)s3(?:-fips)?[.-](?:dualstack\.)?([a-z0-9-]+)\."
+    r"(?:vpce\.)?(?:amazonaws\.com(?:\.cn)?|scw\.cloud|backblazeb2\.com|wasabisys\.com)$"
+)
+"""Endpoints that answer for one region only."""
+
+_ROLE = "eks.amazonaws.com/role-arn"
+
 
 class S3Store(_Store):
     """A bucket of S3, or of anything that speaks S3 with TLS."""
@@ -96,12 +122,73 @@ class S3Store(_Store):
         "(EKS: IRSA; see `postgres.serviceAccountAnnotations`).",
     )
     key_secret: Secret | None = Field(default=None, description="Access key's secret.")
+    kms_key_id: Text | None = Field(
+        default=None,
+        description="Key of AWS KMS with which the bucket encrypts what it stores; the bucket's "
+        "own default when left out.",
+    )
 
     @model_validator(mode="after")
     def _whole_key(self) -> Self:
         if (self.key is None) != (self.key_secret is None):
             raise ValueError("`key` and `keySecret` belong together: set both, or neither")
         return self
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Self:
+        for rule in (self._encrypted_way, self._by_its_name, self._in_its_region):
+            rule()
+        return self
+
+    def _encrypted_way(self) -> None:
+        try:
+            elsewhere(self.host)
+        except ValueError as error:
+            raise ValueError(f"endpoint: {error}") from None
+        if self.port == ports.HTTP:
+            raise ValueError(
+                "endpoint: port 80 is not encrypted, and pgBackRest speaks TLS only; allowed: "
+                "the store's port with TLS"
+            )
+        if outside(self.host, self.cidrs):
+            raise ValueError(
+                f"cidrs: {self.host}, the endpoint, is in none of them; allowed: networks with it"
+            )
+
+    def _by_its_name(self) -> None:
+        if self.host.startswith(f"{self.bucket}."):
+            raise ValueError(
+                f"endpoint: {self.host} begins with the bucket, which pgBackRest adds; allowed: "
+                f"{self.host.removeprefix(f'{self.bucket}.')}"
+            )
+        if self.path_style:
+            return
+        if "." in self.bucket:
+            raise ValueError(
+                f"pathStyle: is false, and {self.bucket}.{self.host} has a dot too many for the "
+                "store's certificate; allowed: pathStyle: true, or a bucket without dots"
+            )
+        if re.fullmatch(r"[0-9.]+|.*:.*", self.host):
+            raise ValueError(
+                f"pathStyle: is false, and {self.bucket}.{self.host} is no host name; allowed: "
+                "pathStyle: true, or an endpoint that is a name"
+            )
+
+    def _in_its_region(self) -> None:
+        match = _REGIONAL.search(self.host)
+        if match and match[1] != self.region:
+            raise ValueError(
+                f"region: {self.region} is not the endpoint's, {self.host}; allowed: {match[1]}"
+            )
+
+    def without_identity(self, annotations: Mapping[str, str]) -> str | None:
+        """Why pods with these annotations could not log in; None if they can, or nobody knows."""
+        if self.key is not None or _ROLE in annotations:
+            return None
+        return (
+            f"is missing, and so is {_ROLE} in postgres.serviceAccountAnnotations; allowed: one of "
+            "the two (EKS Pod Identity does not work with PGO)"
+        )
 
     @property
     def host(self) -> str:
@@ -118,7 +205,7 @@ class GcsStore(_Store):
     """A bucket of Google Cloud Storage."""
 
     type: Literal["gcs"]
-    bucket: Bucket = Field(description="The bucket; it must exist.")
+    bucket: GoogleBucket = Field(description="The bucket; it must exist.")
     key: KeyFile = Field(
         default=None,
         description="A service account's key file (JSON). Without one the pods log in by their "
@@ -130,9 +217,13 @@ class AzureStore(_Store):
     """A container of Azure Blob Storage."""
 
     type: Literal["azure"]
-    container: Bucket = Field(description="The container; it must exist.")
-    account: Text = Field(description="Storage account.")
-    key: Secret = Field(description="Shared key of the storage account.")
+    container: Container = Field(description="The container; it must exist.")
+    account: StorageAccount = Field(description="Storage account.")
+    key: Secret | None = Field(
+        default=None,
+        description="Shared key of the storage account. Without one the pods log in by the managed "
+        "identity of their nodes (pgBackRest 2.58 or newer).",
+    )
 
 
 Store = Annotated[S3Store | GcsStore | AzureStore, Field(discriminator="type")]
@@ -145,22 +236,59 @@ _TIME = (
 )
 
 
+def _moment(value: str) -> str:
+    """A time that a calendar has."""
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError:
+        raise ValueError("is no moment that a calendar and a clock have") from None
+    if abs(moment.utcoffset() or timedelta()) > timedelta(hours=15, minutes=59):
+        raise ValueError("has an offset that no place has; allowed: -15:59 to +15:59")
+    return value
+
+
+def _moments(label: str) -> list[datetime]:
+    """When the backups of a label began; ValueError: a calendar has no such moment."""
+    dates = re.findall("[0-9]{8}-[0-9]{6}", label)
+    return [datetime.strptime(f"{date}+0000", "%Y%m%d-%H%M%S%z") for date in dates]
+
+
+def _label(value: str) -> str:
+    try:
+        _moments(value)
+    except ValueError:
+        raise ValueError("is no backup's label: a calendar has no such moment") from None
+    return value
+
+
 class _Restore(Model):
     """How far the database is restored; by default, up to the last archived WAL."""
 
-    set: str | None = Field(
+    set: Annotated[str, AfterValidator(_label)] | None = Field(
         default=None,
         pattern=_SET,
         json_schema_extra=_expected("a backup's label, such as 20261124-093000F"),
         description="A named backup, as `pgbackrest info` lists it, and nothing after it; with "
         "`time` it is where the way to that moment begins.",
     )
-    time: str | None = Field(
+    time: Annotated[str, AfterValidator(_moment)] | None = Field(
         default=None,
         pattern=_TIME,
         json_schema_extra=_expected("a moment with its offset, such as 2026-11-24 09:30:00+00"),
         description="A moment with its time zone: 2026-11-24 09:30:00+00.",
     )
+
+    @model_validator(mode="after")
+    def _backwards(self) -> Self:
+        if self.set is None or self.time is None:
+            return self
+        begun = _moments(self.set)[-1]
+        if datetime.fromisoformat(self.time) <= begun:
+            raise ValueError(
+                f"time: {self.time} is before {self.set}, where the way to it would begin; "
+                "allowed: a later moment, or an earlier `set`"
+            )
+        return self
 
 
 class InPlaceRestore(_Restore):
@@ -186,7 +314,7 @@ class StoreRestore(_Restore):
         "retention do not apply."
     )
     path: str = Field(
-        pattern=r"^/[A-Za-z0-9._/-]+$",
+        pattern=r"^(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+$",
         json_schema_extra=_expected("a path, such as /shlink-db/0a1b2c3d/repo2"),
         description="The repository's path in the store: the other environment's output "
         "`database_backups`, or look for the folder that holds `backup/db`.",
@@ -194,6 +322,19 @@ class StoreRestore(_Restore):
     passphrase: Secret | None = Field(
         default=None, description="The other environment's passphrase, when it encrypted."
     )
+
+    @model_validator(mode="after")
+    def _readable(self) -> Self:
+        if self.store.encrypted and self.passphrase is None:
+            raise ValueError(
+                "passphrase: is missing; allowed: the other environment's, or store.encrypted: "
+                "false if that one did not encrypt"
+            )
+        if not self.store.encrypted and self.passphrase is not None:
+            raise ValueError(
+                "passphrase: is set, but store.encrypted is false; allowed: one of the two"
+            )
+        return self
 
 
 Restore = Annotated[InPlaceRestore | StoreRestore, Field(discriminator="type")]
@@ -223,6 +364,60 @@ class Backups(Model):
         description="Of each container that runs pgBackRest: beside the instances, the "
         "repository's pod, and every backup and restore.",
     )
+    processes: int | None = Field(
+        default=None,
+        ge=1,
+        le=16,
+        description="Processes that compress and copy at once; pgBackRest's own 1 when left out.",
+    )
+    compression: Literal["none", "gz", "lz4", "zst"] | None = Field(
+        default=None,
+        description="How backups and WAL are compressed; gz when left out. zst takes less of the "
+        "processor for the same size.",
+    )
+    pending_wal: DiskSize | None = Field(
+        default=None,
+        description="WAL that waits for a repository that is away, at most. When there is more, "
+        "pgBackRest drops it so that the volume does not fill and PostgreSQL does not stop; no "
+        "restore then gets past that point until the next backup. Without it all WAL is kept. Less "
+        "than `postgres.storage.size`.",
+    )
+
+    def at_the_same_time(self) -> list[str]:
+        """Faults: repositories whose backups begin in one minute, and pgBackRest makes only one."""
+        begins = {"": {*minutes(self.full), *minutes(self.differential)}}
+        for name, store in self.repositories.items():
+            times = {*minutes(store.full), *minutes(store.differential)}
+            begins[f"repositories.{name}."] = times
+        faults: list[str] = []
+        for (key, times), (later_key, later_times) in combinations(begins.items(), 2):
+            both = times & later_times
+            if both:
+                faults.append(
+                    f"backups.{later_key}full: backups begin at {min(both):%H:%M on %A} as those "
+                    f"of `backups.{key}full` or its `differential` do, and one of the two fails; "
+                    "allowed: another time"
+                )
+        return faults
+
+    @property
+    def longest_gap(self) -> timedelta:
+        """Between two backups of one repository."""
+        gaps = [timedelta()]
+        for each in (self, *self.repositories.values()):
+            times = sorted({*minutes(each.full), *minutes(each.differential)})
+            gaps += [later - earlier for earlier, later in pairwise(times)]
+        return max(gaps)
+
+
+@cache
+def minutes(schedule: str) -> frozenset[datetime]:
+    """When a schedule begins something within ten weeks."""
+    begin = datetime(2026, 1, 1, tzinfo=UTC)
+    times = takewhile(
+        lambda time: time < begin + timedelta(weeks=10), CronSim(schedule.upper(), begin)
+    )
+    return frozenset(islice(times, 20_000))
 
 
 RESERVED_CONNECTIONS = 1 + 15
@@ -247,6 +442,61 @@ class Pooler(Model):
         le=4,
         description="Pods of PgBouncer. One that is replaced refuses connections for a moment.",
     )
+
+
+# Of PostgreSQL's parameters, those that somebody else decides: the rules of PGO 6.0.3's CRD about
+# spec.config.parameters, which its webhook tells minutes later, and what stops PostgreSQL. A star
+# ends the beginning of a name.
+_DECIDED: Mapping[str, str] = {
+    "config_file data_directory external_pid_file hba_file ident_file": "PGO knows the files",
+    "listen_addresses": "PostgreSQL listens on every address",
+    "port": "PGO and what connects use 5432",
+    "ssl ssl_*": "TLS is always on, with the certificates of this environment",
+    "unix_socket_*": "PGO knows the socket",
+    "wal_log_hints hot_standby": "is always on",
+    "archive_mode archive_command archive_library restore_command": "pgBackRest archives",
+    "recovery_target recovery_target_*": "a restore is the setting `restore`",
+    "synchronous_standby_names": "the setting is `synchronous`",
+    "primary_conninfo primary_slot_name recovery_min_apply_delay": "Patroni replicates",
+    "cluster_name": "is the PostgresCluster's name",
+    "logging_collector log_file_mode": "PGO rotates and removes the logs",
+    "max_connections": "is the setting `maxConnections`",
+}
+
+_OF_TLS = ("ssl_ecdh_curve", "ssl_groups")
+
+_CHOICES: Mapping[str, Sequence[str]] = {
+    "wal_level": ("logical",),  # replica is what PGO sets, and its rule refuses the word
+    "huge_pages": ("off", "try"),
+    "fsync": ("on", "true"),
+    "full_page_writes": ("on", "true"),
+    "default_transaction_read_only": ("off", "false"),
+}
+"""With another value PostgreSQL does not start, loses data at a crash, or Shlink can't write."""
+
+_MEMORY = ("shared_buffers", "work_mem", "maintenance_work_mem", "temp_buffers", "wal_buffers")
+
+_UNIT_OF_PARAMETER = {"B": 1, "kB": 2**10, "MB": 2**20, "GB": 2**30, "TB": 2**40}
+
+
+def _bytes(name: str, value: str) -> int | None:
+    """What a parameter of memory asks for; None if it is no amount."""
+    match = re.fullmatch(r"([0-9]+)\s*([A-Za-z]*)", value)
+    if match is None or (match[2] and match[2] not in _UNIT_OF_PARAMETER):
+        return None
+    plain = 2**10 if name.endswith("_mem") else 8 * 2**10
+    return int(match[1]) * _UNIT_OF_PARAMETER.get(match[2], plain)
+
+
+def _decided(name: str) -> str | None:
+    """Who decides a parameter in the file's place."""
+    if name in _OF_TLS:
+        return None
+    for names, reason in _DECIDED.items():
+        for known in names.split():
+            if name == known or (known.endswith("*") and name.startswith(known[:-1])):
+                return reason
+    return None
 
 
 class PostgresSettings(Model):
@@ -302,8 +552,76 @@ class PostgresSettings(Model):
             raise ValueError(
                 "synchronous: true needs somebody to wait for; allowed with instances: 2 or more"
             )
-        if "max_connections" in self.parameters:
-            raise ValueError("parameters.max_connections: is the setting `maxConnections`")
+        return self
+
+    @model_validator(mode="after")
+    def _possible_parameters(self) -> Self:
+        faults = [*self._decided_elsewhere(), *self._too_large(), *self._too_few()]
+        if faults:
+            raise ValueError("\n".join(f"parameters.{fault}" for fault in faults))
+        return self
+
+    def _decided_elsewhere(self) -> Iterator[str]:
+        for name, value in self.parameters.items():
+            reason = _decided(name)
+            if reason:
+                yield f"{name}: can't be set, {reason}; remove it"
+            elif value.lower() not in _CHOICES.get(name, [value.lower()]):
+                yield f"{name}: {value} is not possible; allowed: {', '.join(_CHOICES[name])}"
+        if "ssl_groups" in self.parameters and self.version < 18:  # noqa: PLR2004 -- PGO 6.0.3
+            yield "ssl_groups: is not in this version; allowed with version: 18"
+        commit = self.parameters.get("synchronous_commit", "on").lower()
+        if self.synchronous and commit not in ("on", "true", "remote_write", "remote_apply"):
+            yield (
+                f"synchronous_commit: {commit} does not wait for the replica that `synchronous` "
+                "asks for; allowed with it: on, remote_write, remote_apply"
+            )
+
+    def _too_large(self) -> Iterator[str]:
+        limit = self.resources.memory_limit
+        for name in _MEMORY:
+            value = self.parameters.get(name)
+            size = None if value is None else _bytes(name, value)
+            if size and size > amount(limit) * 3 / 4:
+                yield (
+                    f"{name}: {value} is too much for resources.memoryLimit, {limit}; allowed: "
+                    "three quarters of it at most"
+                )
+
+    def _too_few(self) -> Iterator[str]:
+        for name in ("max_wal_senders", "max_replication_slots"):
+            value = self.parameters.get(name)
+            if value is None or self.instances == 1:
+                continue
+            if not value.isdecimal() or int(value) < self.instances:
+                yield (
+                    f"{name}: {value} is too few for {self.instances} instances; allowed: "
+                    f"{self.instances} or more"
+                )
+
+    @model_validator(mode="after")
+    def _stores_and_schedules(self) -> Self:
+        restore = self.restore
+        stores = {
+            f"backups.repositories.{name}": store
+            for name, store in self.backups.repositories.items()
+        }
+        if isinstance(restore, StoreRestore):
+            stores["restore.store"] = restore.store
+        faults: list[str] = []
+        for key, store in stores.items():
+            reason = store.without_identity(self.service_account_annotations)
+            if reason:
+                faults.append(f"{key}.key: {reason}")
+        pending = self.backups.pending_wal
+        if pending is not None and amount(pending) >= amount(self.storage.size):
+            faults.append(
+                f"backups.pendingWal: {pending} is no less than the volume, {self.storage.size}; "
+                "allowed: what leaves room for the database"
+            )
+        faults += self.backups.at_the_same_time()
+        if faults:
+            raise ValueError("\n".join(faults))
         return self
 
     @model_validator(mode="after")

@@ -29,7 +29,7 @@ _PROVIDERS = ("vault", "postgresql", "random", "tls")
 """Configured by this program: a key of theirs would do nothing."""
 
 _SAYS_WHAT = re.compile(
-    r"such as|as in|; write|allowed:|the setting is|did you mean|by this program"
+    r"such as|as in|; write|allowed:|the setting is|did you mean|by this program|config set"
 )
 """A sentence that needs no limits after it."""
 
@@ -332,6 +332,8 @@ class _Explainer:
         hidden = node.get("writeOnly") or key == "kubernetes:kubeconfig" or ".environment." in key
         if hidden or self._hidden(key):
             return "[secret]"
+        if node.get("format") == "pem" or (isinstance(value, str) and "PRIVATE KEY" in value):
+            return "[not shown]"
         if isinstance(value, str):
             return _quoted(value)
         return _cut(json.dumps(value, default=str))
@@ -367,7 +369,7 @@ def _rule(group: str, problem: str) -> str:
 
     Most of these messages begin with the key below the group.
     """
-    if not re.match(r"[a-z][A-Za-z.]*(\.[A-Za-z0-9_]+)?: ", problem):
+    if not re.match(r"[a-z][A-Za-z0-9_.]*: ", problem):
         return f"{group}: {problem}"
     return f"{group}{problem}" if group.endswith(":") else f"{group}.{problem}"
 

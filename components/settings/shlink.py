@@ -194,7 +194,7 @@ class ShlinkSettings(Model):
         dict[PlainVariable, EnvironmentText], BeforeValidator(variables.typed)
     ] = Field(
         default={},
-        json_schema_extra=lambda schema: schema.update({"properties": variables.schema()}),
+        json_schema_extra=variables.extend,
         description="More of Shlink's variables, in plain text. A secret goes to "
         "`secretEnvironment`.",
     )

@@ -5,17 +5,21 @@ allowed. A rule that no pattern can hold is a function that raises ValueError wi
 Patterns use `[0-9]`: the class of digits takes the digits of every script.
 """
 
+import base64
 import difflib
 import ipaddress
+import json
 import re
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
+from urllib.parse import urlsplit
 
 from cronsim import CronSim, CronSimError
 from pydantic import (
@@ -31,31 +35,88 @@ from pydantic.alias_generators import to_camel
 from pydantic.fields import FieldInfo
 
 from .images import ImageReference
+from .stack_file import PLACEHOLDER
+
+EXPECTED = "patternErrorMessage"
+"""The schema's keyword for what a pattern allows, in words. Editors show it, not the pattern."""
+
+_BOUNDARY = re.compile(r"-----(BEGIN|END) ([A-Z0-9 ]+)-----")
+
+_PEM = {"format": "pem"}
+"""Marks a text of which no message shows anything: a private key may have been pasted there."""
+
+
+def _blocks(value: Any, kind: str) -> int:
+    """The number of PEM blocks of this kind. Raises ValueError: there is none, or something else.
+
+    What DER a block holds is not looked at beyond its first byte.
+    """
+    begins = f"-----BEGIN {kind}-----"
+    fault = f"is no {kind.lower()} as PEM text, which begins with {begins}"
+    if not isinstance(value, str):
+        # A ValueError, since pydantic collects no other.
+        raise ValueError(fault)  # noqa: TRY004
+    boundaries: list[tuple[str, str]] = _BOUNDARY.findall(value)
+    if any("PRIVATE KEY" in name for _, name in boundaries):
+        raise ValueError("holds a private key, which belongs nowhere here")
+    if boundaries[:1] != [("BEGIN", kind)]:
+        raise ValueError(fault)
+    if boundaries != [("BEGIN", kind), ("END", kind)] * (len(boundaries) // 2):
+        raise ValueError(f"is cut off or mixed up; allowed: blocks from {begins} to its END")
+    for body in re.findall(rf"{begins}(.*?)-----END", value, re.DOTALL):
+        try:
+            content = base64.b64decode("".join(str(body).split()), validate=True)
+        except ValueError:
+            content = b""
+        if not content.startswith(b"0"):  # a SEQUENCE, as every certificate and key is
+            raise ValueError(f"has something else in it than a {kind.lower()}")
+    return len(boundaries) // 2
 
 
 def _certificates(value: Any) -> Any:
-    begins = "-----BEGIN CERTIFICATE-----"
     if value is None:
         return None
-    if isinstance(value, str) and value.strip().startswith(begins):
-        return value.strip() + "\n"
-    raise ValueError(f"is no certificate as PEM text, which begins with {begins}")
+    _blocks(value, "CERTIFICATE")
+    return str(value).strip() + "\n"
+
+
+def _public_key(value: Any) -> Any:
+    if _blocks(value, "PUBLIC KEY") != 1:
+        raise ValueError("has several keys in it; allowed: one for each entry of the list")
+    return str(value).strip()
 
 
 def _key_file(value: Any) -> Any:
     plain = value.get_secret_value() if isinstance(value, SecretStr) else value
-    if plain is None or (isinstance(plain, str) and plain.strip().startswith("{")):
+    if plain is None or plain == PLACEHOLDER:
+        return value
+    try:
+        content = json.loads(plain)
+    except (TypeError, ValueError):
+        content = None
+    if isinstance(content, dict):
         return value
     raise ValueError("is no key file, which is a JSON object")
 
 
+def _pem(kind: str) -> dict[str, Any]:
+    """For editors, which would expect a single line."""
+    pattern = rf"-----BEGIN {kind}-----[A-Za-z0-9+/=\s]+-----END {kind}-----"
+    expected = f"PEM text from -----BEGIN {kind}----- to its END"
+    return {**_PEM, "pattern": pattern, EXPECTED: expected}
+
+
 # On the optional type as a whole: several lines are fine here, which no other text may have.
-Certificates = Annotated[str | None, BeforeValidator(_certificates)]
+Certificates = Annotated[
+    Annotated[str, Field(json_schema_extra=_pem("CERTIFICATE"))] | None,
+    BeforeValidator(_certificates),
+]
+
+PublicKey = Annotated[
+    str, Field(json_schema_extra=_pem("PUBLIC KEY")), BeforeValidator(_public_key)
+]
 
 KeyFile = Annotated[SecretStr | None, BeforeValidator(_key_file)]
-
-EXPECTED = "patternErrorMessage"
-"""The schema's keyword for what a pattern allows, in words. Editors show it, not the pattern."""
 
 
 # Reading: what YAML, JSON or `pulumi config set` made of a value.
@@ -149,9 +210,18 @@ class Model(BaseModel):
         read = dict(cast("dict[str, Any]", values))
         for name, field in cls.model_fields.items():
             key = field.alias or name
-            if key in read and not _has_own_reader(field):
+            if key in read and read[key] is None and _groups(field.annotation):
+                read[key] = Refused(None, "is empty; leave it out, or write its keys ({} for none)")
+            elif key in read and not _has_own_reader(field):
                 read[key] = _read(read[key], field)
         return read
+
+
+def _groups(annotation: Any) -> bool:
+    """Whether a field holds a group of settings, of one kind or several."""
+    if get_origin(annotation) in (Annotated, Union, types.UnionType):
+        return any(_groups(branch) for branch in get_args(annotation))
+    return isinstance(annotation, type) and issubclass(annotation, Model)
 
 
 def _has_own_reader(field: FieldInfo) -> bool:
@@ -407,6 +477,41 @@ def _address(value: str) -> None:
         raise ValueError(f"has {value!r} in it, which is no IP address") from None
 
 
+def _host_text(value: Any) -> Any:
+    """Text, in which a host name has no letters beyond ASCII."""
+    written = text(value)
+    if isinstance(written, str) and not written.isascii():
+        try:
+            ascii_form = written.encode("idna").decode()
+        except UnicodeError:
+            return written
+        raise ValueError(f"has letters that DNS does not have; write {ascii_form}")
+    return written
+
+
+def elsewhere(host: str) -> str:
+    """A host beyond the pod that asks for it. Raises ValueError: it is the pod itself."""
+    name = host.strip("[]").lower()
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        itself = name == "localhost" or name.endswith(".localhost")
+    else:
+        itself = address.is_loopback or address.is_unspecified
+    if itself:
+        raise ValueError(f"leads a pod to itself ({host}); allowed: the server's own host")
+    return host
+
+
+def outside(host: str, cidrs: Sequence[str]) -> bool:
+    """Whether a host is an address that none of these networks holds."""
+    try:
+        address = ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    return not any(address in ipaddress.ip_network(cidr) for cidr in cidrs)
+
+
 Host = Annotated[
     str,
     _pattern(
@@ -415,7 +520,7 @@ Host = Annotated[
         "example.org",
     ),
     AfterValidator(_host),
-    BeforeValidator(text),
+    BeforeValidator(_host_text),
 ]
 
 _ROUTE_LABEL = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
@@ -430,7 +535,7 @@ RouteHost = Annotated[
         "s.example.org",
     ),
     Field(max_length=253),
-    BeforeValidator(text),
+    BeforeValidator(_host_text),
 ]
 """What an Ingress or an HTTPRoute takes as a host; no address."""
 
@@ -447,7 +552,12 @@ RestHost = Annotated[
 
 
 def _url(value: str) -> str:
-    _host(value.partition("://")[2].partition("/")[0])
+    _host(re.split("[/?]", value.partition("://")[2])[0])
+    return value
+
+
+def _url_elsewhere(value: str) -> str:
+    elsewhere(urlsplit(value).hostname or "")
     return value
 
 
@@ -462,14 +572,19 @@ Url = Annotated[
     BeforeValidator(text),
 ]
 
+UrlElsewhere = Annotated[Url, AfterValidator(_url_elsewhere)]
+"""Of a server that pods reach."""
+
 RedisUrl = Annotated[
     str,
     _pattern(
-        rf"^(tcp|tls|redis|rediss)://({_DNS_NAME}|{_IPV6}){_PORT}(/[0-9]{{1,4}})?$",
+        rf"^(tcp|tls|redis|rediss)://({_DNS_NAME}|{_IPV6}){_PORT}"
+        r"((/|/?\?database=)[0-9]{1,4})?$",
         "tcp://host:port or tls://host:port; a password goes to shlink:redis.password",
         "tcp://redis.example.org:6379",
     ),
     AfterValidator(_url),
+    AfterValidator(_url_elsewhere),
     BeforeValidator(text),
 ]
 
@@ -506,6 +621,13 @@ Cidr = Annotated[
     AfterValidator(_network),
     BeforeValidator(text),
 ]
+
+Networks = Annotated[
+    list[Cidr],
+    Field(min_length=1, json_schema_extra=lambda schema: schema.update(_one_or_more(schema))),
+    BeforeValidator(_as_list),
+]
+"""One network, or a list of them."""
 
 _MONTHS = "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"
 
@@ -604,9 +726,24 @@ ChartVersion = Annotated[
     BeforeValidator(text),
 ]
 
-_CHART_URL = rf"(https?|oci)://({_DNS_NAME}|{_IPV6}){_PORT}(/[A-Za-z0-9._~/-]*)?"
+_CHART_URL = rf"(https|oci)://({_DNS_NAME}|{_IPV6}){_PORT}(/[A-Za-z0-9._~/-]*)?"
 
 _CHART_PATH = r"\.{0,2}/[A-Za-z0-9._~/+@ -]*[A-Za-z0-9._~+@-]"
+
+_PROGRAM = Path(__file__).parents[2]
+
+
+def _chart(value: str) -> str:
+    """A repository, or a chart that is there."""
+    if "://" in value:
+        return value
+    path = _PROGRAM / value
+    if path.is_dir() and not (path / "Chart.yaml").is_file():
+        raise ValueError("is a folder without a Chart.yaml; allowed: a chart's folder or .tgz")
+    if not path.exists():
+        raise ValueError(f"is not there ({path}); allowed: a chart's folder or .tgz")
+    return value
+
 
 ChartRepository = Annotated[
     str,
@@ -616,6 +753,7 @@ ChartRepository = Annotated[
         "or .tgz that begins with ./, ../ or /",
         "https://charts.example.org",
     ),
+    AfterValidator(_chart),
     BeforeValidator(text),
 ]
 
@@ -634,13 +772,55 @@ PhpMemory = Annotated[
     _pattern(r"^([3-9][0-9]|[1-9][0-9]{2,4})M$", "PHP's unit M, 30M or more, such as 256M", "256M"),
 ]
 
+
+def _bucket(value: str) -> str:
+    if len(value) not in range(3, 64):
+        raise ValueError("has the wrong length; allowed: 3 to 63 characters")
+    if re.fullmatch("[0-9.]+", value) and "." in value:
+        raise ValueError("looks like an address; allowed: a name")
+    return value
+
+
+_BUCKET_PART = "[a-z0-9]([a-z0-9-]*[a-z0-9])?"
+
 Bucket = Annotated[
     str,
     _pattern(
-        r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$",
-        "3 to 63 small letters, digits, dots and dashes",
+        rf"^{_BUCKET_PART}(\.{_BUCKET_PART})*$",
+        "3 to 63 small letters, digits, dashes and single dots",
         "shlink-backups",
     ),
+    AfterValidator(_bucket),
+    BeforeValidator(text),
+]
+
+_GOOGLE_PART = "[a-z0-9]([a-z0-9_-]*[a-z0-9])?"
+
+GoogleBucket = Annotated[
+    str,
+    _pattern(
+        rf"^{_GOOGLE_PART}(\.{_GOOGLE_PART})*$",
+        "3 to 63 small letters, digits, dashes, underscores and single dots",
+        "shlink-backups",
+    ),
+    AfterValidator(_bucket),
+    BeforeValidator(text),
+]
+
+Container = Annotated[
+    str,
+    _pattern(
+        "^[a-z0-9]+(-[a-z0-9]+)*$",
+        "3 to 63 small letters, digits and single dashes",
+        "shlink-backups",
+    ),
+    AfterValidator(_bucket),
+    BeforeValidator(text),
+]
+
+StorageAccount = Annotated[
+    str,
+    _pattern("^[a-z0-9]{3,24}$", "3 to 24 small letters and digits", "shlinkbackups"),
     BeforeValidator(text),
 ]
 

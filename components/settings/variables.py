@@ -259,7 +259,7 @@ _BY_NAME: Mapping[str, Variable] = {variable.name: variable for variable in VARI
 
 _FIXED = re.compile(
     "(DB_|PG|REDIS_|SHLINK_|RR_|PHP_|KUBERNETES_|SKIP_INITIAL_GEOLITE_DOWNLOAD$|INITIAL_API_KEY$"
-    "|APP_ENV$|METRICS_PORT$|PORT$|ADDRESS$|LD_|PATH$|HOME$)"
+    "|APP_ENV$|SSL_CERT_|METRICS_PORT$|PORT$|ADDRESS$|LD_|PATH$|HOME$)"
 )
 """What this program, the image or Kubernetes sets for good."""
 
@@ -340,14 +340,22 @@ def typed(values: Any) -> Any:
     return read
 
 
-def schema() -> dict[str, Any]:
-    """For editors: what each variable in plain text may hold."""
+def extend(schema: dict[str, Any]) -> None:
+    """For editors: what each variable in plain text may hold, and names that it can't have."""
     properties: dict[str, Any] = {}
+    owned: list[str] = []
     for variable in VARIABLES:
-        if variable.kind and not variable.secret:
+        if variable.setting:
+            owned.append(variable.name)
+        elif variable.kind and not variable.secret:
             last = f"Shlink before {_dotted(variable.until)} only." if variable.until == _QR else ""
             properties[variable.name] = {**variable.kind.schema, "description": last}
-    return properties
+    schema["properties"] = properties
+    schema["propertyNames"] = {
+        **schema.get("propertyNames", {}),
+        "pattern": f"^(?!{_FIXED.pattern})(?!.*{_SECRET.pattern}).*$",
+        "not": {"enum": owned},
+    }
 
 
 def _dotted(version: Version) -> str:

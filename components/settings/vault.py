@@ -1,6 +1,7 @@
 """What an environment may set about Vault: servers, key service, and people who log in."""
 
-from typing import Annotated, Any, Literal, Self
+import re
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -14,21 +15,15 @@ from .types import (
     Certificates,
     Model,
     Port,
+    PublicKey,
     Region,
     Secret,
     Text,
     Url,
+    UrlElsewhere,
+    elsewhere,
     text,
 )
-
-_PUBLIC_KEY = "-----BEGIN PUBLIC KEY-----"
-
-
-def _public_key(value: Any) -> Any:
-    if isinstance(value, str) and value.strip().startswith(_PUBLIC_KEY):
-        return value.strip()
-    raise ValueError(f"is no public key as PEM text, which begins with {_PUBLIC_KEY}")
-
 
 # Without a comma: the provider would make two of it (terraform-provider-vault, bound_claims).
 Group = Annotated[
@@ -39,9 +34,6 @@ Group = Annotated[
     ),
     BeforeValidator(text),
 ]
-
-# The pattern is for editors: without one they would expect a single line.
-PublicKey = Annotated[str, Field(pattern=f"^{_PUBLIC_KEY}"), BeforeValidator(_public_key)]
 
 
 class _People(Model):
@@ -84,7 +76,7 @@ class OidcPeople(_People):
     """People log in with a browser, at an OpenID Connect provider."""
 
     type: Literal["oidc"]
-    discovery_url: Url = Field(
+    discovery_url: UrlElsewhere = Field(
         description="The provider, without `.well-known/openid-configuration`; Vault must reach it."
     )
     client_id: Text = Field(description="Id of the client that is registered there for Vault.")
@@ -102,7 +94,9 @@ class OidcPeople(_People):
 
     @model_validator(mode="after")
     def _encrypted(self) -> Self:
-        _must_be_https(self.discovery_url)
+        _must_be_issuer(self.discovery_url)
+        for url in self.redirect_uris:
+            _must_come_back(url)
         return self
 
     @property
@@ -121,7 +115,7 @@ class JwtPeople(_People):
     issuer: Text | None = Field(
         default=None, description="Issuer that a token must have; any when left out."
     )
-    discovery_url: Url | None = Field(
+    discovery_url: UrlElsewhere | None = Field(
         default=None,
         description="The issuer's OpenID Connect address, where Vault gets the keys; this or "
         "`publicKeys`.",
@@ -137,7 +131,7 @@ class JwtPeople(_People):
                 "discoveryUrl: belongs in the place of `publicKeys`; allowed: one of the two"
             )
         if self.discovery_url is not None:
-            _must_be_https(self.discovery_url)
+            _must_be_issuer(self.discovery_url)
         elif self.ca is not None:
             raise ValueError("ca: has no effect with `publicKeys`, Vault asks nobody; remove it")
         return self
@@ -148,15 +142,45 @@ class JwtPeople(_People):
         return None if self.discovery_url is None else _port(self.discovery_url)
 
 
+def _must_come_back(url: str) -> None:
+    """A browser returns either to the person's own machine or, encrypted, to Vault's pages."""
+    parts = urlsplit(url)
+    try:
+        elsewhere(parts.hostname or "")
+    except ValueError:
+        pass
+    else:
+        if parts.scheme == "http":
+            raise ValueError(
+                f"redirectUris: {url!r} is not encrypted, and the login passes there; allowed: "
+                "https://host:port, or http://localhost:port"
+            )
+    if not parts.path.endswith("/oidc/callback"):
+        raise ValueError(
+            f"redirectUris: {url!r} is no page that Vault answers; allowed: "
+            "http://localhost:8250/oidc/callback, "
+            "https://HOST:PORT/ui/vault/auth/people/oidc/callback"
+        )
+
+
 People = Annotated[OidcPeople | JwtPeople, Field(discriminator="type")]
 
 
-def _must_be_https(url: str) -> None:
+def _must_be_issuer(url: str) -> None:
+    if ".well-known" in url:
+        issuer = url.partition("/.well-known")[0]
+        raise ValueError(
+            f"discoveryUrl: {url!r} is where Vault looks by itself; allowed: the issuer, {issuer}"
+        )
     if not url.startswith("https://"):
         raise ValueError(
             f"discoveryUrl: {url!r} is not encrypted, so anybody in between could log in; "
             "allowed: https://host:port"
         )
+
+
+_OWN_SERVICE = re.compile(r"vault(-active|-standby|-internal|-ui)?(\.vault(\.svc(\..*)?)?)?")
+"""Its Services in the cluster, by what chart and namespace are called."""
 
 
 class AwsKms(Model):
@@ -165,9 +189,18 @@ class AwsKms(Model):
     type: Literal["awskms"]
     region: Region = Field(description="AWS region of the key.")
     kms_key_id: Text = Field(description="Id, ARN or alias of the key.")
-    endpoint: Url | None = Field(
+    endpoint: UrlElsewhere | None = Field(
         default=None, description="Another address of KMS, such as a VPC endpoint."
     )
+
+    @model_validator(mode="after")
+    def _in_the_region(self) -> Self:
+        arn = re.match(r"arn:aws[a-z-]*:kms:([a-z0-9-]+):", self.kms_key_id)
+        if arn and arn[1] != self.region:
+            raise ValueError(
+                f"region: {self.region} is not the region of `kmsKeyId`; allowed: {arn[1]}"
+            )
+        return self
 
     @property
     def port(self) -> int:
@@ -204,13 +237,25 @@ class AzureKeyVault(Model):
         return ports.HTTPS
 
 
+MountPath = Annotated[
+    str,
+    Field(
+        pattern="^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*/?$",
+        json_schema_extra={EXPECTED: "a path without a slash before it, such as transit/team-a"},
+    ),
+    BeforeValidator(text),
+]
+
+
 class Transit(Model):
     """Auto-unseal with the transit engine of another Vault."""
 
     type: Literal["transit"]
-    address: Url = Field(description="The other Vault.")
+    address: UrlElsewhere = Field(description="The other Vault.")
     key_name: Text = Field(description="Name of the transit key.")
-    mount_path: Text = Field(default="transit/", description="Where the engine is mounted there.")
+    mount_path: MountPath = Field(
+        default="transit/", description="Where the engine is mounted there."
+    )
     token: Secret = Field(description="Token that may use the key.")
     ca: Certificates = Field(
         default=None,
@@ -223,6 +268,13 @@ class Transit(Model):
             raise ValueError(
                 f"address: {self.address!r} is not encrypted, and the token and the keys of this "
                 "Vault go there; allowed: https://host:port"
+            )
+        if re.fullmatch(r"/v1/?", urlsplit(self.address).path):
+            raise ValueError(f"address: {self.address!r} ends with the API's /v1; remove that")
+        if _OWN_SERVICE.fullmatch(urlsplit(self.address).hostname or ""):
+            raise ValueError(
+                f"address: {self.address!r} is the Vault of this environment, which can't unseal "
+                "itself; allowed: another Vault, or another `type`"
             )
         return self
 
@@ -314,6 +366,13 @@ class VaultSettings(Model):
         if self.address is not None and not self.address.startswith("https://"):
             raise ValueError(
                 f"address: {self.address!r} is not encrypted; allowed: https://host:port"
+            )
+        if self.address and urlsplit(self.address).path.strip("/") == "v1":
+            raise ValueError(f"address: {self.address!r} ends with the API's /v1; remove that")
+        if self.address and isinstance(self.seal, Transit) and self.seal.address == self.address:
+            raise ValueError(
+                f"seal.address: {self.address!r} is `address`, this Vault itself; "
+                "allowed: another Vault"
             )
         if self.token is not None and self.auth_login is not None:
             raise ValueError(

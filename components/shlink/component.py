@@ -40,6 +40,8 @@ _PHP_SETTINGS = "/etc/shlink-php"
 
 _DATABASE_CA = "/etc/shlink-database-ca"
 
+_REDIS_CA = "/etc/shlink-redis-ca"
+
 _VERSION_ANNOTATION = "shlink.io/secret-version."
 
 _SCALING_ANNOTATION = "shlink.io/scaled-by"
@@ -199,7 +201,15 @@ class Shlink(pulumi.ComponentResource):
             data={"ca.crt": args.database.ca_pem},
             opts=child,
         )
-        volumes = _volumes({"php": php, "database-ca": database_ca})
+        config_maps = {"php": php, "database-ca": database_ca}
+        if args.redis and args.redis.ca_pem:
+            config_maps["redis-ca"] = core.v1.ConfigMap(
+                f"{name}-redis-ca",
+                metadata=meta.v1.ObjectMetaArgs(name=f"{name}-redis-ca", namespace=args.namespace),
+                data={"ca.crt": args.redis.ca_pem},
+                opts=child,
+            )
+        volumes = _volumes(config_maps)
         migration = _migration(name, args, volumes, child)
         secrets = [args.database_secret, args.redis_secret, args.environment]
         if args.geolite:
@@ -469,6 +479,8 @@ def _container(container: str, args: ShlinkArgs) -> core.v1.ContainerArgs:
         "php": _PHP_SETTINGS,
         "database-ca": _DATABASE_CA,
     }
+    if args.redis and args.redis.ca_pem:
+        mounts["redis-ca"] = _REDIS_CA
     return core.v1.ContainerArgs(
         name=container,
         image=args.images.shlink,
@@ -533,9 +545,17 @@ def _redis(args: ShlinkArgs) -> list[core.v1.EnvVarArgs]:
         plain["REDIS_SERVERS"] = args.redis.servers
     if args.redis.sentinel_service:
         plain["REDIS_SENTINEL_SERVICE"] = args.redis.sentinel_service
+    if args.redis.ca_pem:
+        # Shlink's URLs carry no file of an authority. OpenSSL reads this one beside its folder of
+        # public ones.
+        plain["SSL_CERT_FILE"] = f"{_REDIS_CA}/ca.crt"
     environment = variables(plain)
     if args.redis_secret:
-        names = {"password": "REDIS_SERVERS_PASSWORD", "servers": "REDIS_SERVERS"}
+        names = {
+            "password": "REDIS_SERVERS_PASSWORD",
+            "user": "REDIS_SERVERS_USER",
+            "servers": "REDIS_SERVERS",
+        }
         environment += [
             secret_variable(names[key], args.redis_secret.name, key)
             for key in args.redis_secret.keys

@@ -331,7 +331,7 @@ ADDRESSES: Sequence[Case] = (
     ("shlink:redis: {mode: external}", "redis.servers: is missing"),
     (
         'shlink:redis: {mode: external, servers: ["tcp://r:6379"], cidr: 10.0.0.1/24}',
-        'redis.cidr: "10.0.0.1/24" has host bits',
+        'redis.cidr.0: "10.0.0.1/24" has host bits',
     ),
 )
 
@@ -485,6 +485,25 @@ NAMES: Sequence[Case] = (
 )
 
 ENVIRONMENT: Sequence[Case] = (
+    *(
+        (
+            f"shlink:app: {{environment: {{{name}: hunter2}}}}",
+            f"app.environment.{name}: is a secret by its name",
+        )
+        for name in ("RABBITMQ_PASSWORD", "MATOMO_API_TOKEN", "MERCURE_JWT_SECRET", "MY_SECRET")
+    ),
+    ("shlink:app: {environment: {DISABLE_TRACKING: no}}", "[secret] is neither true nor false"),
+    ("shlink:app: {environment: {SHORT_URL_MODE: lose}}", "did you mean loose?"),
+    (
+        "shlink:app: {secretEnvironment: {DISABLE_TRACKING: 'no'}}",
+        "secretEnvironment.DISABLE_TRACKING: [secret] is neither",
+    ),
+    ("shlink:app: {environment: {APP_ENV: dev}}", "is set by this program and can't be changed"),
+    ("shlink:app: {environment: {FOO_BAR: x}}", "FOO_BAR: is no variable of Shlink 4.6.0"),
+    (
+        "shlink:app: {environment: {MATOMO_BASE_URL_FILE: /x}}",
+        "names a file, and no file can be put into the container",
+    ),
     (
         "shlink:app: {environment: {DEFAULT_DOMAIN: x}}",
         "app.environment.DEFAULT_DOMAIN: is set by this program; the setting is shlink:app.domain",
@@ -644,7 +663,7 @@ COMBINATIONS: Sequence[Case] = (
     ),
     (
         "shlink:postgres: {restore: {type: inPlace, number: 1, time: yesterday}}",
-        'postgres.restore.time: "yesterday" is not allowed; allowed: a moment with its offset',
+        'postgres.restore.time: "yesterday" is no moment that a calendar and a clock have',
     ),
     (
         "shlink:vault: {mode: ha}",
@@ -680,7 +699,7 @@ COMBINATIONS: Sequence[Case] = (
     ),
     (
         "shlink:vault: {seal: {type: transit, address: https://v, keyName: k, token: t, ca: c}}",
-        'vault.seal.ca: "c" is no certificate',
+        "vault.seal.ca: [not shown] is no certificate",
     ),
     (
         'shlink:vault: {seal: {type: transit, address: https://v, keyName: k, token: ""}}',
@@ -717,7 +736,7 @@ COMBINATIONS: Sequence[Case] = (
     ),
     (
         "shlink:vault: {people: {type: jwt, audiences: [v], publicKeys: [k], viewers: [a]}}",
-        'vault.people.publicKeys.0: "k" is no public key',
+        "vault.people.publicKeys.0: [not shown] is no public key",
     ),
     ('shlink:vault: {token: ""}', "vault.token: [secret] is empty"),
     (
@@ -939,7 +958,325 @@ PLACEMENT: Sequence[Case] = (
     ),
 )
 
+_AMAZON = {
+    "endpoint": "s3.eu-central-1.amazonaws.com",
+    "region": "eu-central-1",
+    "bucket": "shlink-backups",
+}
+
+STORES: Sequence[Case] = (
+    (_s3(key=None, keySecret=None), "repositories.repo2.key: is missing, and so is eks.amazonaws"),
+    (_s3(**_AMAZON | {"region": "us-east-1"}), "repo2.region: us-east-1 is not the endpoint's"),
+    (_s3(endpoint="s3.nl-ams.scw.cloud", region="fr-par"), "repo2.region: fr-par is not"),
+    (
+        _s3(endpoint="shlink-backups.s3.eu-central-1.amazonaws.com", bucket="shlink-backups"),
+        "repo2.endpoint: shlink-backups.s3.eu-central-1.amazonaws.com begins with the bucket",
+    ),
+    (_s3(endpoint="10.0.0.7"), "repo2.pathStyle: is false, and buck.10.0.0.7 is no host name"),
+    (_s3(bucket="a.bucket"), "repo2.pathStyle: is false, and a.bucket.s3.example.org has a dot"),
+    (_s3(endpoint="localhost"), "repo2.endpoint: leads a pod to itself"),
+    (_s3(endpoint='"127.0.0.1:9000"', pathStyle="true"), "repo2.endpoint: leads a pod to itself"),
+    (_s3(endpoint='"s3.example.org:80"'), "repo2.endpoint: port 80 is not encrypted"),
+    (
+        _s3(endpoint="10.0.0.7", pathStyle="true", cidrs="[10.1.0.0/16]"),
+        "repo2.cidrs: 10.0.0.7, the endpoint, is in none of them",
+    ),
+    (_s3(bucket="a..b"), 'repo2.bucket: "a..b" is not allowed'),
+    (_s3(bucket="192.168.0.1"), 'repo2.bucket: "192.168.0.1" looks like an address'),
+    (_s3(full="0 1 * * 0"), "repositories.repo2.full: backups begin at 01:00 on Sunday"),
+    (_s3(ca='"-----BEGIN CERTIFICATE-----\\nMIIB"'), "repo2.ca: [not shown] is cut off"),
+    (_s3(ca="hunter2"), "repo2.ca: [not shown] is no certificate"),
+    (
+        _s3(ca='"-----BEGIN CERTIFICATE-----\\nhunter2\\n-----END CERTIFICATE-----"'),
+        "repo2.ca: [not shown] has something else in it than a certificate",
+    ),
+    *(
+        (
+            f"shlink:postgres: {{backups: {{repositories: {{repo2: {{type: azure, {fields}}}}}}}}}",
+            words,
+        )
+        for fields, words in (
+            ("container: my..back--ups, account: acc", 'repo2.container: "my..back--ups"'),
+            ("container: my.backups, account: acc", 'repo2.container: "my.backups"'),
+            ("container: backups, account: My-Account", 'repo2.account: "My-Account"'),
+            ("container: ab, account: acc", 'repo2.container: "ab" has the wrong length'),
+        )
+    ),
+    (
+        (
+            "shlink:postgres: {backups: {repositories: "
+            "{repo2: {type: gcs, bucket: b-1}, repo3: {type: gcs, bucket: b-2}}}}"
+        ),
+        "repositories.repo3.full: backups begin at 03:00",
+    ),
+    (
+        "shlink:postgres: {backups: {pendingWal: 1Gi}}",
+        "backups.pendingWal: 1Gi is no less than the volume",
+    ),
+    ("shlink:postgres: {backups: {processes: 0}}", "backups.processes: 0 is out of range"),
+    ("shlink:postgres: {backups: {compression: zip}}", 'backups.compression: "zip"'),
+)
+
+_FROM = ", ".join(f"{key}: {value}" for key, value in (_S3 | _AMAZON).items())
+
+RESTORES: Sequence[Case] = (
+    *(
+        (
+            f"shlink:postgres: {{restore: {{type: inPlace, number: 1, time: '{time}'}}}}",
+            f'restore.time: "{time}"',
+        )
+        for time in (
+            "2026-02-31 09:30:00+00",
+            "2026-13-01 09:30:00+00",
+            "2026-11-24 25:61:00+00",
+            "2026-11-24 09:30:61+00",
+            "2026-11-24 09:30:00+99",
+            "2026-11-24 09:30:00",
+            "2026-11-24T09:30:00+00",
+        )
+    ),
+    (
+        "shlink:postgres: {restore: {type: inPlace, number: 1, set: 20261399-093000F}}",
+        'restore.set: "20261399-093000F" is no backup',
+    ),
+    (
+        (
+            "shlink:postgres: {restore: {type: inPlace, number: 1, set: 20261124-093000F, "
+            "time: '2026-11-24 09:00:00+00'}}"
+        ),
+        "restore.time: 2026-11-24 09:00:00+00 is before 20261124-093000F",
+    ),
+    (
+        f"shlink:postgres: {{restore: {{type: store, path: /a/repo2, store: {{{_FROM}}}}}}}",
+        "restore.passphrase: is missing",
+    ),
+    (
+        (
+            "shlink:postgres: {restore: {type: store, path: /a/repo2, passphrase: hunter2, "
+            f"store: {{{_FROM}, encrypted: false}}}}}}"
+        ),
+        "restore.passphrase: is set, but store.encrypted is false",
+    ),
+    (
+        (
+            "shlink:postgres: {restore: {type: store, path: /a/../b, passphrase: hunter2, "
+            f"store: {{{_FROM}}}}}}}"
+        ),
+        'restore.path: "/a/../b"',
+    ),
+)
+
+PARAMETERS: Sequence[Case] = (
+    *(
+        (
+            f"shlink:postgres: {{parameters: {{{name}: {value}}}}}",
+            f"postgres.parameters.{name}: can't be set",
+        )
+        for name, value in (
+            ("port", 5433),
+            ("listen_addresses", "'*'"),
+            ("ssl", "off"),
+            ("ssl_min_protocol_version", "TLSv1"),
+            ("archive_mode", "off"),
+            ("archive_command", "cp"),
+            ("hot_standby", "off"),
+            ("cluster_name", "mine"),
+            ("logging_collector", "off"),
+            ("unix_socket_directories", "/x"),
+            ("recovery_target_time", "x"),
+            ("recovery_target", "immediate"),
+            ("primary_conninfo", "x"),
+            ("synchronous_standby_names", "'*'"),
+            ("data_directory", "/x"),
+            ("max_connections", 200),
+        )
+    ),
+    ("shlink:postgres: {parameters: {wal_level: minimal}}", "wal_level: minimal is not possible"),
+    ("shlink:postgres: {parameters: {huge_pages: on}}", "parameters.huge_pages: on is not"),
+    ("shlink:postgres: {parameters: {fsync: false}}", "parameters.fsync: false is not possible"),
+    (
+        "shlink:postgres: {parameters: {shared_buffers: 1GB}}",
+        "parameters.shared_buffers: 1GB is too much for resources.memoryLimit, 512Mi",
+    ),
+    ("shlink:postgres: {parameters: {shared_buffers: 131072}}", "parameters.shared_buffers"),
+    ("shlink:postgres: {parameters: {work_mem: 2GB}}", "parameters.work_mem: 2GB is too much"),
+    (
+        "shlink:postgres: {instances: 2, parameters: {max_wal_senders: 0}}",
+        "parameters.max_wal_senders: 0 is too few for 2 instances",
+    ),
+    (
+        (
+            "shlink:postgres: {synchronous: true, instances: 2, "
+            "parameters: {synchronous_commit: 'off'}}"
+        ),
+        "parameters.synchronous_commit: off does not wait for the replica",
+    ),
+    ("shlink:postgres: {parameters: {ssl_groups: X25519}}", "ssl_groups: is not in this version"),
+)
+
+_PRIVATE = r'"-----BEGIN PRIVATE KEY-----\nhunter2MIGH\n-----END PRIVATE KEY-----"'
+_JWT = "type: jwt, audiences: [vault], viewers: [ops]"
+_TRANSIT = "type: transit, keyName: k, token: hunter2"
+
+PEOPLE_AND_SEALS: Sequence[Case] = (
+    (
+        f"shlink:vault: {{people: {{{_JWT}, publicKeys: [{_PRIVATE}]}}}}",
+        "vault.people.publicKeys.0: [not shown] holds a private key",
+    ),
+    (
+        f"shlink:vault: {{people: {{{_JWT}, publicKeys: [hunter2]}}}}",
+        "vault.people.publicKeys.0: [not shown] is no public key",
+    ),
+    (
+        f"shlink:vault: {{people: {{{_JWT}, discoveryUrl: https://i.example, ca: {_PRIVATE}}}}}",
+        "vault.people.ca: [not shown] holds a private key",
+    ),
+    (
+        f"shlink:vault: {{people: {{{_JWT}, discoveryUrl: 'https://localhost:8443'}}}}",
+        'vault.people.discoveryUrl: "https://localhost:8443" leads a pod to itself',
+    ),
+    *(
+        (
+            (
+                "shlink:vault: {people: {type: oidc, clientId: c, clientSecret: hunter2, "
+                f"viewers: [a], {fields}}}}}"
+            ),
+            words,
+        )
+        for fields, words in (
+            (
+                "discoveryUrl: 'https://id.example/.well-known/openid-configuration'",
+                "discoveryUrl: 'https://id.example/.well-known/openid-configuration' is where",
+            ),
+            (
+                (
+                    "discoveryUrl: https://id.example, redirectUris: "
+                    "['http://vault.example/ui/vault/auth/people/oidc/callback']"
+                ),
+                "redirectUris: 'http://vault.example/ui/vault/auth/people/oidc/callback' is not",
+            ),
+            (
+                "discoveryUrl: https://id.example, redirectUris: [https://vault.example/callback]",
+                "redirectUris: 'https://vault.example/callback' is no page that Vault answers",
+            ),
+        )
+    ),
+    *(
+        (f"shlink:vault: {{mode: ha, seal: {{{_TRANSIT}, address: '{address}'}}}}", words)
+        for address, words in (
+            ("https://vault.vault.svc:8200", "is the Vault of this environment"),
+            ("https://vault-active.vault.svc.cluster.local:8200", "is the Vault of this"),
+            ("https://vault.corp.example:8200/v1", "ends with the API's /v1"),
+            ("https://127.0.0.1:8200", "leads a pod to itself"),
+        )
+    ),
+    (
+        (
+            f"shlink:vault: {{mode: ha, seal: {{{_TRANSIT}, address: https://v.example}}, "
+            "address: https://v.example}"
+        ),
+        "vault.seal.address: 'https://v.example' is `address`, this Vault itself",
+    ),
+    (
+        (
+            f"shlink:vault: {{mode: ha, seal: {{{_TRANSIT}, address: https://v.example, "
+            "mountPath: /transit}}"
+        ),
+        'vault.seal.mountPath: "/transit"',
+    ),
+    (
+        (
+            "shlink:vault: {mode: ha, seal: {type: awskms, region: eu-central-1, "
+            "kmsKeyId: 'arn:aws:kms:us-east-1:123456789012:key/1'}}"
+        ),
+        "vault.seal.region: eu-central-1 is not the region of `kmsKeyId`; allowed: us-east-1",
+    ),
+    ("shlink:vault: {address: 'https://v.example/v1'}", "ends with the API's /v1"),
+)
+
+_NODES = "'tcp://redis-node-0.example.org:26379', 'tcp://redis-node-1.example.org:26379'"
+
+REDIS: Sequence[Case] = tuple(
+    (f"shlink:redis: {{mode: external, {fields}}}", words)
+    for fields, words in (
+        (f"servers: [{_NODES}]", "redis.sentinelService: is missing; 26379 is the port"),
+        ("servers: ['tcp://s:6379'], sentinelService: m", "redis.servers: 6379 is the port of"),
+        ("servers: ['tcp://a.example:6379', 'tls://b.example:6379']", "some are encrypted"),
+        ("servers: ['tcp://[2001:db8::1]:6379']", "redis.cidr: 2001:db8::1, a server, is in none"),
+        ("servers: ['tcp://10.1.2.3'], cidr: [10.2.0.0/16]", "redis.cidr: 10.1.2.3, a server"),
+        ("servers: ['tcp://localhost:6379']", 'redis.servers.0: "tcp://localhost:6379" leads'),
+        ("servers: ['tcp://a.example/1', 'tcp://b.example/1']", "only one server has databases"),
+        (f"servers: [{_NODES}], sentinelService: m, user: u", "redis.password: is missing"),
+        ("servers: ['tcp://a.example', 'tcp://a.example']", "is there twice"),
+        (
+            (
+                "servers: ['tcp://a.example'], "
+                r'ca: "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----"'
+            ),
+            "redis.ca: has no effect without TLS",
+        ),
+        ("servers: ['tcp://a.example'], sentinelService: ''", "redis.sentinelService"),
+    )
+)
+
+TOGETHER: Sequence[Case] = (
+    (
+        "shlink:app: {pubSub: true}\n  shlink:redis: {mode: none}",
+        "app.pubSub: true publishes to Redis, and redis.mode is none",
+    ),
+    (
+        (
+            "shlink:app: {pubSub: true}\n  shlink:redis: "
+            "{mode: external, servers: ['tcp://a.example', 'tcp://b.example']}"
+        ),
+        "app.pubSub: true does not work with a Redis Cluster",
+    ),
+    (
+        ("shlink:app: {webWorkers: 16, taskWorkers: 8}\n  shlink:postgres: {maxConnections: 200}"),
+        "app.webWorkers: 16, and 8 task workers, need more than app.resources.memoryLimit, 512Mi",
+    ),
+    ("shlink:app: {memoryLimit: 1024M}", "app.memoryLimit: 1024M for one worker is more than"),
+    (
+        (
+            "shlink:monitoring: {enabled: true, backupHours: 1}\n"
+            "  shlink:network: {monitoringNamespace: monitoring}"
+        ),
+        "monitoring.backupHours: 1 is no more than the 24 hours between two backups",
+    ),
+    (
+        (
+            "shlink:monitoring: {enabled: true}\n  shlink:network: {monitoringNamespace: m}\n"
+            '  shlink:postgres: {backups: {full: 0 1 * * 0, differential: "0 1 * * 4"}}'
+        ),
+        "monitoring.backupHours: 48 is no more than the 96 hours",
+    ),
+    ("shlink:allowedChanges: [postgres.version: 16 -> 17]", "allowedChanges.0: is a map to YAML"),
+    *(
+        (f"shlink:{group}: {{{key}: }}", f"{group}.{key}: is empty; leave it out")
+        for group, key in (
+            ("postgres", "pooler"),
+            ("postgres", "restore"),
+            ("app", "route"),
+            ("app", "resources"),
+            ("vault", "seal"),
+            ("vault", "people"),
+            ("vault", "authLogin"),
+        )
+    ),
+    ("shlink:images: {registry: r.example.org/Mirror}", 'images.registry: "r.example.org/Mirror"'),
+    ("shlink:charts: {pgo: {repository: 'http://charts.example'}}", "charts.pgo.repository"),
+    ("shlink:charts: {pgo: {repository: ./not-there}}", "is not there"),
+    ("shlink:charts: {pgo: {repository: ./docs}}", "is a folder without a Chart.yaml"),
+    ("shlink:app: {domain: münchen.example}", "write xn--mnchen-3ya.example"),
+)
+
 CASES: Sequence[Case] = (
+    *STORES,
+    *RESTORES,
+    *PARAMETERS,
+    *PEOPLE_AND_SEALS,
+    *REDIS,
+    *TOGETHER,
     *SIZES,
     *NUMBERS,
     *SCHEDULES,

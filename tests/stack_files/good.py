@@ -4,6 +4,19 @@ from collections.abc import Sequence
 
 _ROUTE = "type: ingress, className: nginx, controllerNamespace: ingress"
 _DIGEST = "sha256:" + "ab" * 32
+_PEM = r'"-----BEGIN CERTIFICATE-----\nMIIB\nMIIB\n-----END CERTIFICATE-----"'
+_SECURE = "{secure: abc}"
+_AMAZON = (
+    "type: s3, bucket: shlink-backups, endpoint: s3.eu-central-1.amazonaws.com, "
+    "region: eu-central-1"
+)
+_KEY = f"key: {_SECURE}, keySecret: {_SECURE}"
+
+
+def _repositories(**stores: str) -> str:
+    listed = ", ".join(f"{name}: {{{fields}}}" for name, fields in stores.items())
+    return f"backups: {{repositories: {{{listed}}}}}"
+
 
 CASES: Sequence[str] = (
     "shlink:app: {resources: {cpu: 1}}",
@@ -29,12 +42,12 @@ CASES: Sequence[str] = (
     "shlink:postgres: {backups: {full: 0 0 29 2 *}}",
     (
         "shlink:postgres: {backups: {repositories: {repo2: {type: s3, bucket: my.backups, "
-        'endpoint: "minio.example.org:9000", region: us-east-1, '
+        'endpoint: "minio.example.org:9000", region: us-east-1, pathStyle: true, '
         "key: {secure: abc}, keySecret: {secure: abc}}}}}"
     ),
     (
         "shlink:postgres: {backups: {repositories: {repo2: {type: s3, bucket: 123456, "
-        "endpoint: 10.0.0.7, region: r, key: k, keySecret: s}}}}"
+        "endpoint: 10.0.0.7, pathStyle: true, region: r, key: k, keySecret: s}}}}"
     ),
     'shlink:vault: {address: "https://[2001:db8::1]:8200"}',
     "shlink:vault: {address: {secure: abc}}",
@@ -117,7 +130,6 @@ CASES: Sequence[str] = (
         "shlink:charts: {redisOperator: "
         "{repository: oci://ghcr.io/freshworks-oss/charts/redis-operator, version: v3.3.5}}"
     ),
-    "shlink:charts: {pgo: {repository: ./charts/pgo-6.0.3.tgz}}",
     'shlink:operators: {pgo: {install: "false", namespace: platform}}',
     "shlink:operators: {pgo: {install: true}}",
     'shlink:network: {apiServer: [10.96.0.1/32, "fd00::/8"], apiServerPorts: [443, "8443"]}',
@@ -159,6 +171,100 @@ CASES: Sequence[str] = (
         "  shlink:redis: {resources: {<<: *r, cpu: 1}}"
     ),
     "shlink:app: {domain: 'yes', logsFormat: console}",
+    # Certificates in every place that takes some.
+    (
+        "shlink:vault: {mode: ha, replicas: 5, seal: {type: transit, keyName: autounseal, "
+        "address: https://vault.corp.example:8200, mountPath: transit/team-a/, "
+        f"token: {_SECURE}, ca: {_PEM}}}}}"
+    ),
+    (
+        "shlink:vault: {people: {type: oidc, discoveryUrl: https://id.example.org/realms/a, "
+        f"clientId: vault, clientSecret: {_SECURE}, operators: [platform-team], ca: {_PEM}}}}}"
+    ),
+    (
+        "shlink:vault: {people: {type: jwt, audiences: [vault], operators: [ci], "
+        f"discoveryUrl: https://ci.example.org, ca: {_PEM}}}}}"
+    ),
+    f"shlink:postgres: {{{_repositories(repo2=f'{_AMAZON}, {_KEY}, ca: {_PEM}')}}}",
+    (
+        "shlink:redis: {mode: external, servers: ['tls://redis.example.org:6380'], "
+        f"password: {_SECURE}, user: shlink, ca: {_PEM}}}"
+    ),
+    # Redis elsewhere.
+    (
+        "shlink:redis: {mode: external, sentinelService: mymaster, "
+        "servers: ['tcp://redis-node-0.redis.example.org:26379', "
+        f"'tcp://redis-node-1.redis.example.org:26379'], password: {_SECURE}}}"
+    ),
+    (
+        "shlink:redis: {mode: external, servers: ['tcp://10.1.2.3:6379'], "
+        "cidr: [10.1.2.0/24, 10.1.3.0/24]}"
+    ),
+    "shlink:redis: {mode: external, servers: ['tcp://redis.example.org?database=3']}",
+    (
+        "shlink:redis: {mode: external, servers: ['tcp://redis.example.org:6379']}\n"
+        "  shlink:app: {pubSub: true}"
+    ),
+    # Object stores.
+    (
+        f"shlink:postgres: {{{_repositories(repo2=_AMAZON)}, serviceAccountAnnotations: "
+        "{eks.amazonaws.com/role-arn: arn:aws:iam::123456789012:role/backups}}"
+    ),
+    f"shlink:postgres: {{{_repositories(repo2=f'type: gcs, bucket: a_b, key: {_SECURE}')}}}",
+    f"shlink:postgres: {{{_repositories(repo2='type: azure, container: a-b, account: acc')}}}",
+    (
+        "shlink:postgres: {"
+        + _repositories(
+            repo2=f"type: azure, container: backups, account: acc, key: {_SECURE}",
+            repo3=f"{_AMAZON}, {_KEY}, full: 0 5 * * 0, differential: 0 5 * * 1-6",
+        )
+        + "}"
+    ),
+    (
+        "shlink:postgres: {"
+        + _repositories(
+            repo2="type: s3, bucket: backups, endpoint: nyc3.digitaloceanspaces.com, "
+            f"region: us-east-1, {_KEY}"
+        )
+        + "}"
+    ),
+    (
+        "shlink:postgres: {storage: {size: 20Gi}, "
+        "backups: {processes: 4, compression: zst, pendingWal: 8Gi}}"
+    ),
+    (
+        f"shlink:postgres: {{restore: {{type: store, path: /a/b/repo2, passphrase: {_SECURE}, "
+        f"time: '2026-02-28 09:30:00.5+05:30', store: {{{_AMAZON}, {_KEY}}}}}}}"
+    ),
+    (
+        "shlink:postgres: {restore: {type: store, path: /a/b/repo2, "
+        f"store: {{{_AMAZON}, {_KEY}, encrypted: false}}}}}}"
+    ),
+    (
+        "shlink:postgres: {restore: {type: inPlace, number: 3, set: 20261124-093000F, "
+        "time: '2026-11-24 10:30:00+00'}}"
+    ),
+    # Parameters.
+    (
+        "shlink:postgres: {resources: {memoryLimit: 2Gi}, parameters: {shared_buffers: 1GB, "
+        "work_mem: 16MB, wal_level: logical, jit: false, random_page_cost: 1.1, "
+        "log_min_duration_statement: 500, pg_stat_statements.max: 5000, max_wal_size: 4GB}}"
+    ),
+    (
+        "shlink:postgres: {synchronous: true, instances: 3, "
+        "parameters: {synchronous_commit: remote_apply, max_wal_senders: 12}}"
+    ),
+    "shlink:postgres: {pooler: {}}",
+    "shlink:postgres: {version: 18, parameters: {ssl_groups: X25519}}",
+    "shlink:allowedChanges: ['postgres.version: 16 -> 17']",
+    (
+        "shlink:monitoring: {enabled: true, backupHours: 25}\n"
+        "  shlink:network: {monitoringNamespace: monitoring}"
+    ),
+    (
+        "shlink:app: {webWorkers: 16, taskWorkers: 8, resources: {memoryLimit: 1Gi}}\n"
+        "  shlink:postgres: {maxConnections: 200}"
+    ),
     "shlink:app: !!map {domain: x.example.org}",
 )
 
