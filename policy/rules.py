@@ -21,7 +21,9 @@ _VOLUMES = {
     "projected",
     "secret",
 }
-_CREDENTIAL = re.compile(r"(PASSWORD|PASSWD|TOKEN|API_KEY|SECRET_KEY|PRIVATE_KEY|SECRET)$")
+_CREDENTIAL = re.compile(
+    r"(PASSWORD|PASSWD|TOKEN|API_KEY|SECRET_KEY|PRIVATE_KEY|[A-Z]SECRET|_SECRET)$"
+)
 _CONFIGURED_ELSEWHERE = ("kubernetes", "vault", "postgresql")
 """Packages whose default provider would take its target from the environment. Those that only
 compute (random, tls) have no target."""

@@ -279,7 +279,7 @@ SWITCHES: Mapping[str, Mapping[str, Any]] = {
                 "type": "jwt",
                 "audiences": ["vault"],
                 "issuer": "https://id.example.org",
-                "publicKeys": ["-----BEGIN PUBLIC KEY-----\nMFkw\n"],
+                "publicKeys": ["-----BEGIN PUBLIC KEY-----\nMFkw\n-----END PUBLIC KEY-----\n"],
                 "viewers": ["developers", "support"],
                 "operators": ["platform"],
             }

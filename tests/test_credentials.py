@@ -68,9 +68,17 @@ SETTINGS: list[dict[str, Any]] = [
                         "key": "hunter2key",
                         "keySecret": "hunter2keysecret",
                     },
-                    "repo3": {"type": "gcs", "bucket": "backups", "key": "{hunter2gcs}"},
+                    "repo3": {
+                        "type": "gcs",
+                        "bucket": "backups",
+                        "key": "{}",
+                        "full": "0 5 * * 0",
+                        "differential": "0 5 * * 1-6",
+                    },
                     "repo4": {
                         "type": "azure",
+                        "full": "0 6 * * 0",
+                        "differential": "0 6 * * 1-6",
                         "container": "container",
                         "account": "account",
                         "key": "hunter2azure",

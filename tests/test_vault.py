@@ -588,7 +588,8 @@ def test_people_get_a_policy_by_their_group(kind: str) -> None:
 def test_a_key_is_written_as_vault_gives_it_back() -> None:
     """Vault drops a line break at the end, and every update would change the key again."""
     backend = manifest(configurations.recording("vault-people-jwt"), "AuthBackend", "vault-people")
-    assert backend["jwtValidationPubkeys"] == ["-----BEGIN PUBLIC KEY-----\nMFkw"]
+    (key,) = backend["jwtValidationPubkeys"]
+    assert key.endswith("-----END PUBLIC KEY-----")
 
 
 def test_the_secret_of_the_identity_providers_client_stays_secret() -> None:

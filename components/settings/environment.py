@@ -21,6 +21,7 @@ from .postgres import (
     RESERVED_CONNECTIONS,
     Pooler,
     PostgresSettings,
+    StoreRestore,
     crunchy_build,
     postgres_major,
 )
@@ -143,7 +144,15 @@ class Settings(Model):
     def warnings(self) -> list[str]:
         """What is accepted, and perhaps not meant."""
         doubts = self.shlink.unknown_variables(known_version(self.images.shlink))[1]
-        return [f"shlink:app.{doubt}" for doubt in doubts]
+        warnings = [f"shlink:app.{doubt}" for doubt in doubts]
+        restore = self.postgres.restore
+        encrypted = isinstance(restore, StoreRestore) and restore.store.encrypted
+        if isinstance(restore, StoreRestore) and encrypted and restore.passphrase is None:
+            warnings.append(
+                "shlink:postgres.restore.passphrase: is missing, which is right only if the other "
+                "environment did not encrypt; then write store.encrypted: false"
+            )
+        return warnings
 
     def _sentinel(self) -> None:
         image = self.images.shlink

@@ -325,7 +325,8 @@ class StoreRestore(_Restore):
 
     @model_validator(mode="after")
     def _readable(self) -> Self:
-        if self.store.encrypted and self.passphrase is None:
+        written = "encrypted" in self.store.model_fields_set
+        if written and self.store.encrypted and self.passphrase is None:
             raise ValueError(
                 "passphrase: is missing; allowed: the other environment's, or store.encrypted: "
                 "false if that one did not encrypt"

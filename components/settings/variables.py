@@ -263,7 +263,7 @@ _FIXED = re.compile(
 )
 """What this program, the image or Kubernetes sets for good."""
 
-_SECRET = re.compile("(PASSWORD|PASSWD|TOKEN|API_KEY|SECRET_KEY|PRIVATE_KEY|SECRET)$")
+_SECRET = re.compile("(PASSWORD|PASSWD|TOKEN|API_KEY|SECRET_KEY|PRIVATE_KEY|[A-Z]SECRET|_SECRET)$")
 
 
 def from_settings(app: BaseModel) -> dict[str, str]:

@@ -1047,7 +1047,10 @@ RESTORES: Sequence[Case] = (
         "restore.time: 2026-11-24 09:00:00+00 is before 20261124-093000F",
     ),
     (
-        f"shlink:postgres: {{restore: {{type: store, path: /a/repo2, store: {{{_FROM}}}}}}}",
+        (
+            "shlink:postgres: {restore: {type: store, path: /a/repo2, "
+            f"store: {{{_FROM}, encrypted: true}}}}}}"
+        ),
         "restore.passphrase: is missing",
     ),
     (
