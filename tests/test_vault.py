@@ -1,16 +1,19 @@
 """Vault: TLS only, unsealed by itself, reached by a limited login, and no obstacle to a destroy."""
 
+import asyncio
 import json
 from types import SimpleNamespace
 from typing import Any, Literal
 
+import pulumi
 import pytest
 
 from components import scripts
 from components.cluster.access import ClusterAccess
 from components.settings.changes import refusals
 from components.vault.args import VaultArgs
-from components.vault.component import forward_target
+from components.vault.component import chosen_login, forward_target
+from components.vault.init import proven_login
 from components.vault.server import (
     ServerTransformArgs,
     recorded,
@@ -193,6 +196,39 @@ def test_the_login_is_the_same_for_job_and_provider(dev: Recording) -> None:
     }
     assert variables(steps(dev)["login"])["LOGIN"] == "pulumi"
     assert min(len(ids["role-id"]), len(ids["secret-id"])) > 20
+
+
+def test_logins_take_turns_in_vault(program: Program) -> None:
+    """The one before serves until the next one is proven, so both must fit beside each other."""
+    for number, roles in ((1, ("pulumi", "pulumi-b")), (2, ("pulumi-b", "pulumi"))):
+        recording = program(rotation={"vault": number})
+        step = variables(steps(recording)["login"])
+        assert (step["ROLE"], step["FORMER_ROLE"]) == roles
+        assert program_policy(recording)[f"auth/pulumi/role/{roles[0]}"] == ["read"]
+
+
+@pytest.mark.parametrize(
+    ("ran", "expected"), [("the first again", "first"), ("the second", "second"), ("", None)]
+)
+def test_no_login_is_tried_that_vault_has_not_been_told(ran: str, expected: str | None) -> None:
+    """A preview after a killed rotation would fail, and the provider ends in a panic."""
+    number = 1 if "first" in ran else 2
+    spec = {"template": {"metadata": {"annotations": {"shlink.io/login": f"pulumi {number} d"}}}}
+
+    async def chosen() -> str | None:
+        known = asyncio.get_running_loop().create_future()
+        # Of a Job that a preview would run again the id is not known.
+        known.set_result(bool(ran))
+        id_: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        id_.set_result("vault/vault-init")
+        none: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        none.set_result(set())
+        job: Any = SimpleNamespace(id=pulumi.Output(none, id_, known), spec=spec)
+        values = {1: pulumi.Output.from_input("first"), 2: pulumi.Output.from_input("second")}
+        output = chosen_login(proven_login(job), values)
+        return await output.future() if await output.is_known() else None
+
+    assert asyncio.run(chosen()) == expected
 
 
 def test_the_login_is_secret_everywhere(dev: Recording) -> None:

@@ -1,22 +1,28 @@
 # Gives the program its own login in Vault, proves it, and leaves no root token behind.
 # Every step may be repeated, whenever an earlier run was cut off.
-# $LOGIN: name of the AppRole's mount, of its role and of its policy. $TOKEN_TTL: seconds.
+# $LOGIN: name of the AppRole's mount and of its policy. $ROLE: its role; $FORMER_ROLE: the role
+# of the login before, which serves until this one is proven. $TOKEN_TTL: seconds.
 # $SECRET: namespace and name of the Secret that is mounted at /run/keys.
 # /run/login holds role-id, secret-id and policy; /run/init/token a token that may be root.
 set -eu
 trap 'exit 143' TERM
-role=auth/$LOGIN/role/$LOGIN
+role=auth/$LOGIN/role/$ROLE
+former_role=auth/$LOGIN/role/$FORMER_ROLE
 
 fail() {
   echo "$*" >&2
   exit 1
 }
 
-# With the program's own token: is what this script sets up there, and as it should be?
-is_set_up() {
+log_in() {
   VAULT_TOKEN=$(vault write -field=token "auth/$LOGIN/login" \
     role_id=@/run/login/role-id secret_id=@/run/login/secret-id 2> /tmp/login.error) || return 1
   export VAULT_TOKEN
+}
+
+# With the program's own token: is what this script sets up there, and as it should be?
+is_set_up() {
+  log_in || return 1
   [ "$(vault policy read "$LOGIN" 2> /tmp/login.error)" = "$(cat /run/login/policy)" ] || return 1
   [ "$(vault read -field=token_ttl "$role" 2> /tmp/login.error)" = "$TOKEN_TTL" ]
 }
@@ -59,15 +65,32 @@ limit_root() {
   export VAULT_TOKEN
 }
 
+write_role() {
+  vault write "$role" token_policies="$LOGIN" token_ttl="$1" token_max_ttl="$1"
+}
+
+write_role_id() {
+  vault write "$role/role-id" role_id=@/run/login/role-id
+}
+
 set_up() {
   vault auth list -format=json | grep -q "^ *\"$LOGIN/\"" ||
     vault auth enable -path="$LOGIN" -description="the Pulumi program" approle
   vault policy write "$LOGIN" /run/login/policy
   # Together with the role, its earlier secret ids go.
   vault delete "$role"
-  vault write "$role" token_policies="$LOGIN" token_ttl="$TOKEN_TTL" token_max_ttl="$TOKEN_TTL"
-  vault write "$role/role-id" role_id=@/run/login/role-id
+  write_role 60
+  # An earlier version of this script had one role for every login, which may hold this id.
+  write_role_id || {
+    vault delete "$former_role"
+    write_role_id
+  }
   vault write "$role/custom-secret-id" secret_id=@/run/login/secret-id > /dev/null
+  (log_in && vault token revoke -self > /dev/null) ||
+    fail "The login $LOGIN was made and does not work: $(cat /tmp/login.error)"
+  vault delete "$former_role"
+  # Last of all: by this is_set_up tells that no step is left.
+  write_role "$TOKEN_TTL"
 }
 
 revoke_other_root_tokens() {

@@ -135,9 +135,10 @@ class VaultArgs:
     auth_path: str = "kubernetes"
     """Path of the kubernetes auth method."""
     login: str = "pulumi"
-    """Name of this program's login in Vault: of the AppRole's mount, role and policy."""
+    """Name of this program's login in Vault: of the AppRole's mount, role and policy. Every other
+    rotation takes a role whose name ends in `-b`."""
     rotation: int = 1
-    """Raise it to replace the role id and secret id of that login."""
+    """Raise it by one to replace the role id and secret id of that login. At least 1."""
     token: pulumi.Input[str] | None = None
     """A token that this program uses in place of its own login. Never a root token: the Job revokes
     those."""
@@ -163,6 +164,15 @@ class VaultArgs:
     """Refuse to delete the StatefulSet, the unseal keys and the store."""
     allowed_changes: frozenset[str] = frozenset()
     """Changes that are refused otherwise, after they were prepared by hand."""
+
+    @property
+    def roles(self) -> tuple[str, str]:
+        """The AppRole that this program logs in with, and the one that it used before.
+
+        They take turns, so that a login stays valid until the next one is proven.
+        """
+        roles = (self.login, f"{self.login}-b")
+        return roles if self.rotation % 2 else roles[::-1]
 
     @classmethod
     def from_settings(

@@ -7,9 +7,9 @@ for it before the Job. Then `_unsealed` waits for all servers, before anything i
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pulumi
 import pulumi_vault as vault
@@ -24,7 +24,7 @@ from ..manifests.rights import account_subject, bound_role, rule
 from ..network.flows import VAULT, VAULT_SERVER
 from ..settings.changes import refusal_hook
 from .args import Login, VaultArgs
-from .init import InitJobArgs, init_job
+from .init import InitJobArgs, init_job, proven_login
 from .people import people_auth
 from .policies import operator_policy, viewer_policy
 from .server import ServerTransformArgs, chart_values, recorded, seal_files, server_transform
@@ -80,7 +80,11 @@ class Vault(pulumi.ComponentResource):
         rights = self._rights(keys)
         certificate = self._certificate_secret()
         self._chart = self._server([keys, certificate, *rights])
-        role_id, secret_id = self._login_ids()
+        # What the Job has not proven yet is not used: until then the login before serves.
+        logins = {args.rotation: self._login_ids(args.rotation)}
+        if args.rotation > 1:
+            logins[args.rotation - 1] = self._login_ids(args.rotation - 1)
+        role_id, secret_id = logins[args.rotation]
         self._initialised = init_job(
             name,
             InitJobArgs(
@@ -94,7 +98,7 @@ class Vault(pulumi.ComponentResource):
             needs=[keys, certificate, *rights, self._chart],
             opts=self._child,
         )
-        self._provider = self._make_provider(role_id, secret_id)
+        self._provider = self._make_provider(logins)
         self._ready: list[pulumi.Resource] = [self._chart, self._initialised, self._unsealed()]
         # Alone: Vault answers 500 to whatever it does while the device starts, and has done it.
         self._ready = [*self._ready, self._audit()]
@@ -292,22 +296,27 @@ class Vault(pulumi.ComponentResource):
             ),
         )
 
-    def _login_ids(self) -> tuple[pulumi.Output[str], pulumi.Output[str]]:
+    def _login_ids(self, number: int) -> tuple[pulumi.Output[str], pulumi.Output[str]]:
         """Role id and secret id of the program's AppRole, chosen here: the same in every run."""
-        rotation = self._args.rotation
         return (
-            password(f"{self._name}-role-id", rotation, self._child),
-            password(f"{self._name}-secret-id", rotation, self._child),
+            password(f"{self._name}-role-id", number, self._child),
+            password(f"{self._name}-secret-id", number, self._child),
         )
 
     def _make_provider(
-        self, role_id: pulumi.Output[str], secret_id: pulumi.Output[str]
+        self, logins: Mapping[int, tuple[pulumi.Output[str], pulumi.Output[str]]]
     ) -> vault.Provider:
         args = self._args
         file = args.ca_file or f"build/tls/{pulumi.get_stack()}-{self._name}.pem"
+        number = proven_login(self._initialised)
+        role_ids = {key: ids[0] for key, ids in logins.items()}
+        secret_ids = {key: ids[1] for key, ids in logins.items()}
         login = args.auth_login or Login(
             path=f"auth/{args.login}/login",
-            parameters={"role_id": role_id, "secret_id": secret_id},
+            parameters={
+                "role_id": chosen_login(number, role_ids),
+                "secret_id": chosen_login(number, secret_ids),
+            },
         )
         auth_login = None
         if args.token is None:
@@ -374,6 +383,19 @@ class Vault(pulumi.ComponentResource):
             opts=self.inside(self),
         )
         return pulumi.Output.all(auth.path, config.id).apply(lambda known: str(known[0]))
+
+
+def chosen_login(
+    number: pulumi.Output[int], values: Mapping[int, pulumi.Output[str]]
+) -> pulumi.Output[str]:
+    """Of one value for each login that of this number, or of the newest login."""
+    newest = max(values)
+
+    def choose(known: Sequence[Any]) -> str:
+        texts = dict(zip(values, known[1:], strict=True))
+        return texts.get(known[0], texts[newest])
+
+    return pulumi.Output.all(number, *values.values()).apply(choose)
 
 
 def _digest(text: str) -> str:

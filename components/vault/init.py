@@ -6,6 +6,7 @@ Three steps, each repeatable: check, initialise, log in (components/scripts/vaul
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pulumi
 from pulumi_kubernetes import batch, core, meta
@@ -22,6 +23,10 @@ _USER = 65534
 
 _LOGIN_SECONDS = 7200
 """An update may wait long for a database; the program's token must outlive it."""
+
+
+_LOGIN = "shlink.io/login"
+"""The annotation that says which login the Job gives: name, number, digest of its policy."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ def init_job(
 ) -> batch.v1.Job:
     """The Job, after everything in `needs`. It runs again when the login or the keys change."""
     vault, release = args.vault, args.release
+    role, former_role = vault.roles
     ids = core.v1.Secret(
         f"{name}-login",
         metadata=meta.v1.ObjectMetaArgs(name=f"{release}-login", namespace=vault.namespace),
@@ -84,6 +90,8 @@ def init_job(
     login = {
         **where,
         "LOGIN": vault.login,
+        "ROLE": role,
+        "FORMER_ROLE": former_role,
         "TOKEN_TTL": str(_LOGIN_SECONDS),
         "VAULT_CLIENT_TIMEOUT": "30s",
     }
@@ -111,13 +119,29 @@ def init_job(
             annotations={
                 # A Secret that was lost and made again is empty: the Job runs again and says so.
                 "shlink.io/keys": args.keys.metadata.uid.apply(str),
-                "shlink.io/login": f"{vault.login} {vault.rotation} {_digest(vault)}",
+                _LOGIN: f"{vault.login} {vault.rotation} {_digest(vault)}",
             },
             # The server may still be pulling its image; the delay between tries grows.
             backoff_limit=20,
         ),
         pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=[ids, *needs])),
     )
+
+
+def proven_login(job: batch.v1.Job) -> pulumi.Output[int]:
+    """The number of the login that Vault knows.
+
+    A preview that would run the Job again does not know the Job's id, and so not this number: a
+    login that Vault has not been told is never tried. While the state is read again, it is the
+    number of the Job that ran.
+    """
+
+    def number(known: Sequence[Any]) -> int:
+        _, spec = known
+        annotations = spec["template"]["metadata"]["annotations"]
+        return int(annotations[_LOGIN].split()[1])
+
+    return pulumi.Output.all(job.id, job.spec).apply(number)
 
 
 def _joined(texts: Sequence[pulumi.Output[str]]) -> pulumi.Output[str]:

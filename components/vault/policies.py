@@ -20,6 +20,7 @@ def program_policy(args: VaultArgs) -> str:
     a consumer more than this: docs/security.md says what follows.
     """
     mount, auth, login = args.mount, args.auth_path, args.login
+    role, _ = args.roles
     return _policy(
         {
             "sys/mounts": ["read"],
@@ -36,7 +37,7 @@ def program_policy(args: VaultArgs) -> str:
             f"sys/policies/acl/{login}": ["read"],
             f"auth/{auth}/config": _CHANGE,
             f"auth/{auth}/role/*": [*_CHANGE, "list"],
-            f"auth/{login}/role/{login}": ["read"],
+            f"auth/{login}/role/{role}": ["read"],
             f"{mount}/config": ["read", "update"],
             f"{mount}/data/*": [*_CHANGE, "patch"],
             f"{mount}/metadata/*": [*_CHANGE, "list"],

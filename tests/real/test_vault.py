@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from components.vault.policies import operator_policy, viewer_policy
+from components.vault.policies import operator_policy, program_policy, viewer_policy
 from tests.real.vault_server import LOGIN, NO_VAULT, VaultServer, binary, vault_args
 
 
@@ -169,6 +169,46 @@ def test_a_rotation_replaces_both_ids(ready: VaultServer) -> None:
         with pytest.raises(AssertionError, match="invalid"):
             ready.login()
         break
+
+
+@pytest.mark.parametrize(
+    "line", ["  write_role 60", '  vault delete "$role"', '  vault delete "$former_role"']
+)
+def test_the_login_before_serves_until_the_next_one_is_proven(
+    ready: VaultServer, line: str
+) -> None:
+    """A preview after a killed run logs in with it, and a run that is repeated ends the turn."""
+    login, before = ready.folder / "run/login", ready.folder / "before"
+    shutil.copytree(login, before)
+    ready.new_login()
+    after = shutil.copytree(login, ready.folder / "after")
+    chosen_token(ready).write_text("lost")
+    assert ready.step("login", cut_off_after=line).returncode == 137
+    proven = line == '  vault delete "$former_role"'
+    shutil.copytree(after if proven else before, login, dirs_exist_ok=True)
+    assert ready.login()
+    shutil.copytree(after, login, dirs_exist_ok=True)
+    run_job(ready)
+    assert ready.login()
+    shutil.copytree(before, login, dirs_exist_ok=True)
+    with pytest.raises(AssertionError, match="invalid"):
+        ready.login()
+
+
+def test_an_id_that_an_earlier_version_gave_to_the_other_role_moves(ready: VaultServer) -> None:
+    """It had one role for every number, and an environment may stand at an even one."""
+    ready.rotation = 2
+    policy = program_policy(vault_args(rotation=2))
+    (ready.folder / "run/login/policy").write_text(policy)
+    run_job(ready)
+    assert ready.login()
+    assert ready.vault(
+        "list", f"auth/{LOGIN}/role", token=ready.generate_root()
+    ).stdout.split() == [
+        "Keys",
+        "----",
+        f"{LOGIN}-b",
+    ]
 
 
 def test_a_changed_policy_is_written(ready: VaultServer) -> None:

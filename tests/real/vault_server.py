@@ -31,7 +31,7 @@ def binary(name: str) -> str | None:
     return shutil.which(name, path=folders)
 
 
-def vault_args(people: People | None = None) -> VaultArgs:
+def vault_args(people: People | None = None, rotation: int = 1) -> VaultArgs:
     """Defaults; scripts and configuration need neither a certificate nor an engine."""
     nothing = cast("Any", None)
     return VaultArgs(
@@ -40,6 +40,7 @@ def vault_args(people: People | None = None) -> VaultArgs:
         provider_address="https://localhost",
         access=nothing,
         people=people,
+        rotation=rotation,
     )
 
 
@@ -57,15 +58,17 @@ class VaultServer:
             self._cluster_port = listener.getsockname()[1]
         self.address = f"https://127.0.0.1:{self.port}"
         self._certify()
+        self.rotation = 0
         self.new_login()
         self._process: subprocess.Popen[bytes] | None = None
 
     def new_login(self) -> None:
         """Another role id and secret id, as after a rotation."""
+        self.rotation += 1
         login = self.folder / "run/login"
         (login / "role-id").write_text(f"p{secrets.token_hex(16)}")
         (login / "secret-id").write_text(f"p{secrets.token_hex(16)}")
-        (login / "policy").write_text(program_policy(vault_args()))
+        (login / "policy").write_text(program_policy(vault_args(rotation=self.rotation)))
 
     def start(self) -> None:
         """Start the server and wait until it answers."""
@@ -178,11 +181,14 @@ class VaultServer:
         text = re.sub(r"/(run|tmp)/", rf"{self.folder}/\1/", text)
         # A container waits minutes between its tries.
         text = text.replace('"$tries" -lt 60', '"$tries" -lt 2').replace("-ge 60", "-ge 2")
+        role, former_role = vault_args(rotation=self.rotation).roles
         environment = {
             "SERVERS": self.address,
             "SELF_UNSEALED": "false",
             "SECRET": "vault/vault-unseal-keys",
             "LOGIN": LOGIN,
+            "ROLE": role,
+            "FORMER_ROLE": former_role,
             "TOKEN_TTL": "7200",
             "VAULT_MAX_RETRIES": "0",
         }
