@@ -171,8 +171,8 @@ class VaultArgs:
 
         They take turns, so that a login stays valid until the next one is proven.
         """
-        roles = (self.login, f"{self.login}-b")
-        return roles if self.rotation % 2 else roles[::-1]
+        first, second = self.login, f"{self.login}-b"
+        return (first, second) if self.rotation % 2 else (second, first)
 
     @classmethod
     def from_settings(
