@@ -9,6 +9,7 @@ from unittest import mock
 import pytest
 
 from components.cluster.access import ClusterAccess
+from components.program.identity import MARK
 from operate.declared import declared
 from operate.doctor import preflight
 from operate.doctor.examine import HEALTHY, ILL, Report, examine
@@ -72,29 +73,80 @@ def no_default_class(world: World) -> None:
     world.objects[0]["metadata"]["annotations"] = {}
 
 
+def definition(release: str | None, namespace: str) -> dict[str, Any]:
+    """A kind of External Secrets, and the Helm release that owns it."""
+    annotations: dict[str, str] = {}
+    if release is not None:
+        annotations = {
+            "meta.helm.sh/release-name": release,
+            "meta.helm.sh/release-namespace": namespace,
+        }
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": "externalsecrets.external-secrets.io", "annotations": annotations},
+        "spec": {"group": "external-secrets.io"},
+    }
+
+
 def another_operator(world: World) -> None:
+    world.objects.append(definition("platform-eso", "platform"))
+
+
+def the_guides_operator(world: World) -> None:
+    """Under the chart's own names, which are those of this program too."""
+    world.objects.append(definition("external-secrets", "external-secrets"))
+
+
+def an_operator_by_hand(world: World) -> None:
+    world.objects.append(definition(None, ""))
+
+
+def its_cluster_role(world: World) -> None:
     world.objects.append(
         {
-            "apiVersion": "apiextensions.k8s.io/v1",
-            "kind": "CustomResourceDefinition",
-            "metadata": {
-                "name": "externalsecrets.external-secrets.io",
-                "annotations": {"meta.helm.sh/release-name": "platform-eso"},
-            },
-            "spec": {"group": "external-secrets.io"},
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRole",
+            "metadata": {"name": "external-secrets-controller"},
         }
     )
+
+
+def namespace(name: str, mark: str | None) -> dict[str, Any]:
+    annotations = {MARK: mark} if mark else {}
+    metadata = {"name": name, "uid": name, "annotations": annotations}
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
+
+
+def another_environment(world: World) -> None:
+    world.objects.append(namespace("vault", "shlink/prod/1a2b"))
+    world.objects.append(namespace("redis", "shlink/prod/1a2b"))
+
+
+def a_namespace_of_somebody(world: World) -> None:
+    world.objects.append(namespace("redis", None))
 
 
 FAULTS = [
     (old, "cluster.version", "1.27 or newer is needed"),
     (no_rights, "cluster.rights", "may not create: networkpolicies.networking.k8s.io in"),
     (no_default_class, "cluster.storage", "no default storage class"),
-    (another_operator, "cluster.owners", "external-secrets.io (release platform-eso)"),
+    (another_operator, "cluster.owners", "external-secrets.io (release platform-eso in platform)"),
+    (the_guides_operator, "cluster.owners", "(release external-secrets in external-secrets)"),
+    (an_operator_by_hand, "cluster.owners", "external-secrets.io (not by Helm)"),
+    (its_cluster_role, "cluster.owners", "clusterroles external-secrets-controller"),
+    (
+        another_environment,
+        "cluster.namespaces",
+        "stack prod of project shlink (id 1a2b), in vault, redis",
+    ),
+    (a_namespace_of_somebody, "cluster.namespaces", "namespace redis exists already"),
 ]
 
 
-@pytest.mark.parametrize(("make", "check", "text"), FAULTS, ids=[item[1] for item in FAULTS])
+@pytest.mark.parametrize(
+    ("make", "check", "text"), FAULTS, ids=[item[0].__name__ for item in FAULTS]
+)
 def test_each_fault_is_told(make: Callable[[World], object], check: str, text: str) -> None:
     world = empty()
     make(world)
@@ -125,11 +177,17 @@ def test_a_taken_port_is_told_with_the_setting() -> None:
     assert "shlink:vault.localPort" in finding.remedy
 
 
-def test_a_namespace_of_somebody_else_is_a_warning() -> None:
+def test_an_operator_that_is_there_is_told_with_what_to_set() -> None:
     world = empty()
-    world.objects.append(
-        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "redis", "labels": {}}}
-    )
-    result = report(world)
-    assert "namespace redis exists already" in result.findings[0].message
-    assert result.exit_code == HEALTHY
+    the_guides_operator(world)
+    key = "pulumi config set --stack dev --path shlink:operators.externalSecrets"
+    expected = f"{key}.install false && {key}.namespace external-secrets"
+    assert report(world).findings[0].remedy == expected
+
+
+def test_an_environment_of_this_stack_is_no_obstacle() -> None:
+    world = empty()
+    the_guides_operator(world)
+    for name in world.declared.namespaces:
+        world.objects.append(namespace(name, "shlink/dev/1a2b"))
+    assert report(world).findings == []

@@ -4,18 +4,21 @@ Needs the rights of whoever will run `up`: the API server is asked what that log
 """
 
 import asyncio
+import contextlib
 import re
 import socket
 from collections.abc import Sequence
 from typing import Any
 
 from components.cluster.forward import local_port
-from components.network.flows import POSTGRES, VAULT
+from components.network.flows import EXTERNAL_SECRETS, POSTGRES, VAULT
 from components.postgres import component as postgres
+from components.program.identity import Identity, Marked
 from components.vault import component as vault
-from operate.view import ACCESS_REVIEW, labels_of, mapped, plural
+from operate.ownership import PROJECT
+from operate.view import ACCESS_REVIEW, ForbiddenError, Object, mapped, plural
 
-from .findings import Check, Environment, Problem, Severity
+from .findings import Check, Environment, Problem
 
 OLDEST = (1, 27)
 """The oldest Kubernetes that serves everything declared: policies, Pod Security, slices."""
@@ -27,7 +30,22 @@ _HELM = {
     "postgres-operator.crunchydata.com": "pgo",
     "databases.spotahome.com": "redis-operator",
 }
-"""Which of our Helm releases brings a group of kinds."""
+"""Which Helm release brings a group of kinds."""
+
+_SECRETS = "external-secrets"
+"""The chart of External Secrets, and its default release."""
+
+_SETTING = {_SECRETS: "externalSecrets", "pgo": "pgo", "redis-operator": "redisOperator"}
+"""The key of each operator in the stack's file."""
+
+_WEBHOOKS = "admissionregistration.k8s.io/v1/validatingwebhookconfigurations"
+
+_SECRETS_OBJECTS = (
+    ("rbac.authorization.k8s.io/v1/clusterroles", "external-secrets-controller"),
+    (_WEBHOOKS, "externalsecret-validate"),
+    (_WEBHOOKS, "secretstore-validate"),
+)
+"""What the chart of External Secrets makes by default outside of its namespace (2.9.0)."""
 
 
 async def _version(environment: Environment) -> list[Problem]:
@@ -117,48 +135,119 @@ def _named_classes(environment: Environment) -> set[str | None]:
 
 
 async def _owners(environment: Environment) -> list[Problem]:
-    """CustomResourceDefinitions that are there already belong to this program's releases."""
+    """The operators' kinds that are there already belong to this environment's own releases."""
     definitions = await environment.view.objects(
         "apiextensions.k8s.io/v1/customresourcedefinitions"
     )
-    ours = {install.name for install in environment.declared.operators}
-    foreign: set[str] = set()
+    own = await _own_releases(environment)
+    # By the chart's name: what is there, and the namespace of who owns it.
+    foreign: dict[str, list[str]] = {}
+    places: dict[str, str] = {}
     for definition in definitions:
-        release = _HELM.get(str(definition["spec"]["group"]))
-        owner = mapped(definition, "metadata", "annotations").get("meta.helm.sh/release-name")
-        if release in ours and owner is not None and owner not in ours:
-            foreign.add(f"{definition['spec']['group']} (release {owner})")
-    if not foreign:
-        return []
+        group = str(definition["spec"]["group"])
+        release = _HELM.get(group)
+        notes = mapped(definition, "metadata", "annotations")
+        owner = notes.get("meta.helm.sh/release-name")
+        place = str(notes.get("meta.helm.sh/release-namespace", ""))
+        if release is None or release not in _installed(environment) or (owner, place) in own:
+            continue
+        if owner is None and release != _SECRETS:
+            # Helm notes no owner on the CRDs of a chart's crds/ folder.
+            continue
+        by = f"release {owner} in {place}" if owner else "not by Helm"
+        _note(foreign, release, f"{group} ({by})")
+        places[release] = places.get(release) or place
+    if _SECRETS in _installed(environment) and (_SECRETS, EXTERNAL_SECRETS) not in own:
+        for text in await _secrets_objects(environment):
+            _note(foreign, _SECRETS, text)
     return [
-        Problem(
-            f"another installation owns these kinds: {', '.join(sorted(foreign))}; "
-            "two operators would work against each other",
-            "operator-there-already",
-            f"{environment.kubectl} get customresourcedefinitions",
-        )
+        _there(environment, release, texts, places.get(release) or "NAMESPACE")
+        for release, texts in sorted(foreign.items())
     ]
 
 
-async def _admission(environment: Environment) -> list[Problem]:
-    """A namespace of ours that exists already enforces the level that the program sets."""
-    problems: list[Problem] = []
+def _note(texts: dict[str, list[str]], key: str, text: str) -> None:
+    if text not in texts.setdefault(key, []):
+        texts[key].append(text)
+
+
+def _installed(environment: Environment) -> set[str]:
+    """The operators' releases that this stack would install."""
+    return {install.name for install in environment.declared.operators}
+
+
+async def _own_releases(environment: Environment) -> set[tuple[str, str]]:
+    """The operators' releases in namespaces that bear this stack's mark: name and namespace."""
+    own: set[tuple[str, str]] = set()
     for namespace in await environment.view.objects("v1/namespaces"):
-        name = namespace["metadata"]["name"]
-        if name not in environment.declared.namespaces:
-            continue
-        level = labels_of(namespace).get("pod-security.kubernetes.io/enforce")
-        if level != "restricted":
-            problems.append(
-                Problem(
-                    f"namespace {name} exists already, and not by this program: "
-                    f"Pod Security {level or 'is not set'}",
-                    "namespace-there-already",
-                    f"{environment.kubectl} describe namespace {name}",
-                    severity=Severity.WARNING,
-                )
-            )
+        owner = _owner(namespace)
+        if owner is not None and _is_own(environment, owner):
+            own |= {(release, namespace["metadata"]["name"]) for release in _HELM.values()}
+    return own
+
+
+async def _secrets_objects(environment: Environment) -> list[str]:
+    """What a chart of External Secrets makes in the cluster, under its default names."""
+    there: list[str] = []
+    for resource, name in _SECRETS_OBJECTS:
+        # The webhooks are seen by an administrator only.
+        with contextlib.suppress(ForbiddenError):
+            if await environment.view.named(resource, "", name) is not None:
+                there.append(f"{resource.rpartition('/')[2]} {name}")
+    return there
+
+
+def _there(environment: Environment, release: str, texts: list[str], place: str) -> Problem:
+    key = f"shlink:operators.{_SETTING[release]}"
+    command = f"pulumi config set --stack {environment.declared.stack} --path {key}"
+    return Problem(
+        f"another installation of {release} is in the cluster: {', '.join(texts)}; two operators "
+        f"would work against each other. If that one is to serve, set {key}.install to false and "
+        "its namespace",
+        "operator-there-already",
+        f"{command}.install false && {command}.namespace {place}",
+    )
+
+
+async def _marks(environment: Environment) -> list[Problem]:
+    """The namespaces of this stack are new or bear its mark, and nobody else's mark is here."""
+    others: dict[str, list[str]] = {}
+    unmarked: list[str] = []
+    for namespace in await environment.view.objects("v1/namespaces"):
+        name, owner = namespace["metadata"]["name"], _owner(namespace)
+        if owner is not None and not _is_own(environment, owner):
+            others.setdefault(str(owner), []).append(name)
+        elif owner is None and name in environment.declared.namespaces:
+            unmarked.append(name)
+    problems = [
+        Problem(
+            f"another environment is in this cluster, {owner}, in {', '.join(names)}; each needs "
+            "a cluster of its own",
+            "another-environment",
+            f"{environment.kubectl} get namespaces",
+        )
+        for owner, names in sorted(others.items())
+    ]
+    problems += [
+        Problem(
+            f"namespace {name} exists already and bears no mark of this stack, so an update would "
+            "stop at it",
+            "namespace-there-already",
+            f"{environment.kubectl} describe namespace {name}",
+        )
+        for name in unmarked
+    ]
     return problems
+
+
+def _owner(namespace: Object) -> Identity | None:
+    mark = Marked.read(namespace).mark
+    return None if mark is None else Identity.parse(mark)
+
+
+def _is_own(environment: Environment, owner: Identity) -> bool:
+    """By project and stack: the id is in the state, which nothing here reads."""
+    return (owner.project, owner.stack) == (PROJECT, environment.declared.stack)
 
 
 async def _ports(environment: Environment) -> list[Problem]:
@@ -167,10 +256,10 @@ async def _ports(environment: Environment) -> list[Problem]:
     ports: dict[str, int] = {}
     if settings.vault.address is None:
         service = vault.forward_target(mode=settings.vault.mode).service
-        ports[VAULT] = settings.vault.local_port or local_port("shlink", stack, service)
+        ports[VAULT] = settings.vault.local_port or local_port(PROJECT, stack, service)
     if settings.postgres.address is None:
         service = postgres.PRIMARY.service
-        ports[POSTGRES] = settings.postgres.local_port or local_port("shlink", stack, service)
+        ports[POSTGRES] = settings.postgres.local_port or local_port(PROJECT, stack, service)
     problems: list[Problem] = []
     for layer, port in ports.items():
         try:
@@ -252,9 +341,9 @@ CHECKS: Sequence[Check] = (
     ),
     Check(
         name="cluster.namespaces",
-        description="the namespaces are new, or this program's",
+        description="the namespaces are new or this stack's, and no other environment is here",
         depends_on=_FIRST,
-        look=_admission,
+        look=_marks,
     ),
     Check(
         name="machine.ports",
