@@ -21,9 +21,23 @@ _VOLUMES = {
     "projected",
     "secret",
 }
-_CREDENTIAL = re.compile(
-    r"(PASSWORD|PASSWD|TOKEN|API_KEY|SECRET_KEY|PRIVATE_KEY|[A-Z]SECRET|_SECRET)$"
-)
+_SYSCTLS = {
+    "kernel.shm_rmid_forced",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.ping_group_range",
+    "net.ipv4.tcp_fin_timeout",
+    "net.ipv4.tcp_keepalive_intvl",
+    "net.ipv4.tcp_keepalive_probes",
+    "net.ipv4.tcp_keepalive_time",
+    "net.ipv4.tcp_rmem",
+    "net.ipv4.tcp_syncookies",
+    "net.ipv4.tcp_wmem",
+}
+_SELINUX_TYPES = {"", *(f"container_{word}t" for word in ("", "init_", "kvm_", "engine_"))}
+# SECRET alone is where a script of this program finds a Secret's name.
+_CREDENTIAL = re.compile(r"(PASSWORD|PASSWD|TOKEN|API_KEY|.SECRET|SECRET_KEY|PRIVATE_KEY)$")
 _CONFIGURED_ELSEWHERE = ("kubernetes", "vault", "postgresql")
 """Packages whose default provider would take its target from the environment. Those that only
 compute (random, tls) have no target."""
@@ -84,7 +98,8 @@ class Rule:
 
 def containers(pod: Any) -> list[Any]:
     """All containers of a pod's specification."""
-    return [*_list(pod.get("initContainers")), *_list(pod.get("containers"))]
+    kinds = ("initContainers", "containers", "ephemeralContainers")
+    return [container for kind in kinds for container in _list(pod.get(kind))]
 
 
 def restricted(resource: Resource) -> Iterator[str]:
@@ -98,19 +113,39 @@ def restricted(resource: Resource) -> Iterator[str]:
 
 
 def violations(pod: Any) -> Iterator[str]:
-    """What https://kubernetes.io/docs/concepts/security/pod-security-standards/ refuses."""
+    """What https://kubernetes.io/docs/concepts/security/pod-security-standards/ refuses (v1.36)."""
     yield from (field for field in ("hostNetwork", "hostPID", "hostIPC") if pod.get(field))
     for volume in _list(pod.get("volumes")):
         if not set(volume) - {"name"} <= _VOLUMES:
             yield f"volume {volume['name']}"
     whole = _map(pod.get("securityContext"))
+    for sysctl in _list(whole.get("sysctls")):
+        if sysctl.get("name") not in _SYSCTLS:
+            yield f"sysctl {sysctl.get('name')}"
+    yield from _context_violations(whole)
     for container in containers(pod):
-        for fault in _container_violations(container, whole):
+        own = _map(container.get("securityContext"))
+        faults = [*_context_violations(own), *_container_violations(container, whole, own)]
+        for fault in faults:
             yield f"{container['name']}: {fault}"
 
 
-def _container_violations(container: Any, whole: Any) -> Iterator[str]:
-    own = _map(container.get("securityContext"))
+def _context_violations(context: Any) -> Iterator[str]:
+    """What neither a pod nor a container may set."""
+    linux = _map(context.get("seLinuxOptions"))
+    profile = _map(context.get("appArmorProfile")).get("type", "RuntimeDefault")
+    wrong = {
+        "runAsUser": context.get("runAsUser") == 0,
+        "seLinuxOptions": bool(
+            linux.get("type", "") not in _SELINUX_TYPES or linux.get("user") or linux.get("role")
+        ),
+        "appArmorProfile": profile not in ("RuntimeDefault", "Localhost"),
+        "hostProcess": bool(_map(context.get("windowsOptions")).get("hostProcess")),
+    }
+    yield from (what for what, refused in wrong.items() if refused)
+
+
+def _container_violations(container: Any, whole: Any, own: Any) -> Iterator[str]:
     both = {**whole, **own}
     capabilities = _map(own.get("capabilities"))
     profile = _map(both.get("seccompProfile")).get("type")
@@ -121,11 +156,24 @@ def _container_violations(container: Any, whole: Any) -> Iterator[str]:
         "privileged": bool(own.get("privileged")),
         "procMount": own.get("procMount", "Default") != "Default",
         "runAsNonRoot": both.get("runAsNonRoot") is not True,
-        "runAsUser": both.get("runAsUser") == 0,
         "seccompProfile": profile not in ("RuntimeDefault", "Localhost"),
         "hostPort": any(port.get("hostPort") for port in _list(container.get("ports"))),
+        "host of a probe": any(_asks_a_host(handler) for handler in _handlers(container)),
     }
     yield from (what for what, refused in wrong.items() if refused)
+
+
+def _handlers(container: Any) -> list[Any]:
+    """The container's probes, and what runs at its start and its stop."""
+    lifecycle = _map(container.get("lifecycle"))
+    probes = [container.get(f"{name}Probe") for name in ("liveness", "readiness", "startup")]
+    return [*probes, lifecycle.get("postStart"), lifecycle.get("preStop")]
+
+
+def _asks_a_host(handler: Any) -> bool:
+    """Whether the kubelet asks another host than the pod."""
+    actions = [_map(_map(handler).get(kind)) for kind in ("httpGet", "tcpSocket")]
+    return any(action.get("host") for action in actions)
 
 
 def pinned(resource: Resource) -> Iterator[str]:
@@ -175,7 +223,10 @@ def no_literal_credential(resource: Resource) -> Iterator[str]:
                 value = variable.get("value")
                 literal = value not in (None, "", "true", "false")
                 if literal and _CREDENTIAL.search(variable["name"]):
-                    yield f"{container['name']}: {variable['name']} is in clear: use secretKeyRef"
+                    yield (
+                        f"{container['name']}: {variable['name']} is in clear: use secretKeyRef; "
+                        "for a variable of Shlink set it in shlink:app.secretEnvironment"
+                    )
 
 
 def no_secret_in_clear(resource: Resource) -> Iterator[str]:

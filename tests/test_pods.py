@@ -14,7 +14,7 @@ from components.manifests.pods import volume_claim
 from components.settings.platform import Volume
 from offline.record import Secret, plain
 from policy.rules import containers, violations
-from tests import configurations
+from tests import configurations, pod_security
 from tests.real.pods import BY_KIND, POD_SECTIONS, Template, distinct, templates
 
 _DECLARED = ("shlink", "shlink-migration", "vault-init", "shlink-redis-rotation-2")
@@ -29,38 +29,19 @@ def test_every_pod_is_restricted(name: str) -> None:
         assert list(violations(pod.spec)) == [], pod.name
 
 
-_GOOD: Any = {
-    "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
-    "containers": [
-        {
-            "name": "c",
-            "securityContext": {
-                "allowPrivilegeEscalation": False,
-                "capabilities": {"drop": ["ALL"]},
-            },
-        }
-    ],
-}
-
-
-@pytest.mark.parametrize(
-    ("change", "expected"),
-    [
-        ({}, []),
-        ({"hostNetwork": True}, ["hostNetwork"]),
-        ({"volumes": [{"name": "v", "hostPath": {"path": "/"}}]}, ["volume v"]),
-        ({"securityContext": {}}, ["c: runAsNonRoot", "c: seccompProfile"]),
-        (
-            {"initContainers": [{"name": "i"}]},
-            ["i: allowPrivilegeEscalation", "i: capabilities.drop"],
-        ),
-        ({"securityContext": {**_GOOD["securityContext"], "runAsUser": 0}}, ["c: runAsUser"]),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize(("change", "expected"), pod_security.CASES, ids=str)
 def test_the_check_itself_finds_what_restricted_refuses(change: Any, expected: list[str]) -> None:
-    """A pod that passes is changed so that it no longer does."""
-    assert list(violations({**_GOOD, **change})) == expected
+    """tests/real/test_pods.py lets an API server judge the same pods."""
+    assert list(violations({**pod_security.GOOD, **change})) == expected
+
+
+def test_what_an_api_server_judges_otherwise_by_its_kind_of_pod() -> None:
+    """A debug container joins a running pod, and a host process runs on Windows only."""
+    debug = {"ephemeralContainers": [{"name": "debug"}]}
+    found = list(violations({**pod_security.GOOD, **debug}))
+    assert found == ["debug: allowPrivilegeEscalation", "debug: capabilities.drop"]
+    windows = {"windowsOptions": {"hostProcess": True}, **pod_security.GOOD["securityContext"]}
+    assert list(violations({**pod_security.GOOD, "securityContext": windows})) == ["hostProcess"]
 
 
 def declared() -> list[Template]:

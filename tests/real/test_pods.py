@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from offline.record import plain
-from tests import configurations
+from tests import configurations, pod_security
 from tests.conftest import manifest
 from tests.real.cluster import Call, Cluster
 from tests.real.pods import Template, distinct
@@ -128,6 +128,22 @@ def test_admission_is_in_force(cluster: Cluster) -> None:
     assert len(refused) == 1
     for word in ("restricted", *_SECURITY):
         assert word in refused[0]
+
+
+@pytest.mark.usefixtures("environment")
+@pytest.mark.parametrize(("change", "expected"), pod_security.CASES, ids=str)
+def test_admission_and_the_policy_rule_agree(
+    cluster: Cluster, change: dict[str, Any], expected: list[str]
+) -> None:
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "judged", "namespace": "shlink"},
+        "spec": {**pod_security.GOOD, **change},
+    }
+    answer = cluster.call("POST", cluster.folder("v1", "Pod", "shlink"), pod, dryRun="All")
+    assert answer.ok == (not expected), answer.message
+    assert answer.ok or "PodSecurity" in answer.message
 
 
 def test_every_namespace_enforces_restricted(environment: Mapping[str, Mapping[str, Any]]) -> None:
