@@ -216,7 +216,8 @@ def _manifests(name: str) -> list[Any]:
 def people(cluster: Cluster, environment: Mapping[str, Any]) -> Iterator[None]:
     """The manifests of deploy/rbac, as they are."""
     assert environment
-    objects = [*_manifests("preview"), *_manifests("deploy"), *_manifests("forward")]
+    names = ("preview", "deploy", "forward", "drift")
+    objects = [item for name in names for item in _manifests(name)]
     cluster.must(objects)
     preview, deploy = ("p", ["shlink:preview"]), ("d", ["shlink:deploy"])
     services, secrets = (
@@ -307,6 +308,19 @@ def test_preview_gets_everything_but_secrets_and_lists_nothing(
     tried = _as(cluster, "shlink:preview", [_create(cluster, item) for item in objects])
     assert {answer.status for answer in tried} == {403}
     record_property("checks", 2 * len(objects) + len(folders))
+
+
+@pytest.mark.usefixtures("people")
+def test_drift_reads_everything_and_changes_nothing(cluster: Cluster) -> None:
+    objects = _everything()
+    reads = _as(cluster, "shlink:drift", [Call("GET", cluster.path(item)) for item in objects])
+    refused = [answer.message for answer in reads if answer.status == 403]
+    assert refused == []
+    tried = _as(cluster, "shlink:drift", [_create(cluster, item) for item in objects])
+    assert {answer.status for answer in tried} == {403}
+    everybody = ("d", ["shlink:drift"])
+    writes = [Ask("update patch delete", f"core/{kind}", "shlink") for kind in ("secrets", "pods")]
+    assert not _differs(cluster, everybody, writes, expected=False)
 
 
 @pytest.mark.usefixtures("people")
