@@ -30,7 +30,7 @@ from operate import ownership
 from operate.declared import of_recording
 from operate.view import plural
 
-from . import vault_renew
+from . import finalizers, vault_renew
 from .pulumi_cli import Pulumi, PulumiError, add_yes, per_resource, says_yes
 from .vault_forward import vault_reachable
 
@@ -302,8 +302,12 @@ def _only(command: Pulumi, name: str) -> None:
     """Run one command, past a dead lock. Raises PulumiError and IdentityError."""
     state = State.read(command.export())
     if not state.empty:
-        target, _ = settings.parse(*command.configuration())
-        ownership.check(access(target), state)
+        target, declared = settings.parse(*command.configuration())
+        cluster = access(target)
+        ownership.check(cluster, state)
+        if name == "destroy":
+            namespaces = [place for kind, place in state.objects if kind == "Namespace"]
+            finalizers.clear(command, cluster, declared, namespaces, say)
     command.run(name)
 
 
