@@ -69,8 +69,11 @@ def check_adoption(cluster: ClusterAccess, state: State, declared: Declared) -> 
     if state.own is None:
         remedy = "`make up` first: it gives this stack its id, and stops there"
     else:
-        commands = [_mark_command(cluster, state, [name], kind) for kind, name in unowned]
-        remedy = "; ".join(commands)
+        commands: list[str] = []
+        for kind in sorted({kind for kind, _ in unowned}, reverse=True):
+            names = [name for other, name in unowned if other == kind]
+            commands.append(_mark_command(cluster, state, names, kind))
+        remedy = " && ".join(commands)
     raise IdentityError(
         f"{shown}: exists, is not in this stack's state and does not bear its mark, so it may be "
         "somebody else's, and nothing was touched. Another environment needs a cluster of its own. "

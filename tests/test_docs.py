@@ -1,6 +1,7 @@
 """The documents: links lead somewhere, commands exist, the guide's table names what is there."""
 
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,6 +53,31 @@ def test_commands_exist(document: Path) -> None:
             assert target in TARGETS, command
         for script in re.findall(r"(?:^|\s)((?:scripts|\.ci)/[\w.]+)", command):
             assert (ROOT / script).exists(), command
+
+
+COMMANDS = {"argocd", "git", "helm", "kubectl", "make", "pulumi"}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_commands_can_be_pasted(document: Path) -> None:
+    """No tool that wraps prose has joined two commands, or broken one without a backslash."""
+    fenced = re.findall(r"^ *```sh\n(.*?)^ *```", document.read_text(), re.MULTILINE | re.DOTALL)
+    for block in [*fenced, *_indented(document)]:
+        for line in block.replace("\\\n", " ").splitlines():
+            command = line.split("#")[0].replace("-n argocd", "")
+            words = command.split()
+            if words and words[0] in COMMANDS and not set(words) & {"&&", "|", ";"}:
+                assert not COMMANDS & set(words[2:]), line
+            assert not command.strip().startswith(("--", "'{")), line
+        shell = ["bash", "-n"]
+        done = subprocess.run(shell, input=block, text=True, capture_output=True, check=False)  # noqa: S603 -- only parsed
+        assert done.returncode == 0, f"{done.stderr}{block}"
+
+
+def _indented(path: Path) -> list[str]:
+    """Indented code that begins with a command."""
+    blocks = re.findall(r"(?:^\n)((?:^ {4,}\S.*\n)+)", prose(path), re.MULTILINE)
+    return [block for block in blocks if block.split()[0] in COMMANDS]
 
 
 def test_every_command_of_a_person_is_in_the_documents() -> None:
