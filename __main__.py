@@ -136,6 +136,7 @@ shlink = Shlink(
         database=database,
         redis=redis,
         own=own,
+        access=access,
         delivered=delivery.secrets,
         placement=placement,
         metrics=settings.monitoring.enabled,

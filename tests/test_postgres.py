@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from components.postgres.component import PRIMARY, parameters, scram_verifier
-from components.postgres.readiness import incomplete
+from components.postgres.readiness import incomplete, users_missing
 from components.settings.platform import Resources
 from components.settings.postgres import PostgresSettings
 from offline.record import Recording, plain, record
@@ -186,13 +186,14 @@ def test_both_users_are_listed_and_the_application_is_no_superuser() -> None:
 @pytest.mark.parametrize(("name", "instances"), [("defaults", 1), ("database-sized", 3)])
 def test_the_grant_waits_for_the_users_only(name: str, instances: int) -> None:
     """The first backup may take its time meanwhile: Shlink waits for it, the grant need not."""
-    database = cluster(name)
-    assert database["spec"]["instances"][0]["replicas"] == instances
-    assert json.loads(database["metadata"]["annotations"]["pulumi.com/waitFor"]) == [
-        "jsonpath={.status.usersRevision}"
-    ]
-    assert "pulumi.com/skipAwait" not in database["metadata"]["annotations"]
-    assert int(database["metadata"]["annotations"]["pulumi.com/timeoutSeconds"]) >= 600
+    assert cluster(name)["spec"]["instances"][0]["replicas"] == instances
+    grant = configurations.recording(name).one("Grant", "shlink-db-public-schema")
+    assert grant.hooks["before_create"] == ("shlink-db-users",)
+    begun = complete_cluster()
+    begun["status"]["conditions"] = []
+    assert users_missing(begun) is None
+    del begun["status"]["usersRevision"]
+    assert users_missing(begun) == "its users are not in the database yet"
 
 
 def complete_cluster() -> dict[str, Any]:

@@ -391,3 +391,36 @@ class TestWithKubeconfig:
         done = run([str(ROOT / "scripts/with_kubeconfig"), "true"], {"PATH": os.environ["PATH"]})
         assert done.returncode == 1
         assert "set the secret KUBECONFIG" in done.stderr
+
+
+LIMIT = 'The process "shlink db:migrate" exceeded the timeout of 600 seconds.'
+
+
+@pytest.mark.parametrize(
+    ("failures", "text", "code"),
+    [(2, LIMIT, 0), (1, "an error", 0), (2, "an error", 1), (9, LIMIT, 1)],
+)
+def test_a_migration_goes_on_after_a_time_limit_and_may_succeed_the_second_time(
+    tmp_path: Path,
+    commands: tuple[MakeCommand, dict[str, str]],
+    failures: int,
+    text: str,
+    code: int,
+) -> None:
+    make, environment = commands
+    make("php", "true")
+    runs = tmp_path / "runs"
+    fails = f"[ \"$(wc -l < {runs})\" -gt {failures} ] || {{ echo '{text}'; exit 1; }}"
+    entrypoint = f"echo x >> {runs}; {fails}"
+    folder = files(tmp_path / "shlink", {"docker-entrypoint.sh": entrypoint})
+    script = (ROOT / "components/scripts/shlink_migrate.sh").read_text()
+    script = script.replace("/tmp/", f"{tmp_path}/")  # noqa: S108 - of the pod
+    done = subprocess.run(
+        ["sh", "-ec", script, "migrate", "prepare", "key"],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        check=False,
+        text=True,
+    )
+    assert done.returncode == code, done.stderr

@@ -57,6 +57,13 @@ def test_the_migration_job_knows_the_number_of_the_api_key_however_high(program:
     assert migration(program(rotation={"apiKey": 954964}))["API_KEY_ROTATION"] == "954964"
 
 
+def test_the_replicas_wait_for_the_migration_by_its_own_wait(dev: Recording) -> None:
+    gate = dev.one("Stash", "shlink-migrated")
+    assert gate.hooks == dict.fromkeys(("before_create", "before_update"), ("shlink-migrated",))
+    assert dev.one("Job", "shlink-migration").urn in gate.depends_on
+    assert gate.urn in dev.one("Deployment", "shlink").depends_on
+
+
 def test_a_rotated_api_key_is_another_one_and_runs_the_migration_job_again(
     program: Program,
 ) -> None:

@@ -38,7 +38,9 @@ GUARD: Any = object()
 
 def transform(item: Any, record: dict[str, str] | None = None) -> Any:
     """The program's change of an object of the chart."""
-    args = ServerTransformArgs(serial="serial-7", record=record or {}, guard=GUARD, protect=True)
+    args = ServerTransformArgs(
+        serial="serial-7", seal=None, record=record or {}, guard=GUARD, protect=True
+    )
     return server_transform(args)(item)
 
 
@@ -387,6 +389,28 @@ def test_a_targeted_update_of_the_server_is_compared(change: dict[str, Any]) -> 
     before = recorded(stateful_set())
     assert refusals(before, before) == []
     assert len(refusals(before, recorded(stateful_set(**change)))) == 1
+
+
+def test_another_token_for_the_key_service_rolls_the_pods(program: Program) -> None:
+    """A server reads it at its start only; nothing of it may stand in the annotation."""
+    props: Any = {"metadata": {}, "spec": {"template": {"metadata": {}}}}
+    item: Any = SimpleNamespace(type_="kubernetes:apps/v1:StatefulSet", props=props, opts=None)
+    args = ServerTransformArgs(serial="s", seal="4f", record={}, guard=GUARD, protect=True)
+    result: Any = server_transform(args)(item)
+    assert result.props["spec"]["template"]["metadata"]["annotations"]["shlink.io/seal"] == "4f"
+    seal = {"type": "transit", "address": "https://v.example.org", "keyName": "k", "token": "hvs.1"}
+    recording = program(vault={"mode": "ha", "seal": seal})
+    keepers = recording.one("RandomId", "vault-seal-version").inputs["keepers"]
+    assert isinstance(keepers, Secret) or isinstance(keepers["token"], Secret)
+
+
+@pytest.mark.parametrize("name", ["defaults", *RAFT])
+def test_consumers_ask_a_server_that_is_unsealed(name: str) -> None:
+    """The chart's other Service leads to sealed ones too (publishNotReadyAddresses)."""
+    service = "vault-active" if name in RAFT else "vault"
+    store = manifest(configurations.recording(name), "SecretStore", "vault-backend")
+    address = store["spec"]["provider"]["vault"]["server"]
+    assert address == f"https://{service}.vault.svc:8200"
 
 
 def test_other_objects_of_the_chart_are_left_alone() -> None:

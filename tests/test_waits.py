@@ -32,6 +32,7 @@ class Api:
         self.answers = list(answers)
         self.logins = 0
         self.asked: list[str] = []
+        self.pods: list[Mapping[str, Any]] = []
 
     @asynccontextmanager
     async def call_api(
@@ -48,6 +49,10 @@ class Api:
                 yield SimpleNamespace(status_code=answer, text="no object")
             case _:
                 yield SimpleNamespace(status_code=200, text=json.dumps(answer))
+
+    async def async_get(self, *_: Any, **__: Any) -> AsyncGenerator[Any]:
+        for pod in self.pods:
+            yield SimpleNamespace(raw=pod)
 
 
 class Access(ClusterAccess):
@@ -103,6 +108,18 @@ def test_the_end_of_patience_says_what_was_last_missing_and_where_to_look(
         f"things.v1.example.org space/it: not ready after 0.05 s: {reason}. "
         "Inspect it with: kubectl --context 'prod eu' -n space describe things.v1.example.org it"
     )
+
+
+def test_a_wait_names_the_image_that_nobody_can_pull_once() -> None:
+    """Otherwise `up` would be silent until its patience ends."""
+    waiting = {"reason": "ImagePullBackOff", "message": "Back-off"}
+    container = {"name": "database", "image": "r.io/pg:99", "state": {"waiting": waiting}}
+    where = access({"done": False, "step": 1})
+    pod = {"metadata": {"name": "db-0"}, "status": {"containerStatuses": [container]}}
+    where.api.pods = [pod]
+    with mock.patch("pulumi.log.warn") as warn, pytest.raises(TimeoutError):
+        wait(where, timeout=0.2)
+    warn.assert_called_once_with("pod space/db-0, database: ImagePullBackOff: r.io/pg:99")
 
 
 def test_after_a_fault_it_logs_in_again() -> None:

@@ -6,19 +6,26 @@ finished is recorded (engine 3.259, CreateStep.Apply), and a failed after-hook i
 """
 
 import asyncio
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import pulumi
 
-from .access import ClusterAccess, read
+from .access import ClusterAccess, objects, read
 
 if TYPE_CHECKING:
     from kr8s.asyncio import Api
 
 ReadinessCheck = Callable[[Mapping[str, Any]], str | None]
 """Takes an object; returns why it is not ready, or None when it is."""
+
+_LOOKS_BETWEEN = 10
+"""Of the checks, so many lie between two looks at the pods."""
+
+# Not ErrImagePull: the kubelet alternates between the two.
+_BLOCKED = ("ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "CreateContainerError")
 
 
 @dataclass(frozen=True)
@@ -58,11 +65,15 @@ async def until_ready(access: ClusterAccess, target: WaitTarget, interval: float
     not_ready = cast("ReadinessCheck", await pulumi.Output.from_input(target.not_ready).future())
     deadline = asyncio.get_running_loop().time() + target.timeout
     api: Api | None = None
-    while True:
+    teller = Teller()
+    for look in itertools.count(1):
         try:
             api = api or await access.client()
             item = await read(api, target.resource, namespace, name)
             reason = "it does not exist yet" if item is None else not_ready(item)
+            if reason is not None and look % _LOOKS_BETWEEN == 0:
+                for text in await blocked(api, namespace):
+                    teller.warn(text)
         # An API server, a proxy or a credential plugin may answer anything; the timeout bounds it.
         except Exception as error:  # noqa: BLE001
             # With a new client the next check logs in again.
@@ -76,6 +87,35 @@ async def until_ready(access: ClusterAccess, target: WaitTarget, interval: float
                 f"{access.kubectl} -n {namespace} describe {target.resource} {name}"
             )
         await asyncio.sleep(interval)
+
+
+class Teller:
+    """Says each thing once."""
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+
+    def warn(self, text: str) -> None:
+        """Warn a person who waits."""
+        if text not in self._said:
+            self._said.add(text)
+            pulumi.log.warn(text)
+
+
+async def blocked(api: Any, namespace: str) -> list[str]:
+    """Containers that cannot start, each with what the kubelet says: a wrong image, most often."""
+    texts: list[str] = []
+    async for pod in objects(api, "Pod", namespace=namespace):
+        status = pod.raw.get("status", {})
+        containers: list[Any] = []
+        for key in ("initContainerStatuses", "containerStatuses"):
+            containers += status.get(key) or []
+        for container in containers:
+            waiting: Mapping[str, str] = container.get("state", {}).get("waiting") or {}
+            if waiting.get("reason") in _BLOCKED:
+                where = f"pod {namespace}/{pod.raw['metadata']['name']}, {container['name']}"
+                texts.append(f"{where}: {waiting['reason']}: {container.get('image')}")
+    return texts
 
 
 async def _value(text: pulumi.Input[str]) -> str:

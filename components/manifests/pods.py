@@ -96,12 +96,12 @@ class JobArgs:
     """Annotations of the pod template: a changed annotation runs the Job again."""
     backoff_limit: int = 10
     """Retries before the Job fails. The delay between them doubles, from 10 s up to 6 min."""
-    timeout_seconds: int = 600
-    """How long `up` waits for it."""
+    timeout_seconds: int | None = 600
+    """How long `up` waits for it. None: not at all, whoever depends on it waits by `job_hook`."""
 
 
 def job(resource_name: str, args: JobArgs, opts: pulumi.ResourceOptions) -> batch.v1.Job:
-    """A Job that Pulumi waits for. If it failed, the next `up` replaces it.
+    """A Job that Pulumi waits for. If it is not complete then, the next `up` replaces it.
 
     It has no time to live: the next refresh would run a Job that is gone again. A Job's template
     cannot change, so any change in it replaces the Job.
@@ -125,10 +125,7 @@ def job(resource_name: str, args: JobArgs, opts: pulumi.ResourceOptions) -> batc
             name=args.name,
             namespace=args.namespace,
             labels=args.labels,
-            annotations={
-                "pulumi.com/replaceUnready": "true",
-                "pulumi.com/timeoutSeconds": str(args.timeout_seconds),
-            },
+            annotations=_waiting(args.timeout_seconds),
         ),
         spec=batch.v1.JobSpecArgs(
             backoff_limit=args.backoff_limit,
@@ -141,3 +138,10 @@ def job(resource_name: str, args: JobArgs, opts: pulumi.ResourceOptions) -> batc
         ),
         opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(delete_before_replace=True)),
     )
+
+
+def _waiting(seconds: int | None) -> Mapping[str, str]:
+    if seconds is None:
+        # In place of Pulumi's own wait; to skip it would skip the wait for a deletion too.
+        return {"pulumi.com/waitFor": "jsonpath={.metadata.uid}"}
+    return {"pulumi.com/replaceUnready": "true", "pulumi.com/timeoutSeconds": str(seconds)}

@@ -5,7 +5,6 @@ import base64
 import hashlib
 import hmac
 import ipaddress
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,7 +48,7 @@ from .backups import (
 )
 from .crds import PgBouncer, PgMonitorExporter, PostgresCluster, PostgresClusterSpec, PostgresUser
 from .guard import RESOURCE, GuardArgs, creation_hook, guard_hook
-from .readiness import incomplete
+from .readiness import incomplete, users_missing
 from .restore import RestoreArgs, Workload, start_hook
 
 CLUSTER = "shlink-db"
@@ -341,12 +340,7 @@ class Postgres(pulumi.ComponentResource):
 
     def _cluster(self, secrets: Sequence[pulumi.Resource], backups: Backups) -> PostgresCluster:
         args = self._args
-        annotations = {
-            # Enough for what is done inside PostgreSQL: PGO writes it once the users and their
-            # passwords are in the database. What clients need is the gate's to see.
-            "pulumi.com/waitFor": json.dumps(["jsonpath={.status.usersRevision}"]),
-            "pulumi.com/timeoutSeconds": str(_CREATE_SECONDS),
-        }
+        annotations: dict[str, str] = {}
         restore = args.settings.restore
         if isinstance(restore, InPlaceRestore):
             annotations[RESTORE_ANNOTATION] = str(restore.number)
@@ -375,7 +369,7 @@ class Postgres(pulumi.ComponentResource):
             metadata=meta.v1.ObjectMetaArgs(
                 name=CLUSTER,
                 namespace=args.namespace,
-                annotations=annotations,
+                annotations=annotations or None,
             ),
             spec=_cluster_spec(args, backups),
             opts=pulumi.ResourceOptions(
@@ -438,6 +432,14 @@ class Postgres(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(parent=self, depends_on=[cluster]),
         )
         retry = pulumi.ErrorHook(f"{self._name}-retry", _retry)
+        users = WaitTarget(
+            resource=RESOURCE,
+            namespace=args.namespace,
+            name=CLUSTER,
+            not_ready=users_missing,
+            timeout=_CREATE_SECONDS,
+        )
+        created = wait_hook(f"{self._name}-users", args.access, [users])
         return pulumi.ResourceOptions(
             parent=self,
             provider=provider,
@@ -448,7 +450,7 @@ class Postgres(pulumi.ComponentResource):
             # and old are the same thing in PostgreSQL: to delete the old would take it away.
             replacement_trigger=restore,
             retain_on_delete=True,
-            hooks=pulumi.ResourceHookBinding(on_error=[retry]),
+            hooks=pulumi.ResourceHookBinding(before_create=[created], on_error=[retry]),
         )
 
     def _rights(self, inside: pulumi.ResourceOptions) -> Mapping[str, list[pulumi.Resource]]:

@@ -23,10 +23,15 @@ def incomplete(item: Mapping[str, Any]) -> str | None:
         _lacking_repositories(item, status),
         _lacking_pooler(item, status),
     ]
-    if not status.get("usersRevision"):
-        reasons.append("its users are not in the database yet")
-    reasons = [reason for reason in reasons if reason]
+    reasons = [reason for reason in [*reasons, users_missing(item)] if reason]
     return "; ".join(str(reason) for reason in reasons) or None
+
+
+def users_missing(item: Mapping[str, Any]) -> str | None:
+    """Enough for what is done inside PostgreSQL: its users and their passwords are there."""
+    if item.get("status", {}).get("usersRevision"):
+        return None
+    return "its users are not in the database yet"
 
 
 def _lacking_restore(item: Mapping[str, Any], status: Mapping[str, Any]) -> str | None:

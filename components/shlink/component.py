@@ -7,6 +7,8 @@ import pulumi
 from pulumi_kubernetes import apps, autoscaling, batch, core, meta, policy
 
 from .. import ports, scripts
+from ..cluster.access import ClusterAccess
+from ..cluster.jobs import JobTarget, job_hook
 from ..credentials.delivery import Delivery, SecretRef
 from ..credentials.passwords import password
 from ..manifests.placement import Placement
@@ -135,6 +137,8 @@ class ShlinkArgs:
     """Shared caches and locks; without it they are each replica's own."""
     own: ShlinkSecrets
     """The secrets that only Shlink knows."""
+    access: ClusterAccess
+    """For the wait until the migration is complete: the cluster of the Kubernetes provider."""
     delivered: Mapping[str, SecretRef]
     """Every delivery of `database`, `redis` and `own` as it arrives in `namespace`, by its name."""
     placement: Placement = field(default_factory=Placement)
@@ -210,7 +214,7 @@ class Shlink(pulumi.ComponentResource):
                 opts=child,
             )
         volumes = _volumes(config_maps)
-        migration = _migration(name, args, volumes, child)
+        migrated = _migrated(name, args, _migration(name, args, volumes, child), child)
         secrets = [args.database_secret, args.redis_secret, args.environment]
         if args.geolite:
             _geolite(args, args.geolite, child)
@@ -248,7 +252,7 @@ class Shlink(pulumi.ComponentResource):
                 ),
             ),
             opts=pulumi.ResourceOptions.merge(
-                _after(child, secrets, [migration, *after_redis], hooks),
+                _after(child, secrets, [migrated, *after_redis], hooks),
                 pulumi.ResourceOptions(ignore_changes=unmanaged),
             ),
         )
@@ -391,8 +395,27 @@ def _migration(
             init_containers=[_wait(args, "postgres", args.database.host, args.database.port)],
             volumes=volumes,
             annotations=_versions(secrets, args.database),
+            # With growing delays some ten minutes of failures.
+            backoff_limit=6,
+            timeout_seconds=None,
         ),
         _after(opts, secrets, args.database.ready),
+    )
+
+
+def _migrated(
+    name: str, args: ShlinkArgs, migration: batch.v1.Job, opts: pulumi.ResourceOptions
+) -> pulumi.Resource:
+    """A resource that exists once the migration is complete. A large database takes its time."""
+    job_target = JobTarget(namespace=args.namespace, name=f"{name}-migration")
+    wait = job_hook(f"{name}-migrated", args.access, job_target)
+    hooks = pulumi.ResourceHookBinding(before_create=[wait], before_update=[wait])
+    return pulumi.Stash(
+        f"{name}-migrated",
+        input=migration.metadata.uid,
+        opts=pulumi.ResourceOptions.merge(
+            opts, pulumi.ResourceOptions(depends_on=[migration], hooks=hooks)
+        ),
     )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pulumi
+import pulumi_random as random
 import pulumi_vault as vault
 from pulumi_kubernetes import core, helm, meta, rbac
 
@@ -79,6 +80,7 @@ class Vault(pulumi.ComponentResource):
         keys = self._keys_secret()
         rights = self._rights(keys)
         certificate = self._certificate_secret()
+        self._seal = self._seal_version()
         self._chart = self._server([keys, certificate, *rights])
         # What the Job has not proven yet is not used: until then the login before serves.
         logins = {args.rotation: self._login_ids(args.rotation)}
@@ -114,7 +116,10 @@ class Vault(pulumi.ComponentResource):
         )
         self.certificate_secret = certificate.metadata.name.apply(str)
         self.certificate_expires = self._certificate.expires
-        self.address = self._url(self._release)
+        # In a raft cluster that of the active server: the chart's other Service also leads to
+        # servers that are sealed (publishNotReadyAddresses).
+        leader = f"{self._release}-active" if args.mode == "ha" else self._release
+        self.address = self._url(leader)
         self.ca_pem = args.authority.ca_pem
         self.mount = store.path
         self.auth_path = self._kubernetes_auth()
@@ -261,10 +266,22 @@ class Vault(pulumi.ComponentResource):
         args = self._args
         return ServerTransformArgs(
             serial=self._certificate.serial,
+            seal=self._seal,
             record={"vault.mode": args.mode, "vault.seal": args.sealed_by},
             guard=refusal_hook(f"{self._name}-guard", args.allowed_changes, recorded),
             protect=args.protect,
         )
+
+    def _seal_version(self) -> pulumi.Output[str] | None:
+        """Changes with the token for the key service, which servers read at their start only."""
+        service = self._args.key_service
+        if service is None or service.token is None:
+            return None
+        keepers = {"token": service.token, **seal_files(service)}
+        version = random.RandomId(
+            f"{self._name}-seal-version", byte_length=4, keepers=keepers, opts=self._child
+        )
+        return pulumi.Output.unsecret(version.hex)
 
     def _unsealed(self) -> pulumi.Resource:
         """A resource that exists once every server runs as declared and is unsealed.
@@ -285,6 +302,7 @@ class Vault(pulumi.ComponentResource):
             "chart": args.chart.version,
             "values": declared.apply(_digest),
             "certificate": self._certificate.serial,
+            "seal": self._seal or "",
         }
         return pulumi.Stash(
             f"{self._name}-unsealed",

@@ -37,6 +37,8 @@ class ServerTransformArgs:
 
     serial: pulumi.Input[str]
     """Of the server's certificate."""
+    seal: pulumi.Input[str] | None
+    """Changes with what the servers unseal themselves with; None without a token of theirs."""
     record: Mapping[str, str]
     """Settings that may not simply change and that its fields do not show."""
     guard: pulumi.ResourceHook
@@ -254,6 +256,8 @@ def server_transform(args: ServerTransformArgs) -> pulumi.ResourceTransform:
         _annotate(item.props, {RECORD: json.dumps(args.record)})
         spec: Any = item.props["spec"]
         _annotate(spec["template"], {"shlink.io/certificate": args.serial})
+        if args.seal is not None:
+            _annotate(spec["template"], {"shlink.io/seal": args.seal})
         merged = pulumi.ResourceOptions.merge(item.opts, opts)
         return pulumi.ResourceTransformResult(props=item.props, opts=merged)
 
