@@ -7,7 +7,7 @@ from pathlib import Path
 import pulumi
 from rich.console import Console
 
-from components.settings.environment import parse
+from components.settings.environment import doubts, parse
 from offline import policy, render, stacks
 from offline.files import ForeignFilesError
 from offline.record import ROOT, record
@@ -24,8 +24,10 @@ def main(arguments: list[str]) -> int:
     console = Console() if sys.stdout.isatty() else Console(width=render.WIDTH)
     try:
         configuration, encrypted = stacks.configuration(options.root, options.stack)
-        parse(configuration, encrypted)  # it knows exactly what is encrypted
+        # The engine tells the program the keys with something encrypted below them, not the paths.
+        warnings = doubts(*parse(configuration, encrypted), encrypted)
         recording = record(options.stack, configuration, encrypted)
+        recording.messages += [doubt for doubt in warnings if doubt not in recording.messages]
         console.print(
             "[dim]Offline: what this stack would hold. To compare it with what is running:"
             f" make live-preview STACK={options.stack}[/]"

@@ -5,6 +5,7 @@ and docs/configuration.md from these models, so an editor, the reference and the
 setting_types.py has the types. configuration.py reads the values and explains wrong ones.
 """
 
+import re
 from collections.abc import Mapping
 from datetime import timedelta
 from decimal import Decimal
@@ -327,9 +328,23 @@ def load() -> tuple[Cluster, Settings]:
     """
     values, secrets = configuration.of_this_run()
     cluster, settings = parse(values, secrets)
-    for warning in settings.warnings:
-        pulumi.log.warn(warning)
+    for doubt in doubts(cluster, settings, secrets):
+        pulumi.log.warn(doubt)
     return cluster, settings
+
+
+def doubts(cluster: Cluster, settings: Settings, secrets: frozenset[str]) -> list[str]:
+    """Warnings: what is accepted, and perhaps not meant. `secrets` as for `parse`."""
+    contents = cluster.kubeconfig or ""
+    plain = "kubernetes:kubeconfig" not in secrets
+    pasted = plain and re.search(r"(client-key-data|token|password)\"?\s*:", contents)
+    warnings = [*settings.warnings, *configuration.in_clear("shlink", settings, secrets)]
+    if pasted:
+        warnings.append(
+            "kubernetes:kubeconfig: holds a login, and is in plain text in the stack's file; "
+            "encrypt it: pulumi config set --secret kubernetes:kubeconfig"
+        )
+    return warnings
 
 
 def parse(

@@ -7,14 +7,14 @@ allowed.
 import difflib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
 import pulumi
 from pulumi.runtime import config as runtime_config
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 
 from . import stack_file
@@ -119,6 +119,36 @@ def validated(
     if faults:
         raise SettingsError(faults)
     return tuple(instances)
+
+
+def in_clear(group: str, model: Model, secrets: frozenset[str]) -> list[str]:
+    """Warnings: secrets that the stack's file, which is meant for git, has in plain text."""
+    warnings: list[str] = []
+    for path in _secrets(model, ""):
+        plain = re.sub(r"\[[0-9]+\]", lambda index: f".{index[0][1:-1]}", path)
+        key = f"{group}:{plain}"
+        if not any(key == name or key.startswith(f"{name}.") for name in secrets):
+            warnings.append(
+                f"{group}:{path}: is a secret, and is in plain text in the stack's file; encrypt "
+                f"it: pulumi config set --secret --path '{group}:{path}'"
+            )
+    return warnings
+
+
+def _secrets(value: Any, path: str) -> Iterator[str]:
+    """Where secrets are below a setting, as `pulumi config set --path` writes it."""
+    if isinstance(value, SecretStr):
+        yield path
+    elif isinstance(value, Model):
+        for name, field in type(value).model_fields.items():
+            key = field.alias or name
+            yield from _secrets(getattr(value, name), f"{path}.{key}" if path else key)
+    elif isinstance(value, dict):
+        for key, item in cast("dict[str, Any]", value).items():
+            yield from _secrets(item, f"{path}.{key}")
+    elif isinstance(value, list):
+        for position, item in enumerate(cast("list[Any]", value)):
+            yield from _secrets(item, f"{path}[{position}]")
 
 
 def opened(value: Any) -> Any:
