@@ -233,45 +233,89 @@ def between(low: int, high: int) -> str:
 
 
 def reference() -> str:
-    """The configuration reference: a table for each group of settings."""
-    lines = [_OPENING]
+    """The configuration reference: contents, and a table for each group of settings."""
+    sections: list[str] = []
+    recurring: dict[str, dict[str, Any]] = {}
     for group, model in (("kubernetes", Cluster), ("shlink", Settings)):
-        lines += _section(f"{group}:", expanded(model.model_json_schema()))
-    return "\n".join(lines)
+        sections += _section(f"{group}:", expanded(model.model_json_schema()), recurring)
+    sections += ["## Groups that recur", "", "Their defaults stand where they are used.", ""]
+    for title, node in sorted(recurring.items()):
+        sections += _table(f"### {title}", node, "")
+    headings = [line for line in sections if line.startswith("#")]
+    contents = [f"{'  ' * (line.index(' ') - 2)}- {_link(line)}" for line in headings]
+    return "\n".join([_OPENING, *contents, "", *sections])
 
 
-def _section(prefix: str, node: dict[str, Any], *, level: int = 2) -> Iterator[str]:
+def _link(heading: str) -> str:
+    name = heading.lstrip("# ")
+    anchor = re.sub(r"[^a-z0-9 _-]", "", name.lower()).replace(" ", "-")
+    return f"[{name}](#{anchor})"
+
+
+_RECUR = ("Resources", "Volume", "Chart")
+"""Titles of groups whose table stands once."""
+
+
+def _section(
+    prefix: str, node: dict[str, Any], recurring: dict[str, dict[str, Any]], *, level: int = 2
+) -> Iterator[str]:
+    yield from _table(_heading(prefix, node, level), node, prefix)
+    for name, field in node.get("properties", {}).items():
+        for branch in _branches(field):
+            entry = branch.get("items", {})
+            deeper = min(level + 1, 4)
+            if branch.get("title") in _RECUR:
+                recurring.setdefault(branch["title"], branch)
+            elif "properties" in branch:
+                yield from _section(f"{prefix}{name}.", branch, recurring, level=deeper)
+            elif "properties" in entry:
+                yield from _section(f"{prefix}{name}[].", entry, recurring, level=deeper)
+
+
+def _heading(prefix: str, node: dict[str, Any], level: int) -> str:
     heading = [f"{'#' * level} `{prefix.rstrip('.')}`"]
     for name, field in node.get("properties", {}).items():
         if "const" in field:
             heading.append(f"with `{name}: {field['const']}`")
-    yield " ".join(heading)
+    return " ".join(heading)
+
+
+def _table(heading: str, node: dict[str, Any], prefix: str) -> Iterator[str]:
+    yield heading
     yield ""
     if "description" in node:
         yield from textwrap.wrap(node["description"], _WIDTH, break_on_hyphens=False)
         yield ""
     yield "| key | type | default | |"
     yield "| --- | --- | --- | --- |"
-    deeper: list[tuple[str, dict[str, Any]]] = []
     for name, field in node.get("properties", {}).items():
         groups = [branch for branch in _branches(field) if "properties" in branch]
-        deeper += [(f"{prefix}{name}.", branch) for branch in groups]
-        entries = [branch.get("items", {}) for branch in _branches(field)]
-        deeper += [(f"{prefix}{name}[].", entry) for entry in entries if "properties" in entry]
         default = _default(field, groups=bool(groups))
+        purpose = _purpose(field, groups=bool(groups))
+        if groups and groups[0].get("title") in _RECUR:
+            default = _defaults(groups[0])
+            purpose = f"{purpose} {_link(groups[0]['title'])}.".lstrip()
+        elif groups:
+            links = [_link(_heading(f"{prefix}{name}.", branch, 1)) for branch in groups]
+            purpose = f"{purpose} Keys: {', '.join(links)}.".lstrip()
         if name in node.get("required", []):
             default = "required"
-        yield f"| `{name}` | {_type(field)} | {default} | {_purpose(field, groups=bool(groups))} |"
+        yield f"| `{name}` | {_type(field)} | {default} | {purpose.replace('<', '&lt;')} |"
     yield ""
-    for key, branch in deeper:
-        yield from _section(key, branch, level=min(level + 1, 4))
+
+
+def _defaults(group: dict[str, Any]) -> str:
+    """The defaults of a group that recurs, where it is used."""
+    fields = group["properties"].items()
+    pairs = [f"{name}: {field['default']}" for name, field in fields if field.get("default")]
+    return f"`{', '.join(pairs)}`"
 
 
 def _purpose(field: Mapping[str, Any], *, groups: bool) -> str:
     """What a key is for; what a text may be, where a pattern says it."""
     sentence = str(field.get("description", ""))
     if groups:
-        return ""
+        return re.split(r"(?<=\.) ", str(_branches(field)[0].get("description", sentence)))[0]
     for branch in _branches(field):
         expected = branch.get(EXPECTED) or branch.get("items", {}).get(EXPECTED)
         if expected:

@@ -83,6 +83,23 @@ def test_without_a_key_the_pods_log_in_by_their_workload_identity() -> None:
     assert cluster["spec"]["metadata"]["annotations"] == {"eks.amazonaws.com/role-arn": "arn"}
 
 
+def test_pgbackrest_is_tuned_as_the_file_says() -> None:
+    options = pgbackrest("backups-tuned")["global"]
+    assert options["process-max"] == "4"
+    assert options["compress-type"] == "zst"
+    assert options["archive-push-queue-max"] == "8GiB"
+    assert options["repo2-s3-kms-key-id"] == "alias/backups"
+    assert options["repo3-azure-key-type"] == "auto"
+    assert not {"process-max", "compress-type"} & pgbackrest("backups-s3")["global"].keys()
+
+
+def test_azures_nodes_can_be_asked_for_their_identity() -> None:
+    flows = configurations.recording("backups-tuned").of_kind("NetworkPolicy")
+    assert "169.254.169.254/32" in str([policy.inputs for policy in flows])
+    others = configurations.recording("backups-s3").of_kind("NetworkPolicy")
+    assert "169.254.169.254/32" not in str([policy.inputs for policy in others])
+
+
 def test_keys_and_passphrases_are_in_a_secret_only() -> None:
     lines = stores("backups-s3")["repo2.conf"].splitlines()
     assert lines[:3] == ["[global]", "repo2-s3-key=k", "repo2-s3-key-secret=s"]

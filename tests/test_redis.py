@@ -7,7 +7,8 @@ from typing import Any, cast
 import pytest
 
 from components.cluster.waits import ReadinessCheck, replicas_ready
-from components.redis.component import REVISION_ANNOTATION, servers_ready
+from components.redis.component import REVISION_ANNOTATION, external, servers_ready
+from components.settings.redis import ExternalRedis
 from offline.record import Recording
 from tests import configurations
 from tests.conftest import Later, Program, before, manifest, pod, server, variables
@@ -54,6 +55,17 @@ def redis_variables(environment: Mapping[str, Any]) -> dict[str, Any]:
                 ),
             },
         ),
+        (
+            "redis-sentinels",
+            {
+                # Twice, as above. A login in the URL would go to the sentinels.
+                "REDIS_SERVERS": "tls://sentinel.example.org:26379,tls://sentinel.example.org:26379",
+                "REDIS_SENTINEL_SERVICE": "mymaster",
+                "REDIS_SERVERS_USER": ("shlink-redis", "user"),
+                "REDIS_SERVERS_PASSWORD": ("shlink-redis", "password"),
+            },
+        ),
+        ("redis-database", {"REDIS_SERVERS": "tcp://redis.example.org:6379?database=3"}),
         ("redis-none", {}),
     ],
 )
@@ -75,8 +87,13 @@ def test_what_shlink_is_told(container: Any, name: str, expected: dict[str, Any]
             ("a", 6379),
             "tcp://:x@a,tcp://:x@b:2",
         ),
+        (
+            {"mode": "external", "servers": ["tcp://a/3"], "user": "u/v", "password": "x"},
+            ("a", 6379),
+            "tcp://u%2Fv:x@a/3",
+        ),
     ],
-    ids=["one", "several"],
+    ids=["one", "several", "a user and a database"],
 )
 def test_a_managed_redis_with_a_password(
     program: Program, settings: Any, first: tuple[str, int], urls: str
@@ -86,6 +103,30 @@ def test_a_managed_redis_with_a_password(
     assert json.loads(
         manifest(recording, "SecretV2", "vault-backend-redis-credentials")["dataJson"]
     ) == {"servers": urls}
+
+
+@pytest.mark.parametrize(
+    ("version", "written"),
+    [((4, 6, 0), "tcp://[2001:db8::1]:6379/3"), ((5, 0, 0), "tcp://[2001:db8::1]:6379?database=3")],
+)
+@pytest.mark.parametrize("number", ["/3", "?database=3", "/?database=3"])
+def test_a_database_is_written_as_shlinks_version_reads_it(
+    version: tuple[int, ...], written: str, number: str
+) -> None:
+    settings = ExternalRedis.model_validate(
+        {"mode": "external", "servers": [f"tcp://[2001:db8::1]:6379{number}"], "cidr": "::/0"}
+    )
+    assert external(settings, version).servers == written
+
+
+def test_a_private_authority_stands_beside_the_public_ones() -> None:
+    recording = configurations.recording("redis-sentinels")
+    path = server(recording)["SSL_CERT_FILE"]
+    (container,) = pod(recording, "Deployment", "shlink")["spec"]["containers"]
+    (mount,) = [each for each in container["volumeMounts"] if each["name"] == "redis-ca"]
+    certificate = manifest(recording, "ConfigMap", "shlink-redis-ca")["data"]
+    assert f"{mount['mountPath']}/{next(iter(certificate))}" == path
+    assert certificate["ca.crt"] == configurations.CERTIFICATE
 
 
 @pytest.mark.parametrize("name", ["redis-external-open", "redis-cluster"])

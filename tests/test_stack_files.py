@@ -14,8 +14,10 @@ from pulumi.runtime import config as runtime_config
 from components.settings import reading as configuration
 from components.settings.environment import load, parse
 from components.settings.reading import SettingsError
-from offline import stacks
+from offline import policy, stacks
+from offline.record import record
 from offline.schema import json_schema
+from tests import configurations
 from tests.stack_files import bad, good
 
 
@@ -46,6 +48,29 @@ def test_a_wrong_file_is_refused_in_words_that_help(
 
 @pytest.mark.parametrize("content", good.files(), ids=lambda text: text[36:100])
 def test_a_right_file_is_accepted(tmp_path: Path, content: str) -> None:
+    assert refusal(tmp_path, content) == ""
+
+
+@pytest.mark.parametrize("part", range(8))
+def test_right_files_go_through_preview_and_the_policy_pack(tmp_path: Path, part: int) -> None:
+    """Not through the settings alone: the pack judges what becomes of them."""
+    for content in good.files()[part::8]:
+        (tmp_path / "Pulumi.test.yaml").write_text(content)
+        recording = record("test", *stacks.configuration(tmp_path, "test"))
+        assert policy.faults(recording) == [], content
+
+
+@pytest.mark.parametrize("name", configurations.SWITCHES)
+def test_every_configuration_keeps_the_policies(name: str) -> None:
+    assert policy.faults(configurations.recording(name)) == []
+
+
+def test_a_chart_in_a_folder_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "Chart.yaml").write_text("name: pgo\n")
+    content = (
+        "config:\n  kubernetes:context: lab\n"
+        f"  shlink:charts: {{pgo: {{repository: {tmp_path}}}}}\n"
+    )
     assert refusal(tmp_path, content) == ""
 
 

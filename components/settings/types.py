@@ -382,7 +382,7 @@ Name = Annotated[
     str,
     _pattern(
         rf"^{_LABEL}$",
-        "1 to 63 small letters, digits and dashes, such as traefik",
+        "1 to 63 small letters, digits and dashes",
         "platform",
     ),
     BeforeValidator(text),
@@ -412,7 +412,7 @@ ObjectName = Annotated[
     Field(max_length=253),
     _pattern(
         r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$",
-        "a name of small letters, digits, dashes and dots, such as shlink-tls",
+        "a name of small letters, digits, dashes and dots",
         "shlink-tls",
     ),
     BeforeValidator(text),
@@ -430,7 +430,7 @@ AnnotationName = Annotated[
     str,
     _pattern(
         r"^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$",
-        "an annotation's name, such as cert-manager.io/cluster-issuer",
+        "a name, with a domain before it where it has one, such as example.org/name",
         "example.org/name",
     ),
     BeforeValidator(text),

@@ -7,6 +7,7 @@ must be in the type. A failure lists all differences.
 """
 
 import collections.abc
+import re
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +17,10 @@ import pulumi
 import pytest
 
 from components.manifests.crds import Custom
+from components.settings.environment import parse
+from components.settings.reading import SettingsError
 from tests import configurations
+from tests.conftest import configuration
 from tests.real.cluster import Cluster
 from tests.real.pods import POD_SECTIONS
 
@@ -146,6 +150,30 @@ def test_types_fit_the_crds(
         checked += _count(spec)
     assert not faults, "the types and the CRDs differ:\n" + "\n".join(faults)
     record_property("checks", checked)
+
+
+def _parameters(schema: Mapping[str, Any]) -> Iterator[str]:
+    """The names of PostgreSQL's parameters that PGO's rules forbid, whatever their value."""
+    node = schema["properties"]["config"]["properties"]["parameters"]
+    for rule in node["x-kubernetes-validations"]:
+        for part in rule["rule"].split("&&"):
+            if re.fullmatch(r"\s*!has\(self\.\w+\)\s*", part):
+                yield part.strip()[len("!has(self.") : -1]
+            prefix = re.search(r'!self\.exists\(k, k\.startsWith\("(\w+)"\)', part)
+            if prefix:
+                yield f"{prefix[1]}x"
+
+
+def test_a_parameter_that_pgo_refuses_is_refused_in_the_file(cluster: Cluster) -> None:
+    """By the webhook it would be minutes later."""
+    schema = _schema(cluster, *_resources()["PostgresCluster"][:1], "PostgresCluster")
+    assert schema is not None
+    names = list(_parameters(schema))
+    assert len(names) > 20
+    for name in names:
+        settings = {"postgres": {"parameters": {name: "x"}}}
+        with pytest.raises(SettingsError, match=rf"postgres\.parameters\.{name}: can't be set"):
+            parse(configuration(settings))
 
 
 def _count(hint: Any) -> int:
