@@ -58,6 +58,7 @@ vault = Vault(
     ),
     opts,
 )
+running = None if sight is None else sight.database
 postgres = Postgres(
     "shlink-db",
     PostgresArgs(
@@ -80,6 +81,7 @@ postgres = Postgres(
         operator_namespace=settings.operators.pgo.namespace,
         superuser_rotation=settings.rotation.superuser,
         placement=placement,
+        database=running,
         protect=settings.protect,
         allowed_changes=frozenset(settings.allowed_changes),
     ),

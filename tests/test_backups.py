@@ -1,14 +1,15 @@
 """Backups: repositories side by side, their secrets, and restores from them."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from components.postgres.backups import target_options
-from components.postgres.component import DatabaseUser
+from components.postgres.component import DATABASE, DatabaseUser
 from components.settings.environment import parse
 from components.settings.types import Model
-from offline.record import plain
+from offline.record import ROOT, plain, record
 from tests import configurations
 from tests.conftest import Fault, Program, before, configuration, manifest, pod
 
@@ -119,6 +120,35 @@ def test_what_leaves_the_cluster_is_encrypted_unless_refused() -> None:
     assert pgbackrest("backups-s3")["global"]["repo2-cipher-type"] == "aes-256-cbc"
     assert "repo2-cipher-type" not in pgbackrest("backups-everywhere")["global"]
     assert "cipher-pass" not in stores("backups-everywhere").get("repo2.conf", "")
+
+
+@pytest.mark.parametrize("known", ["first-uid", None])
+def test_a_database_keeps_its_path_when_its_secret_is_made_again(
+    tmp_path: Path, known: str | None
+) -> None:
+    """The Secret's uid is another one then; the PostgresCluster remembers the first."""
+    program = tmp_path / "__main__.py"
+    program.write_text(
+        "import runpy\n"
+        "from unittest import mock\n"
+        "from components.program.identity import Sight\n"
+        f"sight = Sight('here', {{}}, {known!r})\n"
+        "with mock.patch('components.program.identity.look_first', return_value=sight):\n"
+        f"    runpy.run_path({str(ROOT / '__main__.py')!r})\n"
+    )
+    key = {"key": "k", "keySecret": "s"}
+    settings = {"postgres": {"backups": {"repositories": {"repo2": _S3 | key}}}}
+    recording = record("test", configuration(settings), program=program)
+    keepers = plain(recording.one("RandomId", "shlink-db-repo2-path").inputs)["keepers"]
+    cluster = manifest(recording, "PostgresCluster", "shlink-db")
+    assert cluster["metadata"]["annotations"][DATABASE] == keepers["database"]
+    assert (keepers["database"] == "first-uid") is (known is not None)
+
+
+def test_the_passphrase_is_protected() -> None:
+    """Backups in a bucket outlive the state, and nobody else has it."""
+    recording = configurations.recording("backups-s3")
+    assert recording.one("RandomPassword", "shlink-db-repo2-passphrase-1").protect
 
 
 def test_each_incarnation_of_the_database_has_a_path_of_its_own() -> None:

@@ -149,6 +149,22 @@ def test_the_state_tells_whose_it_is() -> None:
     assert exported(resource("pulumi:index:Stash", "settings")) == State(None, None, {}, empty=True)
 
 
+@pytest.mark.parametrize(
+    ("metadata", "database"),
+    [
+        ({"annotations": {"shlink.io/database": "first"}}, "first"),
+        ({}, None),
+        # The one that follows it is another database.
+        ({"annotations": {"shlink.io/database": "first"}, "deletionTimestamp": "now"}, None),
+    ],
+)
+def test_a_database_is_known_while_its_cluster_lives(
+    metadata: dict[str, Any], database: str | None
+) -> None:
+    kube_system = {"metadata": {"name": "kube-system", "uid": "here"}}
+    assert Sight.read([kube_system], {"metadata": metadata}).database == database
+
+
 class Api:
     """An API server that shows its namespaces, or refuses to."""
 

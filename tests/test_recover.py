@@ -315,6 +315,40 @@ def test_a_second_stack_adopts_nothing(
     assert not any(call.startswith(("up", "refresh", "stack import")) for call in calls())
 
 
+PASSPHRASE = (
+    "urn:pulumi:dev::shlink::shlink:postgres:Postgres$random:index/randomPassword:RandomPassword"
+    "::shlink-db-repo2-passphrase-1"
+)
+
+
+@pytest.mark.parametrize("saved", ["saved", ""])
+def test_a_destroy_asks_for_the_passphrase_of_the_backups_that_stay(
+    pulumi_command: Callable[..., Calls], monkeypatch: pytest.MonkeyPatch, saved: str
+) -> None:
+    type_ = "random:index/randomPassword:RandomPassword"
+    resource: dict[str, Any] = {
+        "urn": PASSPHRASE,
+        "type": type_,
+        "custom": True,
+        "protect": True,
+        "outputs": {},
+    }
+    config_map: dict[str, Any] = {
+        "urn": "urn:pulumi:dev::shlink::x::y",
+        "type": "kubernetes:core/v1:ConfigMap",
+        "outputs": {},
+    }
+    calls = pulumi_command({"resources": [resource, config_map | {"custom": True}]})
+    monkeypatch.setattr(recover.ownership, "check", mock.Mock())
+    monkeypatch.setattr(recover.finalizers, "clear", mock.Mock())
+    command = Pulumi("dev", confirm=lambda _: bool(saved))
+    monkeypatch.setattr(recover, "Pulumi", mock.Mock(return_value=command))
+    recover.main(["dev", "--only", "destroy"])
+    unprotected = f"state unprotect {PASSPHRASE} --yes --stack dev"
+    ran = [call for call in calls() if call.startswith(("state", "destroy"))]
+    assert ran == ([unprotected, "destroy --stack dev"] if saved else [])
+
+
 @pytest.mark.parametrize("name", ["destroy", "refresh"])
 def test_nobody_elses_environment_is_destroyed(
     name: str,

@@ -207,7 +207,10 @@ class Backups:
         )
         passphrase = None
         if store.encrypted:
-            passphrase = password(f"{self._name}-{repository}-passphrase", 1, self._opts, length=48)
+            # The backups outlive the environment and this repository's place in the settings, and
+            # nobody opens them without it.
+            kept = pulumi.ResourceOptions.merge(self._opts, pulumi.ResourceOptions(protect=True))
+            passphrase = password(f"{self._name}-{repository}-passphrase", 1, kept, length=48)
         path = pulumi.Output.concat("/", self._args.cluster, "/", incarnation.hex, "/", repository)
         return BackupPlace(path=path, passphrase=passphrase)
 

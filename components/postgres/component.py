@@ -54,6 +54,9 @@ from .restore import RestoreArgs, Workload, start_hook
 CLUSTER = "shlink-db"
 """The PostgresCluster of an environment; flows and forwards find its pods by this name."""
 
+DATABASE = "shlink.io/database"
+"""The annotation of the PostgresCluster by which its database is known."""
+
 SUPERUSER = "postgres"
 
 INSTANCE_SET = "instance1"
@@ -197,6 +200,9 @@ class PostgresArgs:
     ca_file: str | None = None
     """File that the authority's certificates are written to for the provider, which takes a path
     only: build/tls/STACK-NAME.pem by default. Another path is a change of the provider."""
+    database: str | None = None
+    """What the running database is known by, from its annotation DATABASE. None: it is a new one,
+    or it has not been told."""
     protect: bool = False
     """Refuse to delete the cluster, and its data with it."""
     allowed_changes: frozenset[str] = frozenset()
@@ -231,15 +237,19 @@ class Postgres(pulumi.ComponentResource):
                 )
                 secrets.append(self._user_secret(login, passwords[login], number))
 
-        # PGO deletes this Secret with the cluster, so a new one means a new database.
-        backups = self._backups(superuser.metadata.uid)
+        # The uid of a Secret that PGO deletes with the cluster: of a new database it is another
+        # one. The cluster remembers it, as the Secret alone may be lost and made again.
+        database: pulumi.Output[str | None] = superuser.metadata.uid
+        if args.database:
+            database = pulumi.Output.from_input(args.database)
+        backups = self._backups(database)
         self.backups = backups.places
         certificates = [self._server_certificate(), self._replication_certificate()]
         pooler_host = None
         if args.settings.pooler:
             certificates.append(self._pooler_certificate())
             pooler_host = pulumi.Output.concat(_POOLER, ".", args.namespace, ".svc")
-        cluster = self._cluster([*secrets, *certificates], backups)
+        cluster = self._cluster([*secrets, *certificates], backups, database)
         complete = self._gate(cluster)
         inside = self._inside(cluster, complete, superuser_password)
         rights = self._rights(inside)
@@ -338,9 +348,16 @@ class Postgres(pulumi.ComponentResource):
         alias = pulumi.Alias(name=f"{self._name}-user-{number}")
         return pulumi.ResourceOptions(parent=self, aliases=[alias])
 
-    def _cluster(self, secrets: Sequence[pulumi.Resource], backups: Backups) -> PostgresCluster:
+    def _cluster(
+        self,
+        secrets: Sequence[pulumi.Resource],
+        backups: Backups,
+        database: pulumi.Output[str | None],
+    ) -> PostgresCluster:
         args = self._args
-        annotations: dict[str, str] = {}
+        annotations: dict[str, pulumi.Input[str]] = {
+            DATABASE: database.apply(lambda known: known or "")
+        }
         restore = args.settings.restore
         if isinstance(restore, InPlaceRestore):
             annotations[RESTORE_ANNOTATION] = str(restore.number)
@@ -369,7 +386,7 @@ class Postgres(pulumi.ComponentResource):
             metadata=meta.v1.ObjectMetaArgs(
                 name=CLUSTER,
                 namespace=args.namespace,
-                annotations=annotations or None,
+                annotations=annotations,
             ),
             spec=_cluster_spec(args, backups),
             opts=pulumi.ResourceOptions(

@@ -21,7 +21,10 @@ import pulumi
 import pulumi_random as random
 from pulumi_kubernetes import meta
 
-from ..cluster.access import ClusterAccess, answer
+from ..cluster.access import ClusterAccess, answer, read
+from ..network.flows import POSTGRES
+from ..postgres.component import CLUSTER, DATABASE
+from ..postgres.guard import RESOURCE
 from ..settings.changes import CLUSTER_UID
 
 MARK = "shlink.io/environment"
@@ -90,11 +93,20 @@ class Sight:
     """The cluster's own uid."""
     namespaces: Mapping[str, Marked]
     """Every namespace, by name."""
+    database: str | None = None
+    """What the database is known by that runs here; None: none runs, or it has not been told."""
 
     @classmethod
-    def read(cls, items: Iterable[Mapping[str, Any]]) -> Self:
+    def read(
+        cls, items: Iterable[Mapping[str, Any]], cluster: Mapping[str, Any] | None = None
+    ) -> Self:
+        """From the namespaces, and from the environment's PostgresCluster."""
         namespaces = {item["metadata"]["name"]: Marked.read(item) for item in items}
-        return cls(namespaces[_CLUSTER].uid, namespaces)
+        metadata = _map(cluster or {}, "metadata")
+        database = _map(metadata, "annotations").get(DATABASE)
+        if "deletionTimestamp" in metadata:
+            database = None
+        return cls(namespaces[_CLUSTER].uid, namespaces, database)
 
     def foreign(self, names: Iterable[str], own: str | None) -> dict[str, Identity]:
         """Whose each of these namespaces is that bears the mark of another id than `own`."""
@@ -118,6 +130,9 @@ async def look(cluster: ClusterAccess) -> Sight:
     try:
         async with asyncio.timeout(_PATIENCE), cluster.connected() as api:
             status, text = await answer(api, "GET", "v1", "", "namespaces")
+            database = None
+            if status == HTTPStatus.OK:
+                database = await read(api, RESOURCE, POSTGRES, CLUSTER)
     except pulumi.RunError:
         raise
     # A proxy, a credential plugin or the network may fail in any way.
@@ -134,7 +149,7 @@ async def look(cluster: ClusterAccess) -> Sight:
             "namespaces, which tells whose they are, so nothing was touched. The right is in "
             f"deploy/rbac/deploy.yaml. Look: {cluster.kubectl} get namespaces"
         )
-    return Sight.read(json.loads(text)["items"])
+    return Sight.read(json.loads(text)["items"], database)
 
 
 def look_first(cluster: ClusterAccess) -> Sight | None:

@@ -117,6 +117,11 @@ class Pulumi:
             file.flush()
             self._past_locks(["stack", "import", "--file", file.name])
 
+    def unprotect(self, urns: Iterable[str]) -> None:
+        """Let these resources be deleted. Raises PulumiError."""
+        for urn in urns:
+            self._past_locks(["state", "unprotect", urn, "--yes"])
+
     def _past_locks(
         self, words: Sequence[str], environment: Mapping[str, str] | None = None
     ) -> None:

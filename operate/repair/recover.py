@@ -39,6 +39,8 @@ Record = Mapping[str, Any]
 
 _RELEASE = "kubernetes:helm.sh/v3:Release"
 
+_PASSWORD = "random:index/randomPassword:RandomPassword"  # noqa: S105 -- a type
+
 _PATHS = frozenset(
     {
         "vault:index/mount:Mount",
@@ -306,9 +308,37 @@ def _only(command: Pulumi, name: str) -> None:
         cluster = access(target)
         ownership.check(cluster, state)
         if name == "destroy":
+            _give_up_passphrases(command)
             namespaces = [place for kind, place in state.objects if kind == "Namespace"]
             finalizers.clear(command, cluster, declared, namespaces, say)
     command.run(name)
+
+
+def passphrases(deployment: Record) -> list[str]:
+    """URNs of what opens the backups that stay in object stores."""
+    resources: Sequence[Record] = deployment.get("resources") or []
+    return [
+        item["urn"]
+        for item in resources
+        if item["type"] == _PASSWORD and item.get("protect") and "-passphrase-" in item["urn"]
+    ]
+
+
+def _give_up_passphrases(command: Pulumi) -> None:
+    """The backups in a bucket outlive the state, which alone has their passphrases."""
+    urns = passphrases(command.export())
+    if not urns:
+        return
+    say("backups in object stores stay, and open only with passphrases that go with the state:")
+    for urn in urns:
+        say(f"  {urn.rpartition('::')[2]}")
+    question = (
+        "Have you saved them, each with its path, or are the backups of no more use "
+        "(docs/operations.md, Backup and restore)?"
+    )
+    if not command.yes and not command.confirm(question):
+        raise PulumiError("nothing was changed; save the passphrases first, then: make destroy")
+    command.unprotect(urns)
 
 
 def say(text: str) -> None:
