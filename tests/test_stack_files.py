@@ -1,5 +1,6 @@
 """Every wrong stack file is refused with one message to act on, every right one is accepted."""
 
+import json
 import re
 from contextvars import ContextVar
 from pathlib import Path
@@ -49,6 +50,43 @@ def test_a_wrong_file_is_refused_in_words_that_help(
 @pytest.mark.parametrize("content", good.files(), ids=lambda text: text[36:100])
 def test_a_right_file_is_accepted(tmp_path: Path, content: str) -> None:
     assert refusal(tmp_path, content) == ""
+
+
+_FROM_ESC = "environment: [team/cluster]\nconfig: {shlink:protect: true}\n"
+
+
+def test_values_of_an_esc_environment_are_asked_of_pulumi(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file's own win; of a secret only its key is told."""
+    command = tmp_path / "pulumi"
+    answer = {
+        "kubernetes:context": {"value": "lab", "secret": False},
+        "kubernetes:kubeconfig": {"secret": True},
+        "shlink:protect": {"value": "false", "secret": False},
+        "shlink:app": {"value": '{"replicas": 2}', "secret": False},
+    }
+    command.write_text(f"#!/bin/sh\ncat <<'END'\n{json.dumps(answer)}\nEND\n")
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    (tmp_path / "Pulumi.test.yaml").write_text(_FROM_ESC)
+    values, encrypted = stacks.configuration(tmp_path, "test")
+    cluster, settings = parse(values, encrypted)
+    assert (cluster.context, settings.protect, settings.shlink.replicas) == ("lab", True, 2)
+    assert encrypted == {"kubernetes:kubeconfig"}
+
+
+@pytest.mark.parametrize("environment", ["[team/cluster]", "{imports: [team/cluster]}"])
+def test_an_environment_that_is_not_seen_is_named(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    environment: str,
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    content = _FROM_ESC.replace("[team/cluster]", environment)
+    assert "kubernetes:context: is missing" in refusal(tmp_path, content)
+    assert "team/cluster (Pulumi ESC) are not seen here: the pulumi" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("part", range(8))

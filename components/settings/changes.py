@@ -270,7 +270,8 @@ _REPOSITORY = Rule(
 _REFUSED = "these changes would destroy something, so nothing was touched:"
 
 _ALLOW = (
-    "A change that is prepared by hand is allowed by its line above: shlink:allowedChanges: [...]"
+    "A change that is prepared by hand is allowed by its line above, in quotes: "
+    'shlink:allowedChanges: ["..."]'
 )
 
 _SHLINK_BACK = (

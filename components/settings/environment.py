@@ -153,6 +153,11 @@ class Settings(Model):
                 "shlink:postgres.restore.passphrase: is missing, which is right only if the other "
                 "environment did not encrypt; then write store.encrypted: false"
             )
+        warnings += [
+            f"shlink:postgres.parameters.{name}: is no parameter that PostgreSQL 15 to 18 is known "
+            "to have, and with one that it does not have it does not start"
+            for name in self.postgres.unknown_parameters
+        ]
         return warnings
 
     def _sentinel(self) -> None:

@@ -1,5 +1,6 @@
 """What an environment may set about PostgreSQL: sizes, backups, object stores, restores."""
 
+import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -12,6 +13,7 @@ from cronsim import CronSim
 from pydantic import AfterValidator, Field, model_validator
 
 from .. import ports
+from . import parameters
 from .images import ImageReference
 from .platform import Resources, Volume
 from .types import (
@@ -557,7 +559,8 @@ class PostgresSettings(Model):
 
     @model_validator(mode="after")
     def _possible_parameters(self) -> Self:
-        faults = [*self._decided_elsewhere(), *self._too_large(), *self._too_few()]
+        faults = [*self._decided_elsewhere(), *self._mistyped()]
+        faults += [*self._too_large(), *self._too_few()]
         if faults:
             raise ValueError("\n".join(f"parameters.{fault}" for fault in faults))
         return self
@@ -577,6 +580,25 @@ class PostgresSettings(Model):
                 f"synchronous_commit: {commit} does not wait for the replica that `synchronous` "
                 "asks for; allowed with it: on, remote_write, remote_apply"
             )
+
+    def _mistyped(self) -> Iterator[str]:
+        """What PostgreSQL would not start with."""
+        for name in self.unknown_parameters:
+            near = difflib.get_close_matches(name, parameters.NAMES, n=1, cutoff=0.85)
+            if near:
+                yield f"{name}: is no parameter of PostgreSQL; did you mean {near[0]}?"
+        for name, value in self.parameters.items():
+            if name in parameters.BOOLEANS and not re.fullmatch(parameters.BOOLEAN, value):
+                yield f"{name}: {value} is neither on nor off; allowed: on, off"
+            elif name in parameters.NUMBERS and not re.fullmatch(parameters.NUMBER, value):
+                yield f"{name}: {value} is no number; allowed: a number, with its unit behind it"
+
+    @property
+    def unknown_parameters(self) -> list[str]:
+        """Parameters that no version of PostgreSQL is known to have; a dot is an extension's."""
+        return [
+            name for name in self.parameters if "." not in name and name not in parameters.NAMES
+        ]
 
     def _too_large(self) -> Iterator[str]:
         limit = self.resources.memory_limit

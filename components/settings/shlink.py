@@ -221,6 +221,12 @@ class ShlinkSettings(Model):
             raise ValueError(
                 f"environment.{twice[0]}: is in `secretEnvironment` too; allowed: one of the two"
             )
+        origin = self.environment.get("CORS_ALLOW_ORIGIN", "*")
+        if origin == "*" and self.environment.get("CORS_ALLOW_CREDENTIALS") == "true":
+            raise ValueError(
+                "environment.CORS_ALLOW_CREDENTIALS: is true for every origin, which browsers "
+                "refuse; allowed: CORS_ALLOW_ORIGIN with origins or <origin>"
+            )
         if self.max_replicas is not None and self.max_replicas < self.replicas:
             raise ValueError(
                 f"maxReplicas: {self.max_replicas} is less than `replicas`, {self.replicas}; "

@@ -64,6 +64,8 @@ class StackFile:
     """Where something encrypted is: `shlink:redis.password`."""
     faults: list[str] = field(default_factory=list[str])
     """What is wrong with the file itself, one line each."""
+    environments: tuple[str, ...] = ()
+    """Pulumi ESC's, from which the engine takes further values."""
 
 
 def read(path: Path) -> StackFile:
@@ -167,12 +169,15 @@ class _Reader:
                 f"{self.name} must be a map with the key `config`, and holds {_what(document)}"
             )
         values: dict[str, str] = {}
+        environments: list[str] = []
         for key, (name_node, node) in self._entries(document).items():
             if key == "config":
                 values = self._config(node)
+            elif key == "environment":
+                environments = list(_environments(node))
             elif key not in _TOP:
                 self.fault(name_node, _not_at_the_top(key))
-        return StackFile(values, frozenset(self.encrypted), self.faults)
+        return StackFile(values, frozenset(self.encrypted), self.faults, tuple(environments))
 
     def _config(self, node: Node) -> dict[str, str]:
         if self._is_null(node):
@@ -284,6 +289,23 @@ class _Reader:
             and node.tag == _PLAIN
             and _WORDS.get(str(node.value), 0) is None
         )
+
+
+def _environments(node: Node) -> Iterator[str]:
+    """The names of Pulumi ESC's environments: a list, or what is written in place imports."""
+    if isinstance(node, ScalarNode) and node.value:
+        yield str(node.value)
+    elif isinstance(node, SequenceNode):
+        for item in cast("list[Node]", node.value):
+            yield from _environments(item)
+    elif isinstance(node, MappingNode):
+        for name, item in cast("list[tuple[Node, Node]]", node.value):
+            if name.value == "imports":
+                yield from _environments(item)
+            elif name.value == "values":
+                yield "the one in the file itself"
+            elif isinstance(name, ScalarNode):  # with options of its own
+                yield str(name.value)
 
 
 @dataclass(frozen=True)

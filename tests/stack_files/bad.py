@@ -498,6 +498,10 @@ ENVIRONMENT: Sequence[Case] = (
         "shlink:app: {secretEnvironment: {DISABLE_TRACKING: 'no'}}",
         "secretEnvironment.DISABLE_TRACKING: [secret] is neither",
     ),
+    (
+        "shlink:app: {environment: {CORS_ALLOW_CREDENTIALS: true}}",
+        "environment.CORS_ALLOW_CREDENTIALS: is true for every origin",
+    ),
     ("shlink:app: {environment: {APP_ENV: dev}}", "is set by this program and can't be changed"),
     ("shlink:app: {environment: {FOO_BAR: x}}", "FOO_BAR: is no variable of Shlink 4.6.0"),
     (
@@ -1114,6 +1118,9 @@ PARAMETERS: Sequence[Case] = (
         ),
         "parameters.synchronous_commit: off does not wait for the replica",
     ),
+    ("shlink:postgres: {parameters: {shared_bufers: 1GB}}", "did you mean shared_buffers?"),
+    ("shlink:postgres: {parameters: {jit: maybe}}", "parameters.jit: maybe is neither on nor off"),
+    ("shlink:postgres: {parameters: {max_wal_size: lots}}", "max_wal_size: lots is no number"),
     ("shlink:postgres: {parameters: {ssl_groups: X25519}}", "ssl_groups: is not in this version"),
 )
 
