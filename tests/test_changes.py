@@ -25,7 +25,15 @@ from tests.conftest import configuration, manifest
 
 _KMS = {"type": "awskms", "region": "eu-central-1", "kmsKeyId": "alias/a"}
 FORK = {"operators": {"redisOperator": {"distribution": "freshworks"}}}
-_STORE = {"type": "s3", "bucket": "backups", "endpoint": "s3.example.org", "region": "r-1"}
+_STORE = {
+    "type": "s3",
+    "bucket": "backups",
+    "endpoint": "s3.example.org",
+    "region": "r-1",
+    "key": "k",
+    "keySecret": "s",
+}
+_LATER = {"full": "0 5 * * 0", "differential": "0 5 * * 1-6"}
 
 
 def recorded(context: str = "lab", **settings: Any) -> dict[str, Any]:
@@ -151,7 +159,7 @@ def test_a_change_that_destroys_is_refused_with_its_consequence_and_remedy(
         ({}, images(16.12, 2.57)),
         (
             repositories(repo2=_STORE),
-            repositories(repo2=_STORE, repo3=_STORE | {"bucket": "other"}),
+            repositories(repo2=_STORE, repo3=_STORE | _LATER | {"bucket": "other"}),
         ),
         (repositories(repo2=_STORE), repositories(repo2=_STORE | {"retentionFull": 9})),
         (
@@ -247,7 +255,7 @@ FULL = RepositoryContent(
     None, [Backup("20261124-090000F", "full", datetime(2026, 11, 24, tzinfo=UTC), 1)]
 )
 EMPTY = RepositoryContent("no valid backups")
-TWO = repositories(repo2=_STORE, repo3=_STORE | {"bucket": "other"})
+TWO = repositories(repo2=_STORE, repo3=_STORE | _LATER | {"bucket": "other"})
 
 
 def drop_repo2(

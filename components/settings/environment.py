@@ -54,11 +54,9 @@ class RotationSettings(Model):
 def _quoted(value: Any) -> Any:
     """A line of a refusal, which is a map to YAML without quotes. Raises ValueError."""
     if isinstance(value, Mapping):
-        pairs = cast("Mapping[str, Any]", value)
-        line = ", ".join(f"{key}: {change}" for key, change in pairs.items())
         # A ValueError, since pydantic collects no other.
         raise ValueError(  # noqa: TRY004
-            f'is a map to YAML; put the line in quotes, as in "{line}"'
+            'is a map to YAML; put the line in quotes, as in "postgres.version: 16 -> 17"'
         )
     return text(value)
 
