@@ -162,7 +162,8 @@ def _or_text(node: dict[str, Any], key: str) -> dict[str, Any]:
     """The same value as text or, for text, as the number that Pulumi's CLI makes of it."""
     kind, rest = node.get("type"), _about(node)
     if kind == "boolean":
-        return {"enum": [True, False, "true", "false"], **rest}
+        numbers = [0, 1, "0", "1"] if ".environment." in key else []
+        return {"enum": [True, False, "true", "false", *numbers], **rest}
     if kind == "integer" and "enum" in node:
         return {"enum": [*node["enum"], *map(str, node["enum"])], **rest}
     if kind == "integer":

@@ -57,6 +57,7 @@ _BEYOND = (
     "has the wrong length",
     "a calendar and a clock",
     "a calendar has no such moment",
+    "the full backup comes before",
     "an offset that no place has",
 )
 

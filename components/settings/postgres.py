@@ -257,9 +257,11 @@ def _moments(label: str) -> list[datetime]:
 
 def _label(value: str) -> str:
     try:
-        _moments(value)
+        moments = _moments(value)
     except ValueError:
         raise ValueError("is no backup's label: a calendar has no such moment") from None
+    if moments != sorted(moments):
+        raise ValueError("is no backup's label: the full backup comes before the other one")
     return value
 
 

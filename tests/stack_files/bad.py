@@ -1045,6 +1045,13 @@ RESTORES: Sequence[Case] = (
     ),
     (
         (
+            "shlink:postgres: "
+            "{restore: {type: inPlace, number: 1, set: 20261124-093000F_20261123-093000D}}"
+        ),
+        "the full backup comes before the other one",
+    ),
+    (
+        (
             "shlink:postgres: {restore: {type: inPlace, number: 1, set: 20261124-093000F, "
             "time: '2026-11-24 09:00:00+00'}}"
         ),

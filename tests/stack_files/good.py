@@ -83,7 +83,7 @@ CASES: Sequence[str] = (
     'shlink:redis: {mode: external, servers: [tcp://redis.example.org, "tcp://other:7000"]}',
     (
         "shlink:app: {environment: "
-        "{CORS_MAX_AGE: 3600, DISABLE_TRACKING: true, SHORT_URL_MODE: loose}}"
+        "{CORS_MAX_AGE: 3600, DISABLE_TRACKING: 0, SHORT_URL_MODE: loose}}"
     ),
     (
         'shlink:images: {shlink: "shlinkio/shlink:5.2.0"}\n'
