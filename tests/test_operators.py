@@ -1,6 +1,7 @@
 """The operators: their rights, their charts, and that they are deleted after what they manage."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from pydantic.alias_generators import to_snake
 
 from components.network import flows
 from components.operators.redis_operator import GROUP_LABEL
+from components.settings import types
 from components.settings.platform import Charts, Images
 from offline.record import ROOT, Recording, object_name, plain, record
 from tests import configurations
@@ -170,6 +172,16 @@ def test_the_redis_operator_that_cannot_be_installed_is_not_the_default() -> Non
     assert Charts().redis_operator.version != "3.3.0"
 
 
+@pytest.fixture
+def chart_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder of `_FOLDER`, beside a program elsewhere."""
+    monkeypatch.setattr(types, "_PROGRAM", tmp_path)
+    folder = tmp_path / _FOLDER["repository"]
+    folder.mkdir(parents=True)
+    (folder / "Chart.yaml").write_text("name: it\n")
+
+
+@pytest.mark.usefixtures("chart_folder")
 @pytest.mark.parametrize("source", [_MIRROR, _REPOSITORY, _FOLDER], ids=["oci", "https", "path"])
 @pytest.mark.parametrize(("key", "kind", "name", "released"), CHARTS)
 def test_a_chart_comes_from_a_registry_a_repository_or_a_folder(  # noqa: PLR0917 -- fixtures and cases

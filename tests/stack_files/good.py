@@ -81,10 +81,7 @@ CASES: Sequence[str] = (
         'cidr: "2001:db8::/32", password: {secure: abc}}'
     ),
     'shlink:redis: {mode: external, servers: [tcp://redis.example.org, "tcp://other:7000"]}',
-    (
-        "shlink:app: {environment: "
-        "{CORS_MAX_AGE: 3600, DISABLE_TRACKING: 0, SHORT_URL_MODE: loose}}"
-    ),
+    ("shlink:app: {environment: {CORS_MAX_AGE: 3600, DISABLE_TRACKING: 0, SHORT_URL_MODE: loose}}"),
     (
         'shlink:images: {shlink: "shlinkio/shlink:5.2.0"}\n'
         '  shlink:app: {environment: {SOMETHING_NEW_IN_SHLINK: "no"}}'
