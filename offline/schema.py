@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from components.settings.environment import Cluster, Settings
 from components.settings.types import EXPECTED
+from components.settings.variables import KNOWN
 from offline.record import ROOT
 
 SECURE = {
@@ -64,6 +65,7 @@ def json_schema() -> dict[str, Any]:
                     "^(?!shlink:|kubernetes:|vault:|postgresql:|random:|tls:)[^:]+:[^:]+$": True
                 },
                 "additionalProperties": False,
+                **_of_pinned_shlink(),
             },
             "secretsprovider": {"type": "string"},
             "encryptedkey": {"type": "string"},
@@ -73,6 +75,18 @@ def json_schema() -> dict[str, Any]:
         "required": ["config"],
         "additionalProperties": False,
     }
+
+
+def _of_pinned_shlink() -> dict[str, Any]:
+    """Shlink's variables are those that are known, unless the file names another image of it."""
+    named = [
+        {"properties": {key: {"required": ["shlink"]}}, "required": [key]}
+        for key in ("shlink:images", "images")
+    ]
+    names = {"environment": {"propertyNames": {"enum": list(KNOWN)}}}
+    names["secretEnvironment"] = names["environment"]
+    app = {"properties": names}
+    return {"if": {"anyOf": named}, "else": {"properties": {"shlink:app": app, "app": app}}}
 
 
 def expanded(schema: dict[str, Any]) -> dict[str, Any]:

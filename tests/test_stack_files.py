@@ -124,6 +124,26 @@ def test_an_editor_accepts_a_right_file(content: str) -> None:
         assert "other:" in text or "shlink:config" in text, text
 
 
+_SINGLE = (*bad.SIZES, *bad.NUMBERS, *bad.ENVIRONMENT)
+_BEYOND_SCHEMA = re.compile(
+    r"is less than the request|is encrypted|is read as|is too|impossible|has the wrong|"
+    r"never comes|CORS_ALLOW_CREDENTIALS|is in `secretEnvironment` too|set by this program|"
+    r"names a file|secretEnvironment\.DISABLE_TRACKING"
+)
+"""Rules between keys, and what JSON Schema has no words for."""
+
+
+@pytest.mark.parametrize("line", [line for line, _ in _SINGLE], ids=lambda line: line[:60])
+def test_an_editor_refuses_a_wrong_value(tmp_path: Path, line: str) -> None:
+    """As the program does, wherever the value alone is wrong."""
+    content = f"config:\n  kubernetes:context: lab\n  {line}\n"
+    message = refusal(tmp_path, content)
+    if not _BEYOND_SCHEMA.search(message):
+        # An editor reads YAML 1.2, in which these words are text.
+        words = re.sub(r": (yes|no|on|off)\b", r': "\1"', content)
+        assert not _SCHEMA.is_valid(yaml.safe_load(words)), message
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

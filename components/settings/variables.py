@@ -255,6 +255,9 @@ VARIABLES = (
     Variable("DEFAULT_QR_CODE_LOGO_URL", URL, until=_QR),
 )
 
+KNOWN = tuple(variable.name for variable in VARIABLES if variable.kind)
+"""Names that a stack's file may have."""
+
 _BY_NAME: Mapping[str, Variable] = {variable.name: variable for variable in VARIABLES}
 
 _FIXED = re.compile(
