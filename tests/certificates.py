@@ -9,6 +9,7 @@ from pathlib import Path
 
 NAMES = (
     "vault.vault.svc",
+    "vault-active.vault.svc",
     "shlink-db-primary.postgres.svc",
     "shlink-db-pgbouncer.postgres.svc",
 )

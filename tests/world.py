@@ -489,6 +489,9 @@ def _vault(world: World) -> None:
         _claim(world, install.namespace, f"data-{name}")
     slices(world, install.namespace, "vault", "vault-")
     _service(world, install.namespace, "vault")
+    if settings.mode == "ha":
+        slices(world, install.namespace, "vault-active", "vault-0")
+        _service(world, install.namespace, "vault-active")
     for job in world.of("Job"):
         job["status"] = {"conditions": [{"type": "Complete", "status": "True"}]}
 

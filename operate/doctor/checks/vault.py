@@ -307,16 +307,16 @@ CHECKS = (
         look=_certificate,
     ),
     Check(
-        name="vault.names",
-        description="Vault's Service leads to it",
-        depends_on=(*CLUSTER, "vault.running", "vault.unsealed", "vault.unchanged"),
-        look=_names,
-    ),
-    Check(
         name="vault.leader",
         description="one Vault server leads",
         depends_on=("vault.unsealed", "cluster.policies"),
         look=_leader,
+    ),
+    Check(
+        name="vault.names",
+        description="Vault's Service leads to it",
+        depends_on=(*CLUSTER, "vault.running", "vault.leader", "vault.unchanged"),
+        look=_names,
     ),
     Check(
         name="vault.login",
