@@ -145,7 +145,7 @@ shlink = Shlink(
     ),
     opts,
 )
-if settings.shlink.route and settings.shlink.route.web_client:
+if settings.shlink.controlled_route and settings.shlink.controlled_route.web_client:
     WebClient(
         "shlink-web-client",
         WebClientArgs(

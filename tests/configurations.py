@@ -374,7 +374,7 @@ SWITCHES: Mapping[str, Mapping[str, Any]] = {
             "resolveTitles": True,
             "replicas": 1,
             "verbosity": 3,
-            "trustedProxies": ["10.0.0.0/8"],
+            "trustedProxies": ["10.1.2.0/24"],
             "environment": {"ANONYMIZE_REMOTE_ADDR": "false"},
             "secretEnvironment": {"RABBITMQ_PASSWORD": "rabbit"},
             "pubSub": True,
@@ -385,6 +385,7 @@ SWITCHES: Mapping[str, Mapping[str, Any]] = {
     "unusual-network": {
         "network": {"dnsAddresses": ["169.254.20.10/32"], "dnsPorts": [53, 5353]},
         "app": {
+            "https": True,
             "domain": "s.example.org",
             "route": {
                 "type": "ingress",

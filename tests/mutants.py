@@ -596,8 +596,8 @@ MUTANTS = [
         [
             Change(
                 "components/network/flows.py",
-                "Flow(pods, Addresses(store.cidrs), [store.port])",
-                "Flow(pods, Addresses(store.cidrs), [ports.HTTP])",
+                "_to(pods, store, [store.port])",
+                "_to(pods, store, [ports.HTTP])",
             )
         ],
         ["tests/real/test_network.py"],

@@ -310,3 +310,121 @@ def test_titles_are_fetched_over_ipv6_too_but_never_inside() -> None:
     assert allowed(rules, labels, SHLINK_POD, "2001:db8::7", 443)
     for address in ("fd00:ec2::254", "fe80::1", "64:ff9b::a00:5"):
         assert not allowed(rules, labels, SHLINK_POD, address, 443)
+
+
+# What an environment adds by itself
+
+_SPACES = {
+    space: {"kubernetes.io/metadata.name": space}
+    for space in (*NAMESPACES, "broker", "tunnel", "minio", "id", "monitoring")
+}
+
+
+def added(program: Program, **settings: Any) -> list[Any]:
+    return list(policies_of(program(**settings)))
+
+
+def test_an_integration_opens_the_way_to_itself_alone(program: Program) -> None:
+    broker = {"host": "mq.broker.svc", "user": "u", "password": "p", "tls": True}
+    rules = added(
+        program, app={"rabbitmq": {**broker, "namespace": "broker", "labels": {"a": "b"}}}
+    )
+    assert allowed(rules, _SPACES, SHLINK_POD, ("broker", {"a": "b"}), 5671)
+    assert not allowed(rules, _SPACES, SHLINK_POD, ("broker", {"a": "c"}), 5671)
+    assert not allowed(rules, _SPACES, SHLINK_POD, ("broker", {"a": "b"}), 5672)
+    assert not allowed(rules, _SPACES, SHLINK_POD, "198.51.100.7", 5671)
+    outside = added(program, app={"rabbitmq": {**broker, "cidrs": ["198.51.100.0/24"]}})
+    assert allowed(outside, _SPACES, SHLINK_POD, "198.51.100.7", 5671)
+    assert not allowed(outside, _SPACES, SHLINK_POD, "203.0.113.7", 5671)
+
+
+def test_clients_reach_shlink_and_nothing_else(program: Program) -> None:
+    clients = [
+        {"namespace": "tunnel", "labels": {"app": "cloudflared"}},
+        {"namespace": "shlink", "labels": {"app": "release"}},
+    ]
+    app = {"domain": "s.example.org", "route": {"type": "none"}, "clients": clients}
+    rules = added(program, app=app)
+    assert allowed(rules, _SPACES, ("tunnel", {"app": "cloudflared"}), SHLINK_POD, 8080)
+    assert not allowed(rules, _SPACES, ("tunnel", {"app": "other"}), SHLINK_POD, 8080)
+    assert not allowed(rules, _SPACES, ("tunnel", {"app": "cloudflared"}), SHLINK_POD, 2112)
+    # Its own namespace denies by default, so the way out of it is open too.
+    assert allowed(rules, _SPACES, ("shlink", {"app": "release"}), SHLINK_POD, 8080)
+    assert not allowed(rules, _SPACES, ("shlink", {"app": "release"}), "198.51.100.7", 443)
+
+
+def test_a_server_in_this_cluster_is_named_by_its_namespace(program: Program) -> None:
+    minio = {
+        "type": "s3",
+        "bucket": "backups",
+        "endpoint": "minio.minio.svc",
+        "region": "any-1",
+        "key": "k",
+        "keySecret": "s",
+        "namespace": "minio",
+        "podPorts": [9000],
+    }
+    people = {
+        "type": "oidc",
+        "discoveryUrl": "https://keycloak.id.svc:8443/realms/a",
+        "clientId": "vault",
+        "clientSecret": "s",
+        "viewers": ["a"],
+        "namespace": "id",
+    }
+    rules = added(
+        program,
+        network={"apiServer": ["10.96.0.1/32"]},
+        postgres={"backups": {"repositories": {"repo2": minio}}},
+        vault={"people": people},
+        redis={"mode": "external", "servers": ["tcp://r.broker.svc:6379"], "namespace": "broker"},
+    )
+    database = ("postgres", {"postgres-operator.crunchydata.com/cluster": "shlink-db"})
+    vault = ("vault", {"app.kubernetes.io/name": "vault", "component": "server"})
+    for source, target, port in (
+        (database, ("minio", {}), 9000),
+        (vault, ("id", {}), 8443),
+        (SHLINK_POD, ("broker", {}), 6379),
+    ):
+        assert allowed(rules, _SPACES, source, target, port)
+        assert not allowed(rules, _SPACES, source, "198.51.100.7", port)
+    assert not allowed(rules, _SPACES, database, ("minio", {}), 443)
+
+
+def test_titles_are_fetched_from_nowhere_in_the_cluster(program: Program) -> None:
+    rules = added(
+        program,
+        app={"resolveTitles": True},
+        network={"clusterCidrs": ["2001:db8:7::/48", "198.51.100.0/24"]},
+    )
+    assert allowed(rules, _SPACES, SHLINK_POD, "2001:db8:8::1", 443)
+    closed = ("2001:db8:7::1", "198.51.100.9", "198.18.0.1", "240.0.0.1", "192.0.0.8", "0.0.0.1")
+    for address in (*closed, "2002:a00::1", "64:ff9b:1::1"):
+        assert not allowed(rules, _SPACES, SHLINK_POD, address, 443), address
+
+
+def test_ciliums_own_gateway_is_let_in_as_what_it_is(program: Program) -> None:
+    route = {"type": "gateway", "name": "public", "namespace": "gateways"}
+    recording = program(
+        app={"domain": "s.example.org", "route": route}, network={"policies": "cilium"}
+    )
+    policy = plain(recording.one("CiliumNetworkPolicy", "shlink-gateway").inputs)["spec"]
+    assert policy["endpointSelector"]["matchLabels"] == SHLINK_POD[1]
+    assert policy["ingress"] == [
+        {
+            "fromEntities": ["ingress"],
+            "toPorts": [{"ports": [{"port": "8080", "protocol": "TCP"}]}],
+        }
+    ]
+
+
+def test_a_load_balancer_of_its_own_lets_in_its_visitors(program: Program) -> None:
+    route = {"type": "service", "sourceRanges": ["198.51.100.0/24"]}
+    recording = program(app={"domain": "s.example.org", "https": True, "route": route})
+    service = plain(recording.one("Service", "shlink-public").inputs)["spec"]
+    assert (service["type"], service["externalTrafficPolicy"]) == ("LoadBalancer", "Local")
+    assert service["loadBalancerSourceRanges"] == ["198.51.100.0/24"]
+    assert service["ports"][0]["port"] == 443
+    rules = list(policies_of(recording))
+    assert allowed(rules, _SPACES, "198.51.100.7", SHLINK_POD, 8080)
+    assert not allowed(rules, _SPACES, "203.0.113.7", SHLINK_POD, 8080)

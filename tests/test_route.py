@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from offline.record import Recording
+from offline.record import Recording, plain
 from tests import configurations
 from tests.conftest import Fault, Program, manifest
 from tests.test_network import SHLINK_POD, allowed, policies
@@ -27,7 +27,10 @@ def test_nothing_leads_to_shlink_unless_it_is_said(dev: Recording) -> None:
 
 def test_an_ingress(program: Program) -> None:
     ingress = manifest(configurations.recording("ingress"), "Ingress", "shlink")
-    assert ingress["metadata"]["annotations"] == {"cert-manager.io/cluster-issuer": "letsencrypt"}
+    assert ingress["metadata"]["annotations"] == {
+        "cert-manager.io/cluster-issuer": "letsencrypt",
+        "pulumi.com/skipAwait": "true",
+    }
     backend = {"service": {"name": "shlink", "port": {"name": "http"}}}
     assert ingress["spec"] == {
         "ingressClassName": "nginx",
@@ -64,8 +67,64 @@ def test_a_gateway(program: Program) -> None:
         "namespace": "gateways",
         "controllerNamespace": "envoy",
     }
-    parents = manifest(program(app={"route": route}), "HTTPRoute", "shlink")["spec"]["parentRefs"]
+    parents = manifest(
+        program(app={"domain": "s.example.org", "route": route}), "HTTPRoute", "shlink"
+    )["spec"]["parentRefs"]
     assert parents == [{"name": "public", "namespace": "gateways"}]
+
+
+# Load balancers of clouds: what asks whether Shlink is well must not become a visit.
+
+
+def test_amazons_load_balancer_asks_for_health_and_takes_https(program: Program) -> None:
+    route = {
+        "type": "ingress",
+        "className": "alb",
+        "controllerAddresses": ["10.0.0.0/24"],
+        "annotations": {"alb.ingress.kubernetes.io/scheme": "internal"},
+    }
+    app = {"domain": "s.example.org", "https": True, "basePath": "/s", "route": route}
+    ingress = manifest(program(app=app), "Ingress", "shlink")
+    annotations = ingress["metadata"]["annotations"]
+    assert ingress["spec"]["ingressClassName"] == "alb"
+    prefix = "alb.ingress.kubernetes.io/"
+    assert annotations[f"{prefix}healthcheck-path"] == "/s/rest/health"
+    assert annotations[f"{prefix}listen-ports"] == '[{"HTTP": 80}, {"HTTPS": 443}]'
+    assert annotations[f"{prefix}ssl-redirect"] == "443"
+    # What the file says comes before the default, which is internet-facing.
+    assert annotations[f"{prefix}scheme"] == "internal"
+
+
+def test_googles_ingress_has_the_annotation_in_place_of_the_class(program: Program) -> None:
+    route = {"type": "ingress", "className": "gce"}
+    recording = program(app={"domain": "s.example.org", "basePath": "/s", "route": route})
+    ingress = manifest(recording, "Ingress", "shlink")
+    assert ingress["metadata"]["annotations"]["kubernetes.io/ingress.class"] == "gce"
+    assert "ingressClassName" not in ingress["spec"]
+    config = manifest(recording, "BackendConfig", "shlink")["spec"]
+    assert config["healthCheck"]["requestPath"] == "/s/rest/health"
+    service = manifest(recording, "Service", "shlink")["metadata"]["annotations"]
+    assert service["cloud.google.com/backend-config"] == '{"default": "shlink"}'
+    labels = {space: {"kubernetes.io/metadata.name": space} for space in ("shlink",)}
+    rules = [plain(policy.inputs) for policy in recording.of_kind("NetworkPolicy")]
+    assert allowed(rules, labels, "35.191.0.7", SHLINK_POD, 8080)
+
+
+def test_googles_gateway_gets_a_policy_for_its_health_check(program: Program) -> None:
+    route = {
+        "type": "gateway",
+        "name": "external",
+        "namespace": "infra",
+        "controllerAddresses": ["35.191.0.0/16", "130.211.0.0/22"],
+        "annotations": {"external-dns.alpha.kubernetes.io/ttl": "60"},
+    }
+    recording = program(app={"domain": "s.example.org", "https": True, "route": route})
+    policy = manifest(recording, "HealthCheckPolicy", "shlink")["spec"]
+    config = policy["default"]["config"]
+    assert config["httpHealthCheck"]["requestPath"] == "/rest/health"
+    assert policy["targetRef"] == {"group": "", "kind": "Service", "name": "shlink"}
+    annotations = manifest(recording, "HTTPRoute", "shlink")["metadata"]["annotations"]
+    assert annotations == {"external-dns.alpha.kubernetes.io/ttl": "60"}
 
 
 # Several domains
@@ -183,7 +242,7 @@ def test_a_route_that_contradicts_itself_is_refused(
     fault: Fault, route: dict[str, Any], message: str
 ) -> None:
     plain = {"type": "ingress", "className": "nginx", "controllerNamespace": "ingress"}
-    assert message in fault(app={"domain": "s.example.org", "route": plain | route})
+    assert message in fault(app={"domain": "s.example.org", "https": True, "route": plain | route})
 
 
 # The web client

@@ -1,7 +1,7 @@
 """CiliumNetworkPolicy, with the fields that this program sets."""
 
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import pulumi
 from pulumi_kubernetes.meta.v1 import ObjectMetaArgs
@@ -23,9 +23,15 @@ class CiliumEgress(TypedDict):
     toPorts: Sequence[CiliumPorts]
 
 
+class CiliumIngress(TypedDict):
+    fromEntities: Sequence[str]
+    toPorts: Sequence[CiliumPorts]
+
+
 class CiliumNetworkPolicySpec(TypedDict):
     endpointSelector: LabelSelector
-    egress: Sequence[CiliumEgress]
+    egress: NotRequired[Sequence[CiliumEgress]]
+    ingress: NotRequired[Sequence[CiliumIngress]]
 
 
 class CiliumNetworkPolicy(Custom):

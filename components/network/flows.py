@@ -3,13 +3,16 @@
 `flows()` is the table. namespaces.py makes the policies of it.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from .. import ports
 from ..settings.environment import Settings
 from ..settings.postgres import Store
-from ..settings.shlink import ShlinkSettings
+from ..settings.redis import ExternalRedis
+from ..settings.shlink import Route, ServiceRoute
+from ..settings.types import InCluster
 from ..settings.vault import Seal, Transit
 
 VAULT = "vault"
@@ -61,7 +64,12 @@ class ApiServer:
     cidrs: Sequence[str]
 
 
-Peer = Pods | Addresses | ApiServer
+@dataclass(frozen=True)
+class CiliumGateway:
+    """Cilium's own Ingress and Gateway. They are no pod and have no address."""
+
+
+Peer = Pods | Addresses | ApiServer | CiliumGateway
 
 
 @dataclass(frozen=True)
@@ -83,12 +91,18 @@ ANYWHERE = Addresses(["0.0.0.0/0", "::/0"])
 INTERNET = Addresses(
     ANYWHERE.cidrs,
     exclude=[
+        "0.0.0.0/8",
         "10.0.0.0/8",
         "100.64.0.0/10",
         "169.254.0.0/16",
         "172.16.0.0/12",
+        "192.0.0.0/24",
         "192.168.0.0/16",
+        "198.18.0.0/15",
+        "240.0.0.0/4",
         "64:ff9b::/96",
+        "64:ff9b:1::/48",
+        "2002::/16",
         "fc00::/7",
         "fe80::/10",
     ],
@@ -176,7 +190,7 @@ def flows(settings: Settings) -> list[Flow]:
         *_vault(settings),
         *_postgres(settings),
         *_redis(settings),
-        *_shlink(settings.shlink),
+        *_shlink(settings),
         *_monitoring(settings),
     ]
 
@@ -214,15 +228,14 @@ def _vault(settings: Settings) -> list[Flow]:
     people = settings.vault.people
     if people is not None and people.port is not None:
         # Vault asks the identity provider for its keys, and for a person's claims.
-        rows.append(Flow(VAULT_SERVER, ANYWHERE, [people.port]))
+        rows += _to(VAULT_SERVER, people, [people.port])
     return rows
 
 
 def _key_service(seal: Seal) -> list[Flow]:
-    rows = [Flow(VAULT_SERVER, ANYWHERE, [seal.port])]
-    if not isinstance(seal, Transit):
-        rows += _identity(VAULT_SERVER, seal.type)
-    return rows
+    if isinstance(seal, Transit):
+        return _to(VAULT_SERVER, seal, [seal.port])
+    return [Flow(VAULT_SERVER, ANYWHERE, [seal.port]), *_identity(VAULT_SERVER, seal.type)]
 
 
 def _identity(pods: Pods, kind: str) -> list[Flow]:
@@ -251,7 +264,7 @@ def _postgres(settings: Settings) -> list[Flow]:
     for store in _stores(settings):
         # A drill restores from the same stores.
         for pods in (DATABASE, RESTORE_DRILL):
-            rows.append(Flow(pods, Addresses(store.cidrs), [store.port]))
+            rows += _to(pods, store, [store.port])
             if store.type == "gcs" and store.key is None:
                 rows += _identity(pods, "gcpckms")
             if store.type == "azure" and store.key is None:
@@ -271,7 +284,7 @@ def _stores(settings: Settings) -> list[Store]:
 def _redis(settings: Settings) -> list[Flow]:
     redis = settings.redis
     if redis.mode == "external":
-        return [Flow(SERVER, Addresses(redis.cidr), redis.ports)]
+        return _to(SERVER, redis, redis.ports)
     if redis.mode == "none":
         return []
     operator = REDIS_OPERATOR
@@ -286,28 +299,66 @@ def _redis(settings: Settings) -> list[Flow]:
     return rows
 
 
-def _shlink(shlink: ShlinkSettings) -> list[Flow]:
+def _to(source: Pods, server: InCluster, server_ports: Sequence[int]) -> list[Flow]:
+    """The way to a server that a setting names, by its networks or as pods of this cluster."""
+    rows: list[Flow] = []
+    if server.namespace is not None:
+        pods = _pods(server.namespace, server.labels)
+        rows.append(Flow(source, pods, server.pod_ports or server_ports))
+    key = "cidr" if isinstance(server, ExternalRedis) else "cidrs"
+    if server.namespace is None or key in server.model_fields_set:
+        rows.append(Flow(source, Addresses(getattr(server, key)), server_ports))
+    return rows
+
+
+def _pods(namespace: str, labels: Mapping[str, str]) -> Pods:
+    """Pods that a setting names. The name counts where they are in a namespace of ours."""
+    words = "-".join([namespace, *(value for _, value in sorted(labels.items()))])
+    return Pods(
+        f"with-{re.sub('[^a-z0-9]+', '-', words.lower())}"[:63].rstrip("-"), namespace, labels
+    )
+
+
+def _shlink(settings: Settings) -> list[Flow]:
+    shlink = settings.shlink
+    internet = replace(INTERNET, exclude=[*INTERNET.exclude, *settings.network.cluster_cidrs])
     rows: list[Flow] = []
     if shlink.resolve_titles:
-        rows.append(Flow(SERVER, INTERNET, [ports.HTTP, ports.HTTPS]))
+        rows.append(Flow(SERVER, internet, [ports.HTTP, ports.HTTPS]))
     if shlink.geolite_license_key:
-        rows += [Flow(GEOLITE, INTERNET, [ports.HTTPS]), Flow(SERVER, GEOLITE, [ports.GEOLITE])]
-    if shlink.route is None:
-        return rows
+        rows += [Flow(GEOLITE, internet, [ports.HTTPS]), Flow(SERVER, GEOLITE, [ports.GEOLITE])]
+    for integration in shlink.integrations.values():
+        rows += _to(SERVER, integration, [integration.port])
+    for egress in shlink.egress:
+        rows += _to(SERVER, egress, egress.ports)
+    for client in shlink.clients:
+        rows.append(Flow(_pods(client.namespace, client.labels), SERVER, [ports.SHLINK]))
+    if isinstance(shlink.route, ServiceRoute):
+        sources = [*shlink.route.source_ranges, *shlink.route.controller_addresses]
+        rows.append(Flow(Addresses(sources), SERVER, [ports.SHLINK]))
+    if isinstance(shlink.route, Route):
+        rows += _route(shlink.route)
+    return rows
+
+
+def _route(route: Route) -> list[Flow]:
     sources: list[Peer] = [
-        Pods(f"route-{namespace}", namespace) for namespace in shlink.route.controller_namespaces
+        Pods(f"route-{namespace}", namespace) for namespace in route.controller_namespaces
     ]
-    if shlink.route.controller_addresses:
-        sources.append(Addresses(shlink.route.controller_addresses))
+    if route.controller_addresses:
+        sources.append(Addresses(route.controller_addresses))
+    if not sources:
+        sources.append(CiliumGateway())
     shlink_ports = [ports.SHLINK]
-    if shlink.route.rest != "everywhere":
+    if route.rest != "everywhere":
         # The way of /rest ends at this port. A refusal is quick, a dropped packet is not.
         shlink_ports.append(ports.CLOSED)
+    rows: list[Flow] = []
     for source in sources:
         rows.append(Flow(source, SERVER, shlink_ports))
-        if shlink.route.web_client:
+        if route.web_client:
             rows.append(Flow(source, WEB_CLIENT, [ports.WEB_CLIENT]))
-        if shlink.route.asks_cert_manager:
+        if route.asks_cert_manager:
             rows.append(Flow(source, ACME_SOLVER, [_ACME_SOLVER_PORT]))
     return rows
 
@@ -316,7 +367,7 @@ def _monitoring(settings: Settings) -> list[Flow]:
     namespace = settings.network.monitoring_namespace
     if namespace is None:
         return []
-    prometheus = Pods("prometheus", namespace)
+    prometheus = Pods("prometheus", namespace, settings.network.monitoring_labels)
     rows = [Flow(prometheus, VAULT_SERVER, [ports.VAULT])]
     if settings.postgres.monitoring:
         rows.append(Flow(prometheus, DATABASE, [ports.POSTGRES_EXPORTER]))

@@ -17,11 +17,12 @@ from ..manifests.crds import LabelSelector
 from ..manifests.placement import PULL_SECRET, docker_config
 from ..settings.environment import Settings
 from ..settings.platform import PullCredentials
-from .crds import CiliumNetworkPolicy
+from .crds import CiliumNetworkPolicy, CiliumPort
 from .flows import (
     ANYWHERE,
     Addresses,
     ApiServer,
+    CiliumGateway,
     Dns,
     Flow,
     Peer,
@@ -77,6 +78,8 @@ class Namespace(pulumi.ComponentResource):
         if args.cilium:
             reaching_api = [flow for flow in table if isinstance(flow.target, ApiServer)]
             table = [flow for flow in table if not isinstance(flow.target, ApiServer)]
+        from_gateway = [flow for flow in table if isinstance(flow.source, CiliumGateway)]
+        table = [flow for flow in table if not isinstance(flow.source, CiliumGateway)]
         policies: list[pulumi.CustomResource] = [_default_deny(name, namespace, args.dns, inside)]
         policies += [
             _policy(name, namespace, pods, table, inside) for pods in _inhabitants(args.name, table)
@@ -85,6 +88,11 @@ class Namespace(pulumi.ComponentResource):
             _cilium_policy(name, namespace, flow.source, flow.ports, inside)
             for flow in reaching_api
             if isinstance(flow.source, Pods) and flow.source.namespace == args.name
+        ]
+        policies += [
+            _cilium_gateway_policy(name, namespace, flow.target, flow.ports, inside)
+            for flow in from_gateway
+            if isinstance(flow.target, Pods) and flow.target.namespace == args.name
         ]
         first = policies
         if args.pull_credentials:
@@ -115,6 +123,11 @@ def namespaces(
             f"every address is open on ports {api_ports} to the pods that use the API server, "
             "because no label selects it. Set shlink:network.apiServer to its addresses: "
             "kubectl get endpoints kubernetes"
+        )
+    if settings.shlink.resolve_titles and not network.cluster_cidrs:
+        pulumi.log.warn(
+            "Shlink fetches the titles of strangers' URLs, and only private networks are closed to "
+            "it. Set shlink:network.clusterCidrs to those of the pods, Services and nodes"
         )
     dns = Dns(network.dns_namespace, addresses=network.dns_addresses, ports=network.dns_ports)
     created: dict[str, Namespace] = {}
@@ -248,6 +261,28 @@ def _cilium_policy(
     )
 
 
+def _cilium_gateway_policy(
+    name: str,
+    namespace: core.v1.Namespace,
+    pods: Pods,
+    pod_ports: Sequence[int],
+    opts: pulumi.ResourceOptions,
+) -> CiliumNetworkPolicy:
+    """The way in from Cilium's own Ingress and Gateway, which have the entity `ingress`."""
+    listed: list[CiliumPort] = [{"port": str(port), "protocol": "TCP"} for port in pod_ports]
+    return CiliumNetworkPolicy(
+        f"{name}-{pods.name}-gateway",
+        metadata=meta.v1.ObjectMetaArgs(
+            name=f"{pods.name}-gateway", namespace=namespace.metadata.name
+        ),
+        spec={
+            "endpointSelector": _endpoints(pods),
+            "ingress": [{"fromEntities": ["ingress"], "toPorts": [{"ports": listed}]}],
+        },
+        opts=opts,
+    )
+
+
 def _inhabitants(namespace: str, table: Iterable[Flow]) -> list[Pods]:
     named: dict[str, Pods] = {}
     for flow in table:
@@ -262,6 +297,8 @@ def _selectors(peer: Peer) -> list[networking.v1.NetworkPolicyPeerArgs]:
         return [_selector(peer)]
     if isinstance(peer, ApiServer):
         return _blocks(Addresses(peer.cidrs))
+    if isinstance(peer, CiliumGateway):
+        return []
     return _blocks(peer)
 
 

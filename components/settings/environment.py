@@ -98,6 +98,14 @@ class Settings(Model):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         faults: list[str] = []
+        route = self.shlink.controlled_route
+        reached = route is None or route.controller_namespaces or route.controller_addresses
+        if not reached and self.network.policies != "cilium":
+            raise ValueError(
+                "app.route.controllerNamespace: is missing; without it or `controllerAddresses` "
+                "nothing could reach Shlink (Cilium's own controller needs neither, with "
+                "network.policies: cilium)"
+            )
         rules = (
             self._watched,
             self._variables,

@@ -347,6 +347,14 @@ class Network(Model):
     monitoring_namespace: Name | None = Field(
         default=None, description="Namespace of Prometheus; its pods may reach the exporters."
     )
+    monitoring_labels: dict[AnnotationName, LabelText] = Field(
+        default={}, description="Labels of Prometheus' pods; every pod there when left out."
+    )
+    cluster_cidrs: list[Cidr] = Field(
+        default=[],
+        description="Networks of the cluster's pods, Services and nodes. Shlink fetches titles and "
+        "GeoLite from anywhere but there; private networks are closed to it anyway.",
+    )
 
 
 class Monitoring(Model):

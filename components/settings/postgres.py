@@ -22,9 +22,9 @@ from .types import (
     AnnotationText,
     Bucket,
     Certificates,
-    Cidr,
     Container,
     Cron,
+    Destination,
     DiskSize,
     GoogleBucket,
     Host,
@@ -57,7 +57,7 @@ RepositoryName = Annotated[
 """The volume is always repo1. A name must keep its meaning, or PGO would drop what it held."""
 
 
-class _Store(Model):
+class _Store(Destination):
     """What every object store has."""
 
     full: Cron = Field(default="0 3 * * 0", description="Schedule of full backups (cron, UTC).")
@@ -73,11 +73,6 @@ class _Store(Model):
         default=True,
         description="Encrypt with AES-256 before anything leaves the pod, with a passphrase that "
         "the program makes. Decided once: pgBackRest cannot change it in a path that is in use.",
-    )
-    cidrs: list[Cidr] = Field(
-        default=["0.0.0.0/0", "::/0"],
-        min_length=1,
-        description="Where the store answers, for the NetworkPolicy.",
     )
 
     @property

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from .. import ports
 from .platform import Resources, Volume
-from .types import Certificates, Model, Networks, RedisUrl, Secret, Text, outside
+from .types import Certificates, InCluster, Model, Networks, RedisUrl, Secret, Text, outside
 
 _TLS = ("tls", "rediss")
 
@@ -28,7 +28,7 @@ class FailoverRedis(Model):
     sentinel_resources: Resources = Resources(memory="32Mi", memory_limit="128Mi")
 
 
-class ExternalRedis(Model):
+class ExternalRedis(InCluster):
     """A Redis elsewhere: one server, a Redis Cluster's nodes, or sentinels."""
 
     mode: Literal["external"]
@@ -44,8 +44,9 @@ class ExternalRedis(Model):
         "master that they watch, such as mymaster.",
     )
     cidr: Networks = Field(
-        default=["0.0.0.0/0"],
-        description="Networks of the servers, for the NetworkPolicy: one, or a list.",
+        default=["0.0.0.0/0", "::/0"],
+        description="Networks of the servers, for the NetworkPolicy: one, or a list. With "
+        "`namespace` none, unless they are set too.",
     )
     user: Text | None = Field(default=None, description="User of Redis' ACL, with `password`.")
     password: Secret | None = Field(

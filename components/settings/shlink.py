@@ -1,18 +1,20 @@
 """What an environment may set about Shlink: its sizes, variables and routes."""
 
 import re
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 
 from . import variables
 from .images import ImageReference
+from .integrations import Egress, Integration, Matomo, Mercure, RabbitMq
 from .platform import Resources
 from .types import (
     EXPECTED,
     AnnotationName,
     AnnotationText,
     Cidr,
+    Client,
     Host,
     Listeners,
     Model,
@@ -21,10 +23,12 @@ from .types import (
     ObjectName,
     PathPrefix,
     PhpMemory,
+    RemotePort,
     RestHost,
     RouteHost,
     Secret,
     Timezone,
+    TrustedProxies,
     text,
 )
 from .variables import Version
@@ -54,6 +58,13 @@ def _environment_text(value: Any) -> Any:
 EnvironmentText = Annotated[
     str, Field(min_length=1, max_length=32768), BeforeValidator(_environment_text)
 ]
+
+
+GKE_CLASSES = ("gce", "gce-internal")
+"""Of Google's controller. It ignores `ingressClassName` and reads the older annotation."""
+
+GOOGLE_ADDRESSES = ("35.191.0.0/16", "130.211.0.0/22")
+"""From where Google's load balancers and their health checks connect."""
 
 
 class Route(Model):
@@ -88,6 +99,11 @@ class Route(Model):
     )
 
     @property
+    def encrypted(self) -> bool:
+        """Whether it is known to take https."""
+        return False
+
+    @property
     def controller_namespaces(self) -> list[str]:
         """The namespaces as a list."""
         return self.controller_namespace
@@ -99,11 +115,6 @@ class Route(Model):
 
     @model_validator(mode="after")
     def _reachable(self) -> Self:
-        if not self.controller_namespaces and not self.controller_addresses:
-            raise ValueError(
-                "controllerNamespace: is missing; without it or `controllerAddresses` "
-                "nothing could reach Shlink"
-            )
         twice = sorted({host for host in self.domains if self.domains.count(host) > 1})
         if twice:
             raise ValueError(f"domains: {twice[0]} is there twice; allowed: once")
@@ -125,8 +136,30 @@ class Ingress(Route):
         "whose renewal fails takes no other with it.",
     )
     annotations: dict[AnnotationName, AnnotationText] = Field(
-        default={}, description="Of the Ingress."
+        default={},
+        description="Of the Ingress. They come before what the program sets for the classes `alb` "
+        "and `gce` (docs/clusters.md).",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _googles_addresses(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        route = cast("dict[str, Any]", values)
+        if route.get("className") not in GKE_CLASSES or "controllerNamespace" in route:
+            return route
+        return {"controllerAddresses": [*GOOGLE_ADDRESSES], **route}
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether it is known to take https."""
+        return bool(
+            self.tls_secret
+            or self.tls_secrets
+            or "alb.ingress.kubernetes.io/certificate-arn" in self.annotations
+            or "networking.gke.io/managed-certificates" in self.annotations
+        )
 
     @property
     def asks_cert_manager(self) -> bool:
@@ -145,6 +178,45 @@ class GatewayRoute(Route):
         description="Listener, or a list of them if the hosts have listeners with certificates "
         "of their own; every listener that takes the host when left out.",
     )
+    annotations: dict[AnnotationName, AnnotationText] = Field(
+        default={}, description="Of the HTTPRoute, such as external-dns reads."
+    )
+
+
+class ServiceRoute(Model):
+    """A Service of its own, with no controller between a visitor and Shlink."""
+
+    type: Literal["service"]
+    service_type: Literal["LoadBalancer", "NodePort"] = Field(
+        default="LoadBalancer", description="A load balancer of the cloud, or a port of each node."
+    )
+    port: RemotePort | None = Field(
+        default=None, description="Port of the Service; 443 with `https`, otherwise 80."
+    )
+    node_port: int | None = Field(
+        default=None, ge=1, le=65535, description="Port of the nodes; Kubernetes chooses one."
+    )
+    source_ranges: list[Cidr] = Field(
+        default=["0.0.0.0/0", "::/0"],
+        min_length=1,
+        description="From where visitors may come. The Service keeps their addresses "
+        "(externalTrafficPolicy: Local), so the NetworkPolicy sees them.",
+    )
+    controller_addresses: list[Cidr] = Field(
+        default=[], description="Networks of a load balancer that connects in its own name."
+    )
+    load_balancer_class: AnnotationName | None = Field(
+        default=None, description="Which implementation takes it; the cluster's default otherwise."
+    )
+    annotations: dict[AnnotationName, AnnotationText] = Field(
+        default={}, description="Of the Service, such as a cloud's certificate."
+    )
+
+
+class NoRoute(Model):
+    """Nothing of this program's: pods among `clients` lead to it, such as a tunnel's."""
+
+    type: Literal["none"]
 
 
 class ShlinkSettings(Model):
@@ -187,8 +259,11 @@ class ShlinkSettings(Model):
     resolve_titles: bool = Field(
         default=False, description="Fetch the title of each long URL: opens egress on 80 and 443."
     )
-    trusted_proxies: list[Cidr] = Field(
-        default=[], description="Proxies whose X-Forwarded-For is believed."
+    trusted_proxies: TrustedProxies = Field(
+        default=[],
+        description="Proxies whose X-Forwarded-For is believed: their addresses, networks of IPv4, "
+        "or how many of them stand in a row. Name no network that visitors are in: their own "
+        "address is then taken for a proxy's.",
     )
     environment: Annotated[
         dict[PlainVariable, EnvironmentText], BeforeValidator(variables.typed)
@@ -210,9 +285,22 @@ class ShlinkSettings(Model):
         description="Publish each visit to Redis, for programs of yours that subscribe there. "
         "Dear on busy links: each redirect then counts all visits of its link.",
     )
-    route: Annotated[Ingress | GatewayRoute, Field(discriminator="type")] | None = Field(
-        default=None, description="How it is reached from outside."
+    rabbitmq: RabbitMq | None = None
+    mercure: Mercure | None = None
+    matomo: Matomo | None = None
+    egress: list[Egress] = Field(
+        default=[], description="Further servers that Shlink may reach, such as webhooks."
     )
+    clients: list[Client] = Field(
+        default=[], description="Pods of this cluster that may call Shlink, API and short URLs."
+    )
+    route: (
+        Annotated[
+            Ingress | GatewayRoute | ServiceRoute | NoRoute,
+            Field(discriminator="type"),
+        ]
+        | None
+    ) = Field(default=None, description="How it is reached from outside.")
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -238,9 +326,63 @@ class ShlinkSettings(Model):
                 f'domain: "{self.domain}" can\'t be routed to; '
                 "allowed with `route`: a host name in small letters, no address"
             )
-        if self.route:
+        if self.route and (host == "localhost" or host.endswith(".localhost")):
+            raise ValueError(
+                f'domain: "{self.domain}" is the machine of whoever follows a short URL; '
+                "allowed with `route`: the host that leads here, such as s.example.org"
+            )
+        if isinstance(self.route, NoRoute) and not self.clients:
+            raise ValueError(
+                "clients: is missing; with route.type none only pods that it names reach Shlink"
+            )
+        if isinstance(self.route, Route):
             _route_hosts(self.route, [host, *self.route.domains])
+            if self.route.encrypted and not self.https:
+                raise ValueError(
+                    "https: false makes links with http, but the route has a certificate; "
+                    "allowed with it: https: true"
+                )
+        self._answered()
         return self
+
+    def _answered(self) -> None:
+        """Refuse an integration that is set twice, or that no way leads to."""
+        variables_set = {**self.environment, **self.secret_environment}
+        for name, group in (("RABBITMQ", "rabbitmq"), ("MERCURE", "mercure"), ("MATOMO", "matomo")):
+            own = sorted(key for key in variables_set if key.startswith(f"{name}_"))
+            if own and group in self.integrations:
+                raise ValueError(
+                    f"environment.{own[0]}: is set by `{group}`; allowed: one of the two"
+                )
+            enabled = self.environment.get(f"{name}_ENABLED", "false") not in ("false", "0")
+            if enabled and not self.egress:
+                raise ValueError(
+                    f"environment.{name}_ENABLED: the network policies leave no way there; allowed "
+                    f"in its place: the group `{group}`, which opens one (or `egress`)"
+                )
+
+    @property
+    def integrations(self) -> dict[str, Integration]:
+        """The servers that are told of visits, by the setting's name."""
+        every: dict[str, Integration | None] = {
+            "rabbitmq": self.rabbitmq,
+            "mercure": self.mercure,
+            "matomo": self.matomo,
+        }
+        return {name: server for name, server in every.items() if server is not None}
+
+    @property
+    def controlled_route(self) -> "Ingress | GatewayRoute | None":
+        """The route through a controller, if there is one."""
+        return self.route if isinstance(self.route, Route) else None
+
+    @property
+    def secret_variables(self) -> dict[str, SecretStr]:
+        """Every variable of Shlink whose value is secret."""
+        values = dict(self.secret_environment)
+        for server in self.integrations.values():
+            values |= server.secrets()
+        return values
 
     def unknown_variables(self, version: Version | None) -> tuple[list[str], list[str]]:
         """Faults and warnings about variables that this version of Shlink does not read."""

@@ -18,7 +18,7 @@ from decimal import Decimal
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, Union, cast, get_args, get_origin
 from urllib.parse import urlsplit
 
 from cronsim import CronSim, CronSimError
@@ -628,6 +628,108 @@ Networks = Annotated[
     BeforeValidator(_as_list),
 ]
 """One network, or a list of them."""
+
+_IPV4 = rf"{_OCTET}(\.{_OCTET}){{3}}"
+
+
+def _proxy(value: str) -> str:
+    if ":" not in value:
+        return value if value.isdecimal() else _any_address(value)
+    address, _, length = value.partition("/")
+    if length not in ("", "128"):
+        raise ValueError(
+            "is a network of IPv6, with which Shlink answers every short URL with an error; "
+            "allowed: single addresses of IPv6, networks of IPv4, or a number of hops"
+        )
+    return _any_address(address)
+
+
+def _any_address(value: str) -> str:
+    return _network(value) if "/" in value else str(ipaddress.ip_address(value))
+
+
+def _hops_alone(value: list[str]) -> list[str]:
+    if len(value) > 1 and any(proxy.isdecimal() for proxy in value):
+        raise ValueError(
+            "has a number beside others; allowed: a number of hops alone, or addresses"
+        )
+    return value
+
+
+TrustedProxies = Annotated[
+    list[
+        Annotated[
+            str,
+            _pattern(
+                rf"^([1-9][0-9]?|{_IPV4}|{_IPV4_NETWORK}|[0-9a-fA-F:.]*:[0-9a-fA-F:./]*)$",
+                "an address, a network of IPv4 such as 10.1.2.0/24, or alone a number of hops",
+                "10.1.2.0/24",
+            ),
+            AfterValidator(_proxy),
+            BeforeValidator(text),
+        ]
+    ],
+    Field(
+        json_schema_extra=lambda schema: schema.update(
+            {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 99}, *_either(schema)]}
+        )
+    ),
+    AfterValidator(_hops_alone),
+    BeforeValidator(_as_list),
+]
+"""Addresses of proxies, or how many of them stand in a row."""
+
+
+def _either(schema: dict[str, Any]) -> list[dict[str, Any]]:
+    return _one_or_more(schema)["anyOf"]
+
+
+class Client(Model):
+    """Pods of this cluster that may connect."""
+
+    namespace: Name = Field(description="Namespace of the pods.")
+    labels: dict[AnnotationName, LabelText] = Field(
+        default={}, description="Labels that the pods have; every pod there when left out."
+    )
+
+
+class InCluster(Model):
+    """Pods of this cluster, where a server that Shlink or another product uses may be."""
+
+    namespace: Name | None = Field(
+        default=None,
+        description="Namespace of its pods, if it runs in this cluster. No network will do then: "
+        "policies see a pod's address and no Service's, and on Cilium no network holds a pod.",
+    )
+    labels: dict[AnnotationName, LabelText] = Field(
+        default={}, description="Labels of its pods; every pod of `namespace` when left out."
+    )
+    pod_ports: list[RemotePort] = Field(
+        default=[],
+        description="Ports of its pods, where its Service has others: policies see the pod's.",
+    )
+
+    @model_validator(mode="after")
+    def _pods_somewhere(self) -> Self:
+        for name in ("labels", "pod_ports"):
+            if getattr(self, name) and self.namespace is None:
+                raise ValueError(
+                    f"{to_camel(name)}: belongs to `namespace`, which is missing; "
+                    "set it, or remove this"
+                )
+        return self
+
+
+class Destination(InCluster):
+    """Where a server answers, for the NetworkPolicies: networks, or pods of this cluster."""
+
+    cidrs: list[Cidr] = Field(
+        default=["0.0.0.0/0", "::/0"],
+        min_length=1,
+        description="Networks in which it answers, for the NetworkPolicy. With `namespace` none, "
+        "unless they are set too.",
+    )
+
 
 _MONTHS = "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"
 

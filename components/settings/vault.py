@@ -13,6 +13,7 @@ from .types import (
     AnnotationName,
     AnnotationText,
     Certificates,
+    Destination,
     Model,
     Port,
     PublicKey,
@@ -36,7 +37,7 @@ Group = Annotated[
 ]
 
 
-class _People(Model):
+class _People(Destination):
     """What both ways to log in have."""
 
     viewers: list[Group] = Field(
@@ -247,7 +248,7 @@ MountPath = Annotated[
 ]
 
 
-class Transit(Model):
+class Transit(Destination):
     """Auto-unseal with the transit engine of another Vault."""
 
     type: Literal["transit"]

@@ -28,7 +28,7 @@ from ..settings.platform import Images, Resources
 from ..settings.shlink import ShlinkSettings, shlink_version
 from ..settings.variables import from_settings
 from .geolite import GEOLITE_LICENSE, GeoliteArgs, follower, geolite
-from .route import RouteArgs, route
+from .route import RouteArgs, health_check, route, service_annotations
 from .upgrade import cache_variables, fills_hashes
 
 API_KEY = "api-key"
@@ -106,14 +106,15 @@ def shlink_secrets(
             values={GEOLITE_LICENSE: pulumi.Output.secret(license_key)},
         )
     environment = None
-    if settings.secret_environment:
+    secret_variables = settings.secret_variables
+    if secret_variables:
         environment = Delivery(
             name="shlink-environment",
             secret="shlink-environment",  # noqa: S106 -- a name
             path="shlink/environment",
             values={
                 name: pulumi.Output.secret(value.get_secret_value())
-                for name, value in settings.secret_environment.items()
+                for name, value in secret_variables.items()
             },
         )
     return ShlinkSecrets(
@@ -262,9 +263,16 @@ class Shlink(pulumi.ComponentResource):
             )
         if settings.autoscaled:
             _autoscaler(name, metadata, settings, deployment, child)
+        route_args = RouteArgs(namespace=args.namespace, settings=settings, labels=SERVER.labels)
+        health_check(name, route_args, child)
         service = core.v1.Service(
             name,
-            metadata=metadata,
+            metadata=meta.v1.ObjectMetaArgs(
+                name=name,
+                namespace=args.namespace,
+                labels=SERVER.labels,
+                annotations=service_annotations(name, settings),
+            ),
             spec=core.v1.ServiceSpecArgs(
                 selector=SERVER.labels,
                 ports=[core.v1.ServicePortArgs(name="http", port=ports.SHLINK, target_port="http")],
@@ -281,7 +289,7 @@ class Shlink(pulumi.ComponentResource):
         )
         route(
             name,
-            RouteArgs(namespace=args.namespace, settings=settings, labels=SERVER.labels),
+            route_args,
             pulumi.ResourceOptions(parent=self, depends_on=[service]),
         )
 
@@ -593,6 +601,7 @@ def _server_variables(args: ShlinkArgs) -> list[core.v1.EnvVarArgs]:
         *_database(args, pooled=True),
         *_redis(args),
         *variables(from_settings(args.settings)),
+        *_integrations(args.settings),
         *variables(cache),
     ]
     taken = {variable.name for variable in own}
@@ -606,6 +615,13 @@ def _server_variables(args: ShlinkArgs) -> list[core.v1.EnvVarArgs]:
             if variable not in taken
         ]
     return [*own, *free]
+
+
+def _integrations(settings: ShlinkSettings) -> list[core.v1.EnvVarArgs]:
+    plain: dict[str, pulumi.Input[str]] = {}
+    for server in settings.integrations.values():
+        plain |= server.plain()
+    return variables(plain)
 
 
 def _waits(args: ShlinkArgs) -> list[core.v1.ContainerArgs]:

@@ -47,3 +47,64 @@ class HTTPRoute(Custom):
         self, name: str, metadata: ObjectMetaArgs, spec: HTTPRouteSpec, opts: pulumi.ResourceOptions
     ) -> None:
         super().__init__(name, "gateway.networking.k8s.io/v1", "HTTPRoute", metadata, spec, opts)
+
+
+class HealthCheck(TypedDict):
+    type: str
+    requestPath: str
+    port: int
+
+
+class BackendConfigSpec(TypedDict):
+    healthCheck: HealthCheck
+
+
+class BackendConfig(Custom):
+    """Google's load balancers: https://docs.cloud.google.com/kubernetes-engine/docs/how-to/ingress-configuration"""
+
+    def __init__(
+        self,
+        name: str,
+        metadata: ObjectMetaArgs,
+        spec: BackendConfigSpec,
+        opts: pulumi.ResourceOptions,
+    ) -> None:
+        super().__init__(name, "cloud.google.com/v1", "BackendConfig", metadata, spec, opts)
+
+
+class HTTPHealthCheck(TypedDict):
+    requestPath: str
+    port: int
+
+
+class HealthCheckConfig(TypedDict):
+    type: str
+    httpHealthCheck: HTTPHealthCheck
+
+
+class HealthCheckDefault(TypedDict):
+    config: HealthCheckConfig
+
+
+class TargetReference(TypedDict):
+    group: str
+    kind: str
+    name: str
+
+
+class HealthCheckPolicySpec(TypedDict):
+    default: HealthCheckDefault
+    targetRef: TargetReference
+
+
+class HealthCheckPolicy(Custom):
+    """The same for Google's Gateways: https://docs.cloud.google.com/kubernetes-engine/docs/how-to/configure-gateway-resources"""
+
+    def __init__(
+        self,
+        name: str,
+        metadata: ObjectMetaArgs,
+        spec: HealthCheckPolicySpec,
+        opts: pulumi.ResourceOptions,
+    ) -> None:
+        super().__init__(name, "networking.gke.io/v1", "HealthCheckPolicy", metadata, spec, opts)

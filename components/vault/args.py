@@ -241,7 +241,8 @@ def _people(settings: "Settings") -> People | None:
     people = settings.vault.people
     if people is None:
         return None
-    values = people.model_dump(exclude={"ca", "client_secret"})
+    flow = {"cidrs", "namespace", "labels", "pod_ports"}
+    values = people.model_dump(exclude={"ca", "client_secret", *flow})
     if people.type == "oidc":
         values["client_secret"] = pulumi.Output.secret(people.client_secret.get_secret_value())
     return People(**values, ca_pem=people.ca)

@@ -248,7 +248,40 @@ ADDRESSES: Sequence[Case] = (
         "shlink:app: {trustedProxies: [10.0.0.7/8]}",
         'app.trustedProxies.0: "10.0.0.7/8" has host bits',
     ),
-    ("shlink:app: {trustedProxies: proxy}", "must be a list"),
+    (
+        'shlink:app: {trustedProxies: ["fd00:10:244::/56"]}',
+        "is a network of IPv6, with which Shlink answers every short URL with an error",
+    ),
+    ("shlink:app: {trustedProxies: [2, 10.0.0.1]}", "has a number beside others"),
+    (
+        "shlink:app: {domain: s.example.org, route: {type: none}}",
+        "app.clients: is missing; with route.type none",
+    ),
+    (
+        f"shlink:app: {{route: {{{_ROUTE}}}}}",
+        'app.domain: "localhost:8080" is the machine of whoever follows a short URL',
+    ),
+    (
+        f"shlink:app: {{domain: s.example.org, route: {{{_ROUTE}, tlsSecret: a}}}}",
+        "app.https: false makes links with http, but the route has a certificate",
+    ),
+    (
+        "shlink:app: {environment: {RABBITMQ_ENABLED: true}}",
+        "app.environment.RABBITMQ_ENABLED: the network policies leave no way there",
+    ),
+    (
+        (
+            "shlink:app: {secretEnvironment: {RABBITMQ_PASSWORD: {secure: a}}, rabbitmq: "
+            "{host: r, user: u, password: {secure: a}}}"
+        ),
+        "app.environment.RABBITMQ_PASSWORD: is set by `rabbitmq`",
+    ),
+    ("shlink:app: {egress: [{ports: [443]}]}", "cidrs: is missing, and so is `namespace`"),
+    (
+        "shlink:app: {egress: [{cidrs: [10.0.0.0/8], labels: {a: b}, ports: [443]}]}",
+        "labels: belongs to `namespace`, which is missing",
+    ),
+    ("shlink:app: {trustedProxies: proxy}", 'app.trustedProxies.0: "proxy"'),
     (
         "shlink:app: {domain: https://s.example.org}",
         (
@@ -346,7 +379,7 @@ NAMES: Sequence[Case] = (
         "app.route.className",
     ),
     (
-        "shlink:app: {route: {type: ingress, className: nginx}}",
+        "shlink:app: {domain: s.example.org, route: {type: ingress, className: nginx}}",
         "app.route.controllerNamespace: is missing",
     ),
     (
@@ -1219,7 +1252,10 @@ REDIS: Sequence[Case] = tuple(
         (f"servers: [{_NODES}]", "redis.sentinelService: is missing; 26379 is the port"),
         ("servers: ['tcp://s:6379'], sentinelService: m", "redis.servers: 6379 is the port of"),
         ("servers: ['tcp://a.example:6379', 'tls://b.example:6379']", "some are encrypted"),
-        ("servers: ['tcp://[2001:db8::1]:6379']", "redis.cidr: 2001:db8::1, a server, is in none"),
+        (
+            "servers: ['tcp://[2001:db8::1]:6379'], cidr: 0.0.0.0/0",
+            "redis.cidr: 2001:db8::1, a server",
+        ),
         ("servers: ['tcp://10.1.2.3'], cidr: [10.2.0.0/16]", "redis.cidr: 10.1.2.3, a server"),
         ("servers: ['tcp://localhost:6379']", 'redis.servers.0: "tcp://localhost:6379" leads'),
         ("servers: ['tcp://a.example/1', 'tcp://b.example/1']", "only one server has databases"),

@@ -88,6 +88,27 @@ CASES: Sequence[str] = (
     ),
     "shlink:app: {secretEnvironment: {MATOMO_API_TOKEN: {secure: abc}, RABBITMQ_PASSWORD: plain}}",
     "shlink:app: {environment: {}, trustedProxies: []}",
+    "shlink:app: {trustedProxies: 2}",
+    'shlink:app: {trustedProxies: [10.0.0.7, "fd00::7", 10.1.0.0/16]}',
+    "shlink:app: {domain: s.example.org, route: {type: none}, clients: [{namespace: tunnel}]}",
+    (
+        "shlink:app: {domain: s.example.org, https: true, "
+        "route: {type: service, sourceRanges: [192.0.2.0/24], annotations: {a: b}}}"
+    ),
+    "shlink:app: {domain: s.example.org, https: true, route: {type: ingress, className: gce}}",
+    (
+        "shlink:app: {domain: s.example.org, https: true, "
+        "route: {type: gateway, name: a, namespace: g}}\n  shlink:network: {policies: cilium}"
+    ),
+    (
+        "shlink:app: {rabbitmq: {host: rabbitmq.broker.svc, user: u, password: {secure: a}, "
+        "namespace: broker, labels: {app: rabbitmq}}, egress: [{cidrs: [192.0.2.1/32], ports: "
+        "[443]}]}"
+    ),
+    (
+        "shlink:app: {matomo: {baseUrl: https://m.example.org, siteId: 1, apiToken: {secure: a}}, "
+        "mercure: {publicUrl: https://h.example.org/hub, jwtSecret: {secure: a}}}"
+    ),
     "shlink:app: {timezone: America/Argentina/Buenos_Aires}",
     "shlink:app: {timezone: Etc/GMT+1}",
     "shlink:app: {timezone: US/Eastern}",
@@ -96,7 +117,7 @@ CASES: Sequence[str] = (
     'shlink:app: {domain: "[2001:db8::1]:8080"}',
     "shlink:app: {domain: xn--mnchen-3ya.example}",
     (
-        f"shlink:app: {{domain: s.example.org, route: {{{_ROUTE}, tlsSecret: a.b, "
+        f"shlink:app: {{domain: s.example.org, https: true, route: {{{_ROUTE}, tlsSecret: a.b, "
         "annotations: {cert-manager.io/cluster-issuer: x, n: 3}}}"
     ),
     (
@@ -108,8 +129,8 @@ CASES: Sequence[str] = (
         'pgbackrest: "r.example.org/crunchy-pgbackrest:ubi9-2.56.0-2547"}'
     ),
     (
-        f"shlink:app: {{domain: s.example.org, route: {{{_ROUTE}, domains: [s.example.net], "
-        "rest: s.example.net, tlsSecrets: {s.example.net: net}}}"
+        f"shlink:app: {{domain: s.example.org, https: true, route: {{{_ROUTE}, "
+        "domains: [s.example.net], rest: s.example.net, tlsSecrets: {s.example.net: net}}}"
     ),
     (
         "shlink:app: {domain: s.example.org, route: {type: gateway, name: a, namespace: g, "
