@@ -3,10 +3,12 @@
 import re
 from typing import Any
 
+import jsonschema
 import pytest
 
 from components.settings.environment import Settings, parse
 from components.settings.reading import SettingsError
+from offline.schema import json_schema
 from tests import configurations
 from tests.conftest import configuration
 
@@ -71,6 +73,9 @@ _REFUSED: dict[str, list[Any]] = {
 }
 
 
+_EDITOR: Any = jsonschema.Draft202012Validator(json_schema())
+
+
 def parsed(variables: dict[str, Any], image: str = "") -> Settings:
     groups: dict[str, Any] = {"app": {"environment": variables}}
     if image:
@@ -82,6 +87,8 @@ def parsed(variables: dict[str, Any], image: str = "") -> Settings:
 def test_a_value_is_written_as_shlink_reads_it(name: str) -> None:
     for value, written in _ACCEPTED[name].items():
         assert parsed({name: value}).shlink.environment == {name: written}
+        app = {"environment": {name: value}}
+        assert _EDITOR.is_valid({"config": {"kubernetes:context": "lab", "shlink:app": app}})
 
 
 @pytest.mark.parametrize("name", _REFUSED)

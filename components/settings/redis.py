@@ -73,7 +73,7 @@ class ExternalRedis(InCluster):
         if len({scheme in _TLS for scheme in schemes}) > 1:
             yield "servers: some are encrypted and some are not; allowed: all of one kind"
         for server in self.servers:
-            if self.servers.count(server) > 1:
+            if self.servers.count(server) > 1 and self.sentinel_service is None:
                 yield f"servers: {server} is there twice; allowed: once"
                 break
         for server in self.servers:

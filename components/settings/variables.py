@@ -96,7 +96,8 @@ def choice(*words: str | int) -> Kind:
             raise ValueError(f"is not one of them; allowed: {', '.join(allowed)}{hint}")
         return str(value)
 
-    return Kind(read, {"enum": list(words)})
+    kind = {"type": "integer"} if isinstance(words[0], int) else {}
+    return Kind(read, {"enum": list(words), **kind})
 
 
 _READ_AS_NO_TEXT = (

@@ -223,6 +223,10 @@ CASES: Sequence[str] = (
         "shlink:redis: {mode: external, servers: ['tcp://redis.example.org:6379']}\n"
         "  shlink:app: {pubSub: true}"
     ),
+    (
+        "shlink:redis: {mode: external, sentinelService: mymaster, "
+        "servers: ['tcp://sentinels.example.org:26379', 'tcp://sentinels.example.org:26379']}"
+    ),
     # Object stores.
     (
         f"shlink:postgres: {{{_repositories(repo2=_AMAZON)}, serviceAccountAnnotations: "
