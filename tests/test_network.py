@@ -428,3 +428,28 @@ def test_a_load_balancer_of_its_own_lets_in_its_visitors(program: Program) -> No
     rules = list(policies_of(recording))
     assert allowed(rules, _SPACES, "198.51.100.7", SHLINK_POD, 8080)
     assert not allowed(rules, _SPACES, "203.0.113.7", SHLINK_POD, 8080)
+
+
+def test_namespaces_bear_an_owners_labels_and_a_limit_where_a_quota_demands_it(
+    program: Program,
+) -> None:
+    placement = {
+        "namespaceLabels": {"owner": "links"},
+        "namespaceAnnotations": {"backup": "daily"},
+        "cpuLimit": "2",
+    }
+    recording = program(placement=placement)
+    for item in recording.of_kind("Namespace"):
+        if not item.custom:
+            continue
+        metadata = item.inputs["metadata"]
+        assert metadata["labels"]["owner"] == "links"
+        assert metadata["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+        assert metadata["labels"]["istio-injection"] == "disabled"
+        assert metadata["annotations"]["linkerd.io/inject"] == "disabled"
+        assert metadata["annotations"]["backup"] == "daily"
+    limits = recording.of_kind("LimitRange")
+    assert {item.inputs["metadata"]["namespace"] for item in limits} == set(NAMESPACES)
+    assert limits[0].inputs["spec"]["limits"][0]["default"] == {"cpu": "2"}
+    # The pods come after it: it counts for new ones only.
+    assert ("LimitRange", "namespace-shlink-limits") in before(recording, "Deployment", "shlink")

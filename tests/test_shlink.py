@@ -215,7 +215,7 @@ def test_migrating_starts_no_server_and_downloads_nothing(dev: Recording) -> Non
             {
                 "AUTO_RESOLVE_TITLES": "true",
                 "SHELL_VERBOSITY": "3",
-                "TRUSTED_PROXIES": "10.0.0.0/8",
+                "TRUSTED_PROXIES": "10.1.2.0/24",
                 "ANONYMIZE_REMOTE_ADDR": "false",
             },
         ),

@@ -8,7 +8,7 @@ the API server while the custom resources go.
 
 import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pulumi
 from pulumi_kubernetes import core, meta, networking
@@ -32,6 +32,16 @@ from .flows import (
     own_namespaces,
 )
 
+_POD_SECURITY = {
+    f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "audit", "warn")
+}
+
+# A mesh's sidecar would break what happens before or beside it: Jobs that end, init containers that
+# wait for a server, and policies by port.
+_NO_MESH_LABELS = {"istio-injection": "disabled"}
+
+_NO_MESH_ANNOTATIONS = {"linkerd.io/inject": "disabled"}
+
 
 @dataclass(frozen=True)
 class NamespaceArgs:
@@ -49,6 +59,12 @@ class NamespaceArgs:
     """Logins at registries, which become a Secret that pods of the namespace name."""
     protect: bool = False
     """Refuse to delete the namespace."""
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Further labels of the namespace, such as its owner's."""
+    annotations: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Annotations of the namespace."""
+    cpu_limit: str | None = None
+    """The CPU limit of each container that names none."""
 
 
 class Namespace(pulumi.ComponentResource):
@@ -66,10 +82,8 @@ class Namespace(pulumi.ComponentResource):
             name,
             metadata=meta.v1.ObjectMetaArgs(
                 name=args.name,
-                labels={
-                    f"pod-security.kubernetes.io/{mode}": "restricted"
-                    for mode in ("enforce", "audit", "warn")
-                },
+                labels={**_NO_MESH_LABELS, **args.labels, **_POD_SECURITY},
+                annotations={**_NO_MESH_ANNOTATIONS, **args.annotations},
             ),
             opts=pulumi.ResourceOptions(parent=self, protect=args.protect),
         )
@@ -95,8 +109,10 @@ class Namespace(pulumi.ComponentResource):
             if isinstance(flow.target, Pods) and flow.target.namespace == args.name
         ]
         first = policies
+        if args.cpu_limit:
+            first = [*first, _limit_range(name, namespace, args.cpu_limit, inside)]
         if args.pull_credentials:
-            first = [*policies, _pull_secret(name, namespace, args.pull_credentials, inside)]
+            first = [*first, _pull_secret(name, namespace, args.pull_credentials, inside)]
         self.name = _known_after(namespace, first)
         self.register_outputs({"name": self.name})
 
@@ -139,6 +155,9 @@ def namespaces(
             cilium=cilium,
             pull_credentials=settings.images.pull_credentials,
             protect=settings.protect,
+            labels=settings.placement.namespace_labels,
+            annotations=settings.placement.namespace_annotations,
+            cpu_limit=settings.placement.cpu_limit,
         )
         created[name] = Namespace(f"namespace-{name}", args, opts)
     return created
@@ -151,6 +170,21 @@ def _known_after(
     # An output that is known in a preview, unlike the id.
     urns = [resource.urn for resource in first]
     return pulumi.Output.all(namespace.metadata.name, *urns).apply(lambda known: str(known[0]))
+
+
+def _limit_range(
+    name: str, namespace: core.v1.Namespace, cpu: str, opts: pulumi.ResourceOptions
+) -> core.v1.LimitRange:
+    """A CPU limit for every container, those of operators and their Jobs too."""
+    limit = core.v1.LimitRangeItemArgs(
+        type="Container", default={"cpu": cpu}, default_request={"cpu": "10m"}
+    )
+    return core.v1.LimitRange(
+        f"{name}-limits",
+        metadata=meta.v1.ObjectMetaArgs(name="limits", namespace=namespace.metadata.name),
+        spec=core.v1.LimitRangeSpecArgs(limits=[limit]),
+        opts=opts,
+    )
 
 
 def _pull_secret(

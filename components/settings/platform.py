@@ -9,6 +9,7 @@ from .images import ImageReference
 from .types import (
     EXPECTED,
     AnnotationName,
+    AnnotationText,
     ChartRepository,
     ChartVersion,
     Cidr,
@@ -100,6 +101,27 @@ class PlacementSettings(Model):
         "(topology.kubernetes.io/zone), not only over nodes. PGO does so for PostgreSQL anyway. "
         "A change restarts those pods, a few at a time.",
     )
+    namespace_labels: dict[AnnotationName, LabelValue] = Field(
+        default={},
+        description="Further labels of the namespaces, such as an owner's that a policy demands.",
+    )
+    namespace_annotations: dict[AnnotationName, AnnotationText] = Field(
+        default={}, description="Annotations of the namespaces, such as a backup tool's."
+    )
+    cpu_limit: Cpu | None = Field(
+        default=None,
+        description="CPU limit of every container of these namespaces, by a LimitRange, where a "
+        "quota demands one; not below any container's request. It counts for new pods.",
+    )
+
+    @model_validator(mode="after")
+    def _no_other_security(self) -> Self:
+        for name in self.namespace_labels:
+            if name.startswith("pod-security.kubernetes.io/"):
+                raise ValueError(
+                    f"namespaceLabels: {name} is set by this program; allowed: other labels"
+                )
+        return self
 
 
 class PullCredentials(Model):
