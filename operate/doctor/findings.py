@@ -84,6 +84,12 @@ class Environment:
         return f"{helm} rollback {release} {revision}"
 
 
+Look = Callable[[Environment], Awaitable[Sequence[Problem]]]
+"""What a check does."""
+
+Decorator = Callable[[Look], Look]
+
+
 @dataclass(frozen=True)
 class Check:
     """One question about an environment."""
@@ -94,12 +100,28 @@ class Check:
     """What holds when it passes."""
     depends_on: tuple[str, ...]
     """Checks whose failure explains a failure of this one."""
-    look: Callable[[Environment], Awaitable[Sequence[Problem]]]
+    look: Look
 
     @property
     def layer(self) -> str:
         """The part of the dependency picture that it belongs to."""
         return self.name.partition(".")[0]
+
+
+class Checks(list[Check]):
+    """Checks of one layer, in the order in which they are defined."""
+
+    def check(self, name: str, description: str, *, after: tuple[str, ...] = ()) -> Decorator:
+        """Add a function as the check of this name, with what holds when it passes.
+
+        `after`: the checks whose failure explains a failure of this one.
+        """
+
+        def add(look: Look) -> Look:
+            self.append(Check(name, description, after, look))
+            return look
+
+        return add
 
 
 @dataclass(frozen=True)

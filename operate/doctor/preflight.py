@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import re
 import socket
-from collections.abc import Sequence
 from typing import Any
 
 from components.cluster.forward import local_port
@@ -18,7 +17,11 @@ from components.vault import component as vault
 from operate.ownership import PROJECT
 from operate.view import ACCESS_REVIEW, ForbiddenError, Object, mapped, plural
 
-from .findings import Check, Environment, Problem
+from .findings import Checks, Environment, Problem
+
+CHECKS = Checks()
+
+check = CHECKS.check
 
 OLDEST = (1, 27)
 """The oldest Kubernetes that serves everything declared: policies, Pod Security, slices."""
@@ -48,6 +51,13 @@ _SECRETS_OBJECTS = (
 """What the chart of External Secrets makes by default outside of its namespace (2.9.0)."""
 
 
+@check("cluster.reachable", "the API server answers")
+async def _reachable(environment: Environment) -> list[Problem]:
+    await environment.view.reply("/version")
+    return []
+
+
+@check("cluster.version", "Kubernetes is new enough", after=("cluster.reachable",))
 async def _version(environment: Environment) -> list[Problem]:
     reply = await environment.view.reply("/version")
     text = str(reply.fields.get("gitVersion", ""))
@@ -65,6 +75,11 @@ async def _version(environment: Environment) -> list[Problem]:
     ]
 
 
+@check(
+    "cluster.rights",
+    "this login may create everything that is declared",
+    after=("cluster.reachable",),
+)
 async def _rights(environment: Environment) -> list[Problem]:
     """Whether this login may create Helm's own Secrets and every kind that the program declares."""
     namespaces = environment.declared.namespaces
@@ -105,6 +120,7 @@ async def _may_create(environment: Environment, group: str, resource: str, names
     return bool(mapped(reply.fields, "status").get("allowed"))
 
 
+@check("cluster.storage", "the storage classes exist", after=("cluster.reachable",))
 async def _storage(environment: Environment) -> list[Problem]:
     """Each storage class that is named exists; otherwise there is a default."""
     classes = await environment.view.objects("storage.k8s.io/v1/storageclasses")
@@ -134,6 +150,11 @@ def _named_classes(environment: Environment) -> set[str | None]:
     return {volume.storage_class for volume in volumes}
 
 
+@check(
+    "cluster.owners",
+    "no other installation owns the operators' kinds",
+    after=("cluster.reachable",),
+)
 async def _owners(environment: Environment) -> list[Problem]:
     """The operators' kinds that are there already belong to this environment's own releases."""
     definitions = await environment.view.objects(
@@ -209,6 +230,33 @@ def _there(environment: Environment, release: str, texts: list[str], place: str)
     )
 
 
+@check(
+    "cluster.optional", "the cluster serves what it must bring itself", after=("cluster.reachable",)
+)
+async def _optional(environment: Environment) -> list[Problem]:
+    """Kinds that the cluster itself must bring: the Gateway API, Prometheus' operator, Cilium."""
+    problems: list[Problem] = []
+    for version in sorted({item["apiVersion"] for item in environment.declared.manifests}):
+        group = version.partition("/")[0]
+        if "." not in group or group.endswith(".k8s.io") or group in _HELM:
+            continue
+        reply = await environment.view.reply(f"/apis/{version}")
+        if "resources" not in reply.fields:
+            problems.append(
+                Problem(
+                    f"the cluster does not serve {version}, which the stack's file asks for",
+                    "custom-resource-missing",
+                    f"{environment.kubectl} get customresourcedefinitions",
+                )
+            )
+    return problems
+
+
+@check(
+    "cluster.namespaces",
+    "the namespaces are new or this stack's, and no other environment is here",
+    after=("cluster.reachable",),
+)
 async def _marks(environment: Environment) -> list[Problem]:
     """The namespaces of this stack are new or bear its mark, and nobody else's mark is here."""
     others: dict[str, list[str]] = {}
@@ -250,6 +298,7 @@ def _is_own(environment: Environment, owner: Identity) -> bool:
     return (owner.project, owner.stack) == (PROJECT, environment.declared.stack)
 
 
+@check("machine.ports", "the ports of the forwards are free")
 async def _ports(environment: Environment) -> list[Problem]:
     """The local ports of the forwards are free on this machine."""
     settings, stack = environment.declared.settings, environment.declared.stack
@@ -274,81 +323,3 @@ async def _ports(environment: Environment) -> list[Problem]:
                 )
             )
     return problems
-
-
-async def _reachable(environment: Environment) -> list[Problem]:
-    await environment.view.reply("/version")
-    return []
-
-
-async def _optional(environment: Environment) -> list[Problem]:
-    """Kinds that the cluster itself must bring: the Gateway API, Prometheus' operator, Cilium."""
-    problems: list[Problem] = []
-    for version in sorted({item["apiVersion"] for item in environment.declared.manifests}):
-        group = version.partition("/")[0]
-        if "." not in group or group.endswith(".k8s.io") or group in _HELM:
-            continue
-        reply = await environment.view.reply(f"/apis/{version}")
-        if "resources" not in reply.fields:
-            problems.append(
-                Problem(
-                    f"the cluster does not serve {version}, which the stack's file asks for",
-                    "custom-resource-missing",
-                    f"{environment.kubectl} get customresourcedefinitions",
-                )
-            )
-    return problems
-
-
-_FIRST = ("cluster.reachable",)
-
-CHECKS: Sequence[Check] = (
-    Check(
-        name="cluster.reachable",
-        description="the API server answers",
-        depends_on=(),
-        look=_reachable,
-    ),
-    Check(
-        name="cluster.version",
-        description="Kubernetes is new enough",
-        depends_on=_FIRST,
-        look=_version,
-    ),
-    Check(
-        name="cluster.rights",
-        description="this login may create everything that is declared",
-        depends_on=_FIRST,
-        look=_rights,
-    ),
-    Check(
-        name="cluster.storage",
-        description="the storage classes exist",
-        depends_on=_FIRST,
-        look=_storage,
-    ),
-    Check(
-        name="cluster.owners",
-        description="no other installation owns the operators' kinds",
-        depends_on=_FIRST,
-        look=_owners,
-    ),
-    Check(
-        name="cluster.optional",
-        description="the cluster serves what it must bring itself",
-        depends_on=_FIRST,
-        look=_optional,
-    ),
-    Check(
-        name="cluster.namespaces",
-        description="the namespaces are new or this stack's, and no other environment is here",
-        depends_on=_FIRST,
-        look=_marks,
-    ),
-    Check(
-        name="machine.ports",
-        description="the ports of the forwards are free",
-        depends_on=(),
-        look=_ports,
-    ),
-)

@@ -10,7 +10,7 @@ from components import ports
 from operate.doctor import certificates, inside, last_update
 from operate.doctor.drift import unchanged
 from operate.doctor.endpoints import unnamed
-from operate.doctor.findings import Check, Environment, Problem, Severity, error_unless
+from operate.doctor.findings import Checks, Environment, Problem, Severity, error_unless
 from operate.doctor.pod_problems import GRACE, Workload, moved, pod_problems, pods_of, ready
 from operate.view import Object, age, at, condition, labelled, listed, mapped, written
 
@@ -26,6 +26,10 @@ from .postgres_cluster import (
     restoring,
 )
 
+CHECKS = Checks()
+
+check = CHECKS.check
+
 _LAG = 256 * 1024 * 1024
 """Bytes of WAL that a replica may be behind. Patroni tells positions only every 10 s."""
 
@@ -36,8 +40,21 @@ _BACKUP_DAYS = 8
 """Days without any scheduled backup; the longest schedule by default is a week."""
 
 
+CHECKS.append(unchanged("postgres.unchanged", {"PostgresCluster": CLUSTERS}))
+
+
+@check(
+    "postgres.created",
+    "PGO has made the database cluster that is declared",
+    after=(
+        *CLUSTER,
+        "cluster.kinds",
+        "cluster.policies",
+        "operators.available",
+        "postgres.unchanged",
+    ),
+)
 async def _created(environment: Environment) -> list[Problem]:
-    """PGO has acted on the PostgresCluster."""
     view = environment.view
     namespace, name = place(environment)
     cluster = await view.named(CLUSTERS, namespace, name)
@@ -104,6 +121,55 @@ async def _last_warning(environment: Environment, namespace: str, name: str) -> 
     return ""
 
 
+@check("postgres.patroni", "Patroni looks after the instances", after=("postgres.created",))
+async def _patroni_acts(environment: Environment) -> list[Problem]:
+    """Paused, it neither restarts nor fails over."""
+    pods = await pods_of(environment.view, instances(environment))
+    paused = [pod["metadata"]["name"] for pod in pods if _patroni(pod).get("pause")]
+    if not paused:
+        return []
+    namespace, _ = place(environment)
+    text = "PostgreSQL: Patroni is paused: it restarts nothing and does not fail over"
+    remedy = environment.kubectl_in(namespace, f"exec {paused[0]} -c database -- patronictl resume")
+    warning = Severity.WARNING
+    return [Problem(text, "postgres-paused", remedy, severity=warning, may_explain=True)]
+
+
+def _patroni(pod: Object) -> Mapping[str, Any]:
+    text = mapped(pod, "metadata", "annotations").get("status", "{}")
+    try:
+        state = json.loads(text)
+    except ValueError:
+        return {}
+    return cast("Mapping[str, Any]", state) if isinstance(state, dict) else {}
+
+
+check("postgres.volumes", "PostgreSQL's volumes have room", after=("postgres.created",))(
+    postgres_volumes.look
+)
+
+check(
+    "postgres.log",
+    "PostgreSQL's log names no fault",
+    after=("postgres.created", "postgres.volumes", "postgres.unchanged"),
+)(postgres_inside.log)
+
+
+@check(
+    "postgres.running",
+    "PostgreSQL's pods are Ready",
+    after=(
+        *CLUSTER,
+        "cluster.nodes",
+        "cluster.volumes",
+        "cluster.policies",
+        "postgres.created",
+        "postgres.patroni",
+        "postgres.volumes",
+        "postgres.log",
+        "postgres.unchanged",
+    ),
+)
 async def _running(environment: Environment) -> list[Problem]:
     workload = instances(environment)
     namespace, name = place(environment)
@@ -155,6 +221,11 @@ def _leads(pod: Object) -> bool:
     return _patroni(pod).get("role") in ("master", "primary")
 
 
+@check(
+    "postgres.primary",
+    "there is one primary",
+    after=("postgres.running", "postgres.patroni", "postgres.unchanged"),
+)
 async def _primary(environment: Environment) -> list[Problem]:
     workload = instances(environment)
     namespace, name = place(environment)
@@ -175,8 +246,94 @@ async def _primary(environment: Environment) -> list[Problem]:
     ]
 
 
+@check(
+    "postgres.names",
+    "PostgreSQL's Service leads to the primary",
+    after=("postgres.primary", "postgres.unchanged"),
+)
+async def _names(environment: Environment) -> list[Problem]:
+    """Patroni keeps its endpoint."""
+    namespace, name = place(environment)
+    leaders = await primaries(environment)
+    if len(leaders) != 1:
+        return []
+    service = f"{name}-ha"
+    missing = await unnamed(environment.view, namespace, service, leaders, by_address=True)
+    if not missing:
+        return []
+    # Patroni writes the endpoint a moment after the label.
+    changed = condition(leaders[0], "Ready") or {}
+    moving = age(environment.view, changed.get("lastTransitionTime")) < GRACE
+    remedy = environment.kubectl_in(namespace, f"describe service {service}")
+    return [
+        Problem(
+            f"PostgreSQL: Service {service} does not lead to the primary ({missing[0]})",
+            "postgres-no-names",
+            remedy,
+            severity=error_unless(changing=moving),
+        )
+    ]
+
+
+check(
+    "postgres.settings",
+    "nobody has set in PostgreSQL what PGO does not know of",
+    after=("postgres.primary",),
+)(postgres_inside.settings)
+
+
+@check(
+    "postgres.certificate",
+    "PostgreSQL's clients accept its certificate, which does not end soon",
+    after=("postgres.primary", "postgres.settings", "postgres.unchanged"),
+)
+async def _certificate(environment: Environment) -> list[Problem]:
+    return await certificates.problems(
+        environment,
+        await primaries(environment),
+        title="PostgreSQL",
+        port=ports.POSTGRES,
+        name=environment.declared.outputs.database_host,
+        server="postgres.settings",
+        opening=_ask_for_tls,
+    )
+
+
+async def _ask_for_tls(connection: inside.Tunnel) -> None:
+    """Raises NoTlsError.
+
+    https://www.postgresql.org/docs/16/protocol-flow.html#PROTOCOL-FLOW-SSL
+    """
+    await connection.send(struct.pack("!II", 8, 80877103))
+    if await connection.receive() != b"S":
+        raise certificates.NoTlsError("it offers no TLS")
+
+
+check(
+    "postgres.logins",
+    "Shlink can log in to its database and write there",
+    after=("postgres.primary", "postgres.unchanged"),
+)(postgres_inside.logins)
+
+check(
+    "postgres.grant",
+    "Shlink's user may create its tables",
+    after=("postgres.primary", "postgres.logins"),
+)(postgres_inside.grant)
+
+check(
+    "postgres.tables",
+    "Shlink's tables are there, its own, and not locked for long",
+    after=("postgres.primary", "postgres.logins"),
+)(postgres_inside.tables)
+
+
+@check(
+    "postgres.pooler",
+    "PgBouncer's pods are Ready, and clients accept its certificate",
+    after=("cluster.nodes", "cluster.policies", "postgres.created"),
+)
 async def _pooler(environment: Environment) -> list[Problem]:
-    """PgBouncer's pods are Ready, and clients accept its certificate; nothing where it is not."""
     manifest = declared_cluster(environment)
     declared = mapped(manifest, "spec", "proxy", "pgBouncer")
     if not declared:
@@ -214,8 +371,11 @@ async def _pooler(environment: Environment) -> list[Problem]:
     )
 
 
+@check(
+    "postgres.replicas", "the replicas follow it", after=("postgres.primary", "postgres.unchanged")
+)
 async def _replicas(environment: Environment) -> list[Problem]:
-    """Replicas stream from the primary. Patroni writes each member's state into its pod."""
+    """Patroni writes each member's state into its pod."""
     workload = instances(environment)
     members: dict[str, Mapping[str, Any]] = {}
     for pod in await pods_of(environment.view, workload):
@@ -258,30 +418,17 @@ def _differences(name: str, member: Mapping[str, Any], leader: Mapping[str, Any]
     return [f"{name} is {behind / 1024 / 1024:.0f} MiB behind"] if behind > _LAG else []
 
 
-async def _patroni_acts(environment: Environment) -> list[Problem]:
-    """Patroni looks after the instances. Paused, it neither restarts nor fails over."""
-    pods = await pods_of(environment.view, instances(environment))
-    paused = [pod["metadata"]["name"] for pod in pods if _patroni(pod).get("pause")]
-    if not paused:
-        return []
-    namespace, _ = place(environment)
-    text = "PostgreSQL: Patroni is paused: it restarts nothing and does not fail over"
-    remedy = environment.kubectl_in(namespace, f"exec {paused[0]} -c database -- patronictl resume")
-    warning = Severity.WARNING
-    return [Problem(text, "postgres-paused", remedy, severity=warning, may_explain=True)]
-
-
-def _patroni(pod: Object) -> Mapping[str, Any]:
-    text = mapped(pod, "metadata", "annotations").get("status", "{}")
-    try:
-        state = json.loads(text)
-    except ValueError:
-        return {}
-    return cast("Mapping[str, Any]", state) if isinstance(state, dict) else {}
-
-
+@check(
+    "postgres.repository",
+    "the backup repositories can be written",
+    after=(
+        "postgres.primary",
+        "cluster.volumes",
+        "postgres.volumes",
+        "postgres.unchanged",
+    ),
+)
 async def _repository(environment: Environment) -> list[Problem]:
-    """PgBackRest's repositories exist and hold the first backup."""
     namespace, name = place(environment)
     cluster = await environment.view.named(CLUSTERS, namespace, name)
     if cluster is None:
@@ -311,8 +458,19 @@ async def _repository(environment: Environment) -> list[Problem]:
     return []
 
 
+check(
+    "postgres.archiving",
+    "PostgreSQL archives its WAL",
+    after=("postgres.repository", "postgres.settings", "postgres.unchanged"),
+)(postgres_inside.archiving)
+
+
+@check(
+    "postgres.backups",
+    "scheduled backups succeed",
+    after=("postgres.repository", "postgres.unchanged"),
+)
 async def _backups(environment: Environment) -> list[Problem]:
-    """Each scheduled backup has succeeded in its time."""
     view = environment.view
     namespace, name = place(environment)
     problems: list[Problem] = []
@@ -337,178 +495,3 @@ async def _backups(environment: Environment) -> list[Problem]:
         remedy = environment.kubectl_in(namespace, command)
         problems.append(Problem(text, "postgres-backup-old", remedy))
     return problems[:1]
-
-
-async def _certificate(environment: Environment) -> list[Problem]:
-    """The primary shows a certificate of this environment's authority."""
-    return await certificates.problems(
-        environment,
-        await primaries(environment),
-        title="PostgreSQL",
-        port=ports.POSTGRES,
-        name=environment.declared.outputs.database_host,
-        server="postgres.settings",
-        opening=_ask_for_tls,
-    )
-
-
-async def _ask_for_tls(connection: inside.Tunnel) -> None:
-    """Raises NoTlsError.
-
-    https://www.postgresql.org/docs/16/protocol-flow.html#PROTOCOL-FLOW-SSL
-    """
-    await connection.send(struct.pack("!II", 8, 80877103))
-    if await connection.receive() != b"S":
-        raise certificates.NoTlsError("it offers no TLS")
-
-
-async def _names(environment: Environment) -> list[Problem]:
-    """The Service by which clients find the primary leads to it. Patroni keeps its endpoint."""
-    namespace, name = place(environment)
-    leaders = await primaries(environment)
-    if len(leaders) != 1:
-        return []
-    service = f"{name}-ha"
-    missing = await unnamed(environment.view, namespace, service, leaders, by_address=True)
-    if not missing:
-        return []
-    # Patroni writes the endpoint a moment after the label.
-    changed = condition(leaders[0], "Ready") or {}
-    moving = age(environment.view, changed.get("lastTransitionTime")) < GRACE
-    remedy = environment.kubectl_in(namespace, f"describe service {service}")
-    return [
-        Problem(
-            f"PostgreSQL: Service {service} does not lead to the primary ({missing[0]})",
-            "postgres-no-names",
-            remedy,
-            severity=error_unless(changing=moving),
-        )
-    ]
-
-
-CHECKS = (
-    unchanged("postgres.unchanged", {"PostgresCluster": CLUSTERS}),
-    Check(
-        name="postgres.created",
-        description="PGO has made the database cluster that is declared",
-        depends_on=(
-            *CLUSTER,
-            "cluster.kinds",
-            "cluster.policies",
-            "operators.available",
-            "postgres.unchanged",
-        ),
-        look=_created,
-    ),
-    Check(
-        name="postgres.patroni",
-        description="Patroni looks after the instances",
-        depends_on=("postgres.created",),
-        look=_patroni_acts,
-    ),
-    Check(
-        name="postgres.volumes",
-        description="PostgreSQL's volumes have room",
-        depends_on=("postgres.created",),
-        look=postgres_volumes.look,
-    ),
-    Check(
-        name="postgres.log",
-        description="PostgreSQL's log names no fault",
-        depends_on=("postgres.created", "postgres.volumes", "postgres.unchanged"),
-        look=postgres_inside.log,
-    ),
-    Check(
-        name="postgres.running",
-        description="PostgreSQL's pods are Ready",
-        depends_on=(
-            *CLUSTER,
-            "cluster.nodes",
-            "cluster.volumes",
-            "cluster.policies",
-            "postgres.created",
-            "postgres.patroni",
-            "postgres.volumes",
-            "postgres.log",
-            "postgres.unchanged",
-        ),
-        look=_running,
-    ),
-    Check(
-        name="postgres.primary",
-        description="there is one primary",
-        depends_on=("postgres.running", "postgres.patroni", "postgres.unchanged"),
-        look=_primary,
-    ),
-    Check(
-        name="postgres.names",
-        description="PostgreSQL's Service leads to the primary",
-        depends_on=("postgres.primary", "postgres.unchanged"),
-        look=_names,
-    ),
-    Check(
-        name="postgres.settings",
-        description="nobody has set in PostgreSQL what PGO does not know of",
-        depends_on=("postgres.primary",),
-        look=postgres_inside.settings,
-    ),
-    Check(
-        name="postgres.certificate",
-        description="PostgreSQL's clients accept its certificate, which does not end soon",
-        depends_on=("postgres.primary", "postgres.settings", "postgres.unchanged"),
-        look=_certificate,
-    ),
-    Check(
-        name="postgres.logins",
-        description="Shlink can log in to its database and write there",
-        depends_on=("postgres.primary", "postgres.unchanged"),
-        look=postgres_inside.logins,
-    ),
-    Check(
-        name="postgres.grant",
-        description="Shlink's user may create its tables",
-        depends_on=("postgres.primary", "postgres.logins"),
-        look=postgres_inside.grant,
-    ),
-    Check(
-        name="postgres.tables",
-        description="Shlink's tables are there, its own, and not locked for long",
-        depends_on=("postgres.primary", "postgres.logins"),
-        look=postgres_inside.tables,
-    ),
-    Check(
-        name="postgres.pooler",
-        description="PgBouncer's pods are Ready, and clients accept its certificate",
-        depends_on=("cluster.nodes", "cluster.policies", "postgres.created"),
-        look=_pooler,
-    ),
-    Check(
-        name="postgres.replicas",
-        description="the replicas follow it",
-        depends_on=("postgres.primary", "postgres.unchanged"),
-        look=_replicas,
-    ),
-    Check(
-        name="postgres.repository",
-        description="the backup repositories can be written",
-        depends_on=(
-            "postgres.primary",
-            "cluster.volumes",
-            "postgres.volumes",
-            "postgres.unchanged",
-        ),
-        look=_repository,
-    ),
-    Check(
-        name="postgres.archiving",
-        description="PostgreSQL archives its WAL",
-        depends_on=("postgres.repository", "postgres.settings", "postgres.unchanged"),
-        look=postgres_inside.archiving,
-    ),
-    Check(
-        name="postgres.backups",
-        description="scheduled backups succeed",
-        depends_on=("postgres.repository", "postgres.unchanged"),
-        look=_backups,
-    ),
-)

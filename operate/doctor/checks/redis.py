@@ -14,7 +14,7 @@ from components.settings.types import amount
 from operate.doctor import last_update
 from operate.doctor.drift import unchanged
 from operate.doctor.endpoints import unnamed
-from operate.doctor.findings import Check, Environment, Problem, Severity, error_unless, skip
+from operate.doctor.findings import Checks, Environment, Problem, Severity, error_unless, skip
 from operate.doctor.inside import tunnel
 from operate.doctor.pod_problems import (
     GRACE,
@@ -40,6 +40,10 @@ from operate.view import (
 )
 
 from .cluster import CLUSTER
+
+CHECKS = Checks()
+
+check = CHECKS.check
 
 _FAILOVERS = "databases.spotahome.com/v1/redisfailovers"
 
@@ -109,6 +113,20 @@ def _workload(manifest: Object, component: str) -> Workload:
     )
 
 
+CHECKS.append(unchanged("redis.unchanged", {"RedisFailover": _FAILOVERS}))
+
+
+@check(
+    "redis.created",
+    "redis-operator has made what is declared",
+    after=(
+        *CLUSTER,
+        "cluster.kinds",
+        "cluster.policies",
+        "operators.available",
+        "redis.unchanged",
+    ),
+)
 async def _created(environment: Environment) -> list[Problem]:
     manifest = _declared(environment)
     if manifest is None:
@@ -134,8 +152,13 @@ async def _created(environment: Environment) -> list[Problem]:
     return problems
 
 
+@check(
+    "redis.answers",
+    "every Redis server answers its exporter",
+    after=(*CLUSTER, "redis.created", "redis.unchanged"),
+)
 async def _answers(environment: Environment) -> list[Problem]:
-    """Each server answers its own exporter, whose password is that of the pod, Ready or not."""
+    """The exporter's password is that of the pod, Ready or not."""
     manifest = await _asked(environment)
     if manifest is None:
         return []
@@ -191,6 +214,20 @@ async def _heard(environment: Environment, pod: Object) -> bytes | None:
         return None
 
 
+@check(
+    "redis.running",
+    "Redis and Sentinel are Ready",
+    after=(
+        *CLUSTER,
+        "cluster.nodes",
+        "cluster.objects",
+        "cluster.volumes",
+        "cluster.policies",
+        "redis.created",
+        "redis.answers",
+        "redis.unchanged",
+    ),
+)
 async def _running(environment: Environment) -> list[Problem]:
     manifest = await _asked(environment)
     if manifest is None:
@@ -207,8 +244,12 @@ async def _running(environment: Environment) -> list[Problem]:
     return problems
 
 
+@check(
+    "redis.master",
+    "Redis has one master",
+    after=("redis.running", "operators.available", "redis.unchanged"),
+)
 async def _master(environment: Environment) -> list[Problem]:
-    """One Redis pod carries the operator's label of a master."""
     manifest = await _asked(environment)
     if manifest is None:
         return []
@@ -229,8 +270,12 @@ async def _master(environment: Environment) -> list[Problem]:
     ]
 
 
+@check(
+    "redis.names",
+    "the Services of Redis and Sentinel lead to every pod",
+    after=("redis.created", "redis.running", "redis.unchanged"),
+)
 async def _names(environment: Environment) -> list[Problem]:
-    """The Services by which clients and pods find each other exist, and lead to every Ready pod."""
     manifest = await _asked(environment)
     if manifest is None:
         return []
@@ -259,8 +304,12 @@ async def _settled(environment: Environment, workload: Workload) -> list[Object]
     return [pod for pod in pods if ready(pod) and not moved(environment.view, pod)]
 
 
+@check(
+    "redis.sentinels",
+    "the sentinels agree on the master",
+    after=("redis.master", "redis.running", "redis.unchanged"),
+)
 async def _sentinels(environment: Environment) -> list[Problem]:
-    """Every sentinel names the same master, and it is the pod with the operator's label."""
     manifest = await _asked(environment)
     if manifest is None:
         return []
@@ -320,8 +369,12 @@ def _lines(answer: bytes) -> int:
     return 5 if not answer or answer.startswith(b"*2") else 1
 
 
+@check(
+    "redis.servers",
+    "every Redis server answers, takes writes and has memory left",
+    after=("redis.master", "redis.running", "redis.unchanged"),
+)
 async def _servers(environment: Environment) -> list[Problem]:
-    """Each server answers, takes writes and is not near its memory limit; there is one master."""
     manifest = await _asked(environment)
     if manifest is None:
         return []
@@ -425,65 +478,3 @@ async def _exported(environment: Environment, pod: Object) -> _Exported | Proble
     if told.value("redis_up") is None:
         return skip(f"the exporter of {metadata['name']} tells nothing ({reply.status})")
     return told
-
-
-CHECKS = (
-    unchanged("redis.unchanged", {"RedisFailover": _FAILOVERS}),
-    Check(
-        name="redis.created",
-        description="redis-operator has made what is declared",
-        depends_on=(
-            *CLUSTER,
-            "cluster.kinds",
-            "cluster.policies",
-            "operators.available",
-            "redis.unchanged",
-        ),
-        look=_created,
-    ),
-    Check(
-        name="redis.answers",
-        description="every Redis server answers its exporter",
-        depends_on=(*CLUSTER, "redis.created", "redis.unchanged"),
-        look=_answers,
-    ),
-    Check(
-        name="redis.running",
-        description="Redis and Sentinel are Ready",
-        depends_on=(
-            *CLUSTER,
-            "cluster.nodes",
-            "cluster.objects",
-            "cluster.volumes",
-            "cluster.policies",
-            "redis.created",
-            "redis.answers",
-            "redis.unchanged",
-        ),
-        look=_running,
-    ),
-    Check(
-        name="redis.master",
-        description="Redis has one master",
-        depends_on=("redis.running", "operators.available", "redis.unchanged"),
-        look=_master,
-    ),
-    Check(
-        name="redis.names",
-        description="the Services of Redis and Sentinel lead to every pod",
-        depends_on=("redis.created", "redis.running", "redis.unchanged"),
-        look=_names,
-    ),
-    Check(
-        name="redis.sentinels",
-        description="the sentinels agree on the master",
-        depends_on=("redis.master", "redis.running", "redis.unchanged"),
-        look=_sentinels,
-    ),
-    Check(
-        name="redis.servers",
-        description="every Redis server answers, takes writes and has memory left",
-        depends_on=("redis.master", "redis.running", "redis.unchanged"),
-        look=_servers,
-    ),
-)

@@ -5,12 +5,16 @@ import re
 from components.cluster.waits import synced
 from operate.doctor import last_update
 from operate.doctor.drift import unchanged
-from operate.doctor.findings import Check, Environment, Problem, error_unless
+from operate.doctor.findings import Checks, Environment, Problem, error_unless
 from operate.doctor.pod_problems import GRACE, last_seen
 from operate.view import Object, age, at, condition, mapped, written
 
 from .cluster import CLUSTER
 from .vault import restarted
+
+CHECKS = Checks()
+
+check = CHECKS.check
 
 _STORES = "external-secrets.io/v1/secretstores"
 
@@ -45,6 +49,27 @@ _MEANINGS = {
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 
 
+CHECKS.append(unchanged("secrets.unchanged", {"SecretStore": _STORES, "ExternalSecret": _EXTERNAL}))
+
+
+@check(
+    "secrets.store",
+    "the SecretStores can log in to Vault",
+    after=(
+        *CLUSTER,
+        "cluster.kinds",
+        "cluster.objects",
+        "cluster.policies",
+        "cluster.dns",
+        "cluster.names",
+        "operators.available",
+        "secrets.unchanged",
+        "vault.names",
+        "vault.leader",
+        "vault.certificate",
+        "vault.login",
+    ),
+)
 async def _stores(environment: Environment) -> list[Problem]:
     problems: list[Problem] = []
     for manifest in environment.declared.of_kind("SecretStore"):
@@ -72,6 +97,11 @@ async def _stores(environment: Environment) -> list[Problem]:
     return problems
 
 
+@check(
+    "secrets.synced",
+    "every Secret is delivered, in the version that its pods are made for",
+    after=("secrets.store", "secrets.unchanged"),
+)
 async def _synced(environment: Environment) -> list[Problem]:
     problems: list[Problem] = []
     for manifest in environment.declared.of_kind("ExternalSecret"):
@@ -155,33 +185,3 @@ def _meaning(message: str) -> str:
         if re.search(pattern, line):
             return f"{meaning} ({line})"
     return line
-
-
-CHECKS = (
-    unchanged("secrets.unchanged", {"SecretStore": _STORES, "ExternalSecret": _EXTERNAL}),
-    Check(
-        name="secrets.store",
-        description="the SecretStores can log in to Vault",
-        depends_on=(
-            *CLUSTER,
-            "cluster.kinds",
-            "cluster.objects",
-            "cluster.policies",
-            "cluster.dns",
-            "cluster.names",
-            "operators.available",
-            "secrets.unchanged",
-            "vault.names",
-            "vault.leader",
-            "vault.certificate",
-            "vault.login",
-        ),
-        look=_stores,
-    ),
-    Check(
-        name="secrets.synced",
-        description="every Secret is delivered, in the version that its pods are made for",
-        depends_on=("secrets.store", "secrets.unchanged"),
-        look=_synced,
-    ),
-)

@@ -8,7 +8,7 @@ from typing import Any
 from components.network.flows import GEOLITE, WEB_CLIENT
 from operate.doctor import drift, last_update
 from operate.doctor.drift import unchanged
-from operate.doctor.findings import Check, Environment, Problem, Severity, error_unless, skip
+from operate.doctor.findings import Checks, Environment, Problem, Severity, error_unless, skip
 from operate.doctor.pod_problems import GRACE, Workload, pod_problems
 from operate.view import (
     ForbiddenError,
@@ -25,6 +25,10 @@ from operate.view import (
 from . import postgres_inside
 from .cluster import CLUSTER, deployment_problems
 from .postgres_cluster import restoring
+
+CHECKS = Checks()
+
+check = CHECKS.check
 
 _BESIDE = (WEB_CLIENT.name, GEOLITE.name)
 """Deployments without which Shlink serves."""
@@ -141,6 +145,54 @@ def _migration(environment: Environment) -> Object | None:
     return None
 
 
+CHECKS.append(
+    unchanged(
+        "shlink.unchanged",
+        {
+            "Deployment": "apps/v1/deployments",
+            "Service": "v1/services",
+            "Ingress": "networking.k8s.io/v1/ingresses",
+            "HTTPRoute": "gateway.networking.k8s.io/v1/httproutes",
+        },
+    )
+)
+
+
+@check("shlink.redis-mode", "Shlink is told how Redis runs", after=CLUSTER)
+async def _redis_mode(environment: Environment) -> list[Problem]:
+    """With a single entry Shlink ignores the Sentinel setting (shlink-common, RedisFactory)."""
+    manifest = _deployment(environment)
+    namespace, name = manifest["metadata"]["namespace"], manifest["metadata"]["name"]
+    deployment = await environment.view.named("apps/v1/deployments", namespace, name)
+    if deployment is None:
+        return []
+    container = deployment["spec"]["template"]["spec"]["containers"][0]
+    variables: dict[str, Any] = {}
+    for variable in listed(container, "env"):
+        variables[variable["name"]] = variable.get("value")
+    if "REDIS_SENTINEL_SERVICE" not in variables:
+        return []
+    servers = str(variables.get("REDIS_SERVERS") or "").split(",")
+    if len(servers) > 1:
+        return []
+    text = (
+        "Shlink is told one Sentinel in REDIS_SERVERS; with fewer than two it takes the "
+        "Sentinel for Redis itself"
+    )
+    return [Problem(text, "shlink-redis-mode", environment.make("refresh"))]
+
+
+@check(
+    "shlink.migrated",
+    "the migration of the database succeeded",
+    after=(
+        *CLUSTER,
+        "cluster.nodes",
+        "shlink.unchanged",
+        "shlink.redis-mode",
+        *_SERVERS,
+    ),
+)
 async def _migrated(environment: Environment) -> list[Problem]:
     manifest = _migration(environment)
     if manifest is None:
@@ -248,6 +300,17 @@ def _cause(log: str) -> tuple[str, str] | None:
     return None
 
 
+@check(
+    "shlink.running",
+    "Shlink's pods are Ready",
+    after=(
+        "shlink.migrated",
+        "cluster.objects",
+        "cluster.strays",
+        "shlink.unchanged",
+        *_SERVERS,
+    ),
+)
 async def _running(environment: Environment) -> list[Problem]:
     manifest = _deployment(environment)
     namespace, name = manifest["metadata"]["namespace"], manifest["metadata"]["name"]
@@ -314,26 +377,55 @@ async def _running(environment: Environment) -> list[Problem]:
     return explained
 
 
-async def _web_client(environment: Environment) -> list[Problem]:
-    """The web client runs, where there is one. Nothing depends on it but the people who use it."""
-    manifest = environment.declared.named("Deployment", WEB_CLIENT.name)
+check(
+    "shlink.api-key",
+    "Shlink accepts this environment's API key",
+    after=("postgres.primary", "postgres.logins", "postgres.tables", "shlink.migrated"),
+)(postgres_inside.api_key)
+
+
+@check(
+    "shlink.geolite",
+    "GeoLite's database is served to Shlink",
+    after=(*CLUSTER, "cluster.nodes", "secrets.synced"),
+)
+async def _places(environment: Environment) -> list[Problem]:
+    """Without it visits have no place, and no more."""
+    manifest = environment.declared.named("Deployment", GEOLITE.name)
     if manifest is None:
         return []
-    namespace = manifest["metadata"]["namespace"]
-    deployment = await environment.view.named("apps/v1/deployments", namespace, WEB_CLIENT.name)
-    if deployment is None:
-        return [await last_update.missing(environment, manifest, "up")]
-    return await deployment_problems(
-        environment,
-        deployment,
-        title="Shlink's web client",
-        unchanged="shlink.unchanged",
-        page="web-client-down",
+    deployment = await environment.view.named(
+        "apps/v1/deployments", GEOLITE.namespace, GEOLITE.name
     )
+    if deployment is None:
+        problem = await last_update.missing(environment, manifest, "up")
+        if problem.severity is Severity.ERROR:
+            problem = dataclasses.replace(problem, severity=Severity.WARNING)
+        return [problem]
+    workload = Workload(
+        title="GeoLite",
+        namespace=GEOLITE.namespace,
+        labels=GEOLITE.labels,
+        owners=(GEOLITE.name,),
+        replicas=1,
+        secrets=("secrets.synced",),
+        unchanged="shlink.unchanged",
+    )
+    problems: list[Problem] = []
+    for problem in await pod_problems(environment, workload):
+        severity = problem.severity
+        if severity is Severity.ERROR:
+            severity = Severity.WARNING
+        problems.append(dataclasses.replace(problem, severity=severity))
+    return problems
 
 
+@check(
+    "shlink.autoscaler",
+    "the autoscaler measures and decides",
+    after=("shlink.running", "cluster.reserves"),
+)
 async def _scales(environment: Environment) -> list[Problem]:
-    """The autoscaler measures, may change the number of pods, and asks for no more than it may."""
     problems: list[Problem] = []
     for manifest in environment.declared.of_kind("HorizontalPodAutoscaler"):
         namespace, name = manifest["metadata"]["namespace"], manifest["metadata"]["name"]
@@ -368,65 +460,40 @@ def _of_scaler(environment: Environment, scaler: Object) -> list[Problem]:
     return [Problem(f"Shlink's autoscaler: {text}", page, remedy, severity=severity)]
 
 
-async def _places(environment: Environment) -> list[Problem]:
-    """The pod that downloads GeoLite runs; without it visits have no place, and no more."""
-    manifest = environment.declared.named("Deployment", GEOLITE.name)
+@check(
+    "shlink.web-client",
+    "Shlink's web client runs",
+    after=(*CLUSTER, "cluster.nodes", "shlink.unchanged"),
+)
+async def _web_client(environment: Environment) -> list[Problem]:
+    """Nothing depends on it but the people who use it."""
+    manifest = environment.declared.named("Deployment", WEB_CLIENT.name)
     if manifest is None:
         return []
-    deployment = await environment.view.named(
-        "apps/v1/deployments", GEOLITE.namespace, GEOLITE.name
-    )
+    namespace = manifest["metadata"]["namespace"]
+    deployment = await environment.view.named("apps/v1/deployments", namespace, WEB_CLIENT.name)
     if deployment is None:
-        problem = await last_update.missing(environment, manifest, "up")
-        if problem.severity is Severity.ERROR:
-            problem = dataclasses.replace(problem, severity=Severity.WARNING)
-        return [problem]
-    workload = Workload(
-        title="GeoLite",
-        namespace=GEOLITE.namespace,
-        labels=GEOLITE.labels,
-        owners=(GEOLITE.name,),
-        replicas=1,
-        secrets=("secrets.synced",),
+        return [await last_update.missing(environment, manifest, "up")]
+    return await deployment_problems(
+        environment,
+        deployment,
+        title="Shlink's web client",
         unchanged="shlink.unchanged",
+        page="web-client-down",
     )
-    problems: list[Problem] = []
-    for problem in await pod_problems(environment, workload):
-        severity = problem.severity
-        if severity is Severity.ERROR:
-            severity = Severity.WARNING
-        problems.append(dataclasses.replace(problem, severity=severity))
-    return problems
 
 
-async def _redis_mode(environment: Environment) -> list[Problem]:
-    """Shlink reaches Redis in the mode that works: with Sentinel it needs two entries.
-
-    With a single entry Shlink ignores the Sentinel setting (shlink-common, RedisFactory).
-    """
-    manifest = _deployment(environment)
-    namespace, name = manifest["metadata"]["namespace"], manifest["metadata"]["name"]
-    deployment = await environment.view.named("apps/v1/deployments", namespace, name)
-    if deployment is None:
-        return []
-    container = deployment["spec"]["template"]["spec"]["containers"][0]
-    variables: dict[str, Any] = {}
-    for variable in listed(container, "env"):
-        variables[variable["name"]] = variable.get("value")
-    if "REDIS_SENTINEL_SERVICE" not in variables:
-        return []
-    servers = str(variables.get("REDIS_SERVERS") or "").split(",")
-    if len(servers) > 1:
-        return []
-    text = (
-        "Shlink is told one Sentinel in REDIS_SERVERS; with fewer than two it takes the "
-        "Sentinel for Redis itself"
-    )
-    return [Problem(text, "shlink-redis-mode", environment.make("refresh"))]
-
-
+@check(
+    "shlink.reached",
+    "Shlink's Service and route lead to it",
+    after=(
+        "shlink.running",
+        "shlink.web-client",
+        "cluster.objects",
+        "shlink.unchanged",
+    ),
+)
 async def _reached(environment: Environment) -> list[Problem]:
-    """The Service has a pod behind it, and what leads to it from outside is accepted."""
     view = environment.view
     manifest = _deployment(environment)
     namespace = manifest["metadata"]["namespace"]
@@ -527,81 +594,3 @@ def _route(environment: Environment, kind: str, actual: Object) -> list[Problem]
         level = Severity.PROGRESS if young else Severity.ERROR
     causes = (*CLUSTER, "cluster.kinds")
     return [Problem(text, "shlink-route", described, severity=level, causes=causes)]
-
-
-CHECKS = (
-    unchanged(
-        "shlink.unchanged",
-        {
-            "Deployment": "apps/v1/deployments",
-            "Service": "v1/services",
-            "Ingress": "networking.k8s.io/v1/ingresses",
-            "HTTPRoute": "gateway.networking.k8s.io/v1/httproutes",
-        },
-    ),
-    Check(
-        name="shlink.redis-mode",
-        description="Shlink is told how Redis runs",
-        depends_on=(*CLUSTER,),
-        look=_redis_mode,
-    ),
-    Check(
-        name="shlink.migrated",
-        description="the migration of the database succeeded",
-        depends_on=(
-            *CLUSTER,
-            "cluster.nodes",
-            "shlink.unchanged",
-            "shlink.redis-mode",
-            *_SERVERS,
-        ),
-        look=_migrated,
-    ),
-    Check(
-        name="shlink.running",
-        description="Shlink's pods are Ready",
-        depends_on=(
-            "shlink.migrated",
-            "cluster.objects",
-            "cluster.strays",
-            "shlink.unchanged",
-            *_SERVERS,
-        ),
-        look=_running,
-    ),
-    Check(
-        name="shlink.api-key",
-        description="Shlink accepts this environment's API key",
-        depends_on=("postgres.primary", "postgres.logins", "postgres.tables", "shlink.migrated"),
-        look=postgres_inside.api_key,
-    ),
-    Check(
-        name="shlink.geolite",
-        description="GeoLite's database is served to Shlink",
-        depends_on=(*CLUSTER, "cluster.nodes", "secrets.synced"),
-        look=_places,
-    ),
-    Check(
-        name="shlink.autoscaler",
-        description="the autoscaler measures and decides",
-        depends_on=("shlink.running", "cluster.reserves"),
-        look=_scales,
-    ),
-    Check(
-        name="shlink.web-client",
-        description="Shlink's web client runs",
-        depends_on=(*CLUSTER, "cluster.nodes", "shlink.unchanged"),
-        look=_web_client,
-    ),
-    Check(
-        name="shlink.reached",
-        description="Shlink's Service and route lead to it",
-        depends_on=(
-            "shlink.running",
-            "shlink.web-client",
-            "cluster.objects",
-            "shlink.unchanged",
-        ),
-        look=_reached,
-    ),
-)

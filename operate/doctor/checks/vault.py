@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from operate.doctor import certificates, drift
 from operate.doctor.endpoints import unnamed
-from operate.doctor.findings import Check, Environment, Problem, Severity, error_unless
+from operate.doctor.findings import Checks, Environment, Problem, Severity, error_unless
 from operate.doctor.pod_problems import (
     GRACE,
     Workload,
@@ -22,6 +22,10 @@ from operate.view import LookError, Object, age, at, condition, labels_of, liste
 
 from . import vault_login
 from .cluster import CLUSTER
+
+CHECKS = Checks()
+
+check = CHECKS.check
 
 _LABELS = {"app.kubernetes.io/name": "vault", "component": "server"}
 
@@ -52,8 +56,9 @@ async def _workload(environment: Environment) -> Workload:
     )
 
 
+@check("vault.unchanged", "nobody has changed Vault's StatefulSet and Services", after=CLUSTER)
 async def _unchanged(environment: Environment) -> list[Problem]:
-    """Nobody has edited what the chart made: an update would not notice."""
+    """An update would not notice."""
     problems: list[Problem] = []
     namespace = environment.declared.vault.namespace
     for kind, resource in (("StatefulSet", "apps/v1/statefulsets"), ("Service", "v1/services")):
@@ -62,8 +67,19 @@ async def _unchanged(environment: Environment) -> list[Problem]:
     return problems
 
 
+@check(
+    "vault.running",
+    "Vault's pods run",
+    after=(
+        *CLUSTER,
+        "cluster.nodes",
+        "cluster.objects",
+        "cluster.volumes",
+        "vault.unchanged",
+    ),
+)
 async def _running(environment: Environment) -> list[Problem]:
-    """Vault's pods run; whether they are Ready is the next check's, which knows why not."""
+    """Whether they are Ready is the next check's, which knows why not."""
     workload = await _workload(environment)
     problems = await pod_problems(environment, workload)
     pods = await pods_of(environment.view, workload)
@@ -87,6 +103,36 @@ async def _running(environment: Environment) -> list[Problem]:
     return [problem for problem in problems if problem.anchor != "pod-not-ready"]
 
 
+@check(
+    "vault.initialised",
+    "the Job that initialises Vault succeeded",
+    after=("vault.running", "cluster.policies"),
+)
+async def _initialised(environment: Environment) -> list[Problem]:
+    job = environment.declared.named("Job", "vault-init")
+    if job is None:
+        return []
+    namespace = job["metadata"]["namespace"]
+    actual = await environment.view.named("batch/v1/jobs", namespace, "vault-init")
+    if actual is None:
+        return []
+    failed = condition(actual, "Failed")
+    if failed is None or failed["status"] != "True":
+        return []
+    return [
+        Problem(
+            f"Vault: the Job that initialises it has failed ({failed.get('reason', '')})",
+            "vault-init-failed",
+            environment.make("up"),
+        )
+    ]
+
+
+@check(
+    "vault.unsealed",
+    "Vault is initialised and unsealed",
+    after=("vault.running", "vault.initialised", "vault.unchanged"),
+)
 async def _unsealed(environment: Environment) -> list[Problem]:
     workload = await _workload(environment)
     pods = [pod for pod in await pods_of(environment.view, workload) if not stopping(pod)]
@@ -185,8 +231,13 @@ async def _health_by_probe(environment: Environment, pod: Object) -> Mapping[str
     return None
 
 
+@check(
+    "vault.certificate",
+    "Vault's certificate is one that its clients accept, and does not end soon",
+    after=("vault.running",),
+)
 async def _certificate(environment: Environment) -> list[Problem]:
-    """Each server shows a certificate of this environment's authority, sealed or not."""
+    """Sealed servers show one too."""
     address = urlsplit(environment.declared.outputs.vault_address)
     pods = await pods_of(environment.view, await _workload(environment))
     return await certificates.problems(
@@ -205,29 +256,8 @@ async def restarted(environment: Environment, seconds: float) -> bool:
     return any(moved(environment.view, pod, seconds) for pod in pods)
 
 
-async def _initialised(environment: Environment) -> list[Problem]:
-    """The Job that initialises Vault has not failed."""
-    job = environment.declared.named("Job", "vault-init")
-    if job is None:
-        return []
-    namespace = job["metadata"]["namespace"]
-    actual = await environment.view.named("batch/v1/jobs", namespace, "vault-init")
-    if actual is None:
-        return []
-    failed = condition(actual, "Failed")
-    if failed is None or failed["status"] != "True":
-        return []
-    return [
-        Problem(
-            f"Vault: the Job that initialises it has failed ({failed.get('reason', '')})",
-            "vault-init-failed",
-            environment.make("up"),
-        )
-    ]
-
-
+@check("vault.leader", "one Vault server leads", after=("vault.unsealed", "cluster.policies"))
 async def _leader(environment: Environment) -> list[Problem]:
-    """A raft cluster has one active server."""
     if environment.declared.settings.vault.mode != "ha":
         return []
     pods = await pods_of(environment.view, await _workload(environment))
@@ -241,13 +271,12 @@ async def _leader(environment: Environment) -> list[Problem]:
     return [Problem(text, "vault-no-leader", remedy, severity=severity)]
 
 
-async def _login(environment: Environment) -> list[Problem]:
-    """The auth mount and the roles of the stores are as declared, and Vault can write."""
-    return await vault_login.look(environment, await _workload(environment))
-
-
+@check(
+    "vault.names",
+    "Vault's Service leads to it",
+    after=(*CLUSTER, "vault.running", "vault.leader", "vault.unchanged"),
+)
 async def _names(environment: Environment) -> list[Problem]:
-    """The Service by which clients find Vault exists, and leads to its pods."""
     host = urlsplit(environment.declared.outputs.vault_address).hostname or ""
     service, namespace, *_ = *host.split("."), ""
     if namespace != environment.declared.vault.namespace:
@@ -269,59 +298,10 @@ async def _names(environment: Environment) -> list[Problem]:
     return [Problem(text, "vault-no-names", described, severity=severity)]
 
 
-CHECKS = (
-    Check(
-        name="vault.unchanged",
-        description="nobody has changed Vault's StatefulSet and Services",
-        depends_on=CLUSTER,
-        look=_unchanged,
-    ),
-    Check(
-        name="vault.running",
-        description="Vault's pods run",
-        depends_on=(
-            *CLUSTER,
-            "cluster.nodes",
-            "cluster.objects",
-            "cluster.volumes",
-            "vault.unchanged",
-        ),
-        look=_running,
-    ),
-    Check(
-        name="vault.initialised",
-        description="the Job that initialises Vault succeeded",
-        depends_on=("vault.running", "cluster.policies"),
-        look=_initialised,
-    ),
-    Check(
-        name="vault.unsealed",
-        description="Vault is initialised and unsealed",
-        depends_on=("vault.running", "vault.initialised", "vault.unchanged"),
-        look=_unsealed,
-    ),
-    Check(
-        name="vault.certificate",
-        description="Vault's certificate is one that its clients accept, and does not end soon",
-        depends_on=("vault.running",),
-        look=_certificate,
-    ),
-    Check(
-        name="vault.leader",
-        description="one Vault server leads",
-        depends_on=("vault.unsealed", "cluster.policies"),
-        look=_leader,
-    ),
-    Check(
-        name="vault.names",
-        description="Vault's Service leads to it",
-        depends_on=(*CLUSTER, "vault.running", "vault.leader", "vault.unchanged"),
-        look=_names,
-    ),
-    Check(
-        name="vault.login",
-        description="Vault knows the roles of the stores",
-        depends_on=("vault.leader", "vault.certificate"),
-        look=_login,
-    ),
+@check(
+    "vault.login",
+    "Vault knows the roles of the stores",
+    after=("vault.leader", "vault.certificate"),
 )
+async def _login(environment: Environment) -> list[Problem]:
+    return await vault_login.look(environment, await _workload(environment))
