@@ -141,6 +141,7 @@ shlink = Shlink(
         access=access,
         delivered=delivery.secrets,
         placement=placement,
+        proxy=settings.network.proxy,
         metrics=settings.monitoring.enabled,
     ),
     opts,

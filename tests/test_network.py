@@ -453,3 +453,26 @@ def test_namespaces_bear_an_owners_labels_and_a_limit_where_a_quota_demands_it(
     assert limits[0].inputs["spec"]["limits"][0]["default"] == {"cpu": "2"}
     # The pods come after it: it counts for new ones only.
     assert ("LimitRange", "namespace-shlink-limits") in before(recording, "Deployment", "shlink")
+
+
+def test_what_leaves_the_cluster_goes_through_its_proxy_alone(program: Program) -> None:
+    proxy = {"url": "http://proxy.example.org:3128", "cidrs": ["198.51.100.7/32"]}
+    recording = program(
+        app={"resolveTitles": True, "geoliteLicenseKey": "key"},
+        network={"proxy": proxy, "apiServer": ["10.96.0.1/32"]},
+        vault=configurations.SWITCHES["vault-awskms"]["vault"],
+    )
+    rules = list(policies_of(recording))
+    geolite = ("shlink", {"app.kubernetes.io/name": "shlink-geolite"})
+    vault = ("vault", {"app.kubernetes.io/name": "vault", "component": "server"})
+    for pod in (SHLINK_POD, geolite, vault):
+        assert allowed(rules, _SPACES, pod, "198.51.100.7", 3128)
+        assert not allowed(rules, _SPACES, pod, "203.0.113.7", 3128)
+    for pod in (SHLINK_POD, geolite):
+        assert not allowed(rules, _SPACES, pod, "203.0.113.7", 443)
+    pod = plain(recording.one("Deployment", "shlink").inputs)["spec"]["template"]["spec"]
+    values = {item["name"]: item.get("value") for item in pod["containers"][0]["env"]}
+    assert values["HTTPS_PROXY"] == "http://proxy.example.org:3128"
+    assert ".svc" in values["NO_PROXY"]
+    chart = plain(recording.one("Chart", "vault").inputs)["values"]["server"]
+    assert ".vault-internal" in chart["extraEnvironmentVars"]["NO_PROXY"]

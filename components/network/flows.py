@@ -225,6 +225,9 @@ def _vault(settings: Settings) -> list[Flow]:
     ]
     if settings.vault.seal is not None:
         rows += _key_service(settings.vault.seal)
+        proxy = settings.network.proxy
+        if proxy is not None and settings.vault.seal.type != "transit":
+            rows += _to(VAULT_SERVER, proxy, [proxy.port])
     people = settings.vault.people
     if people is not None and people.port is not None:
         # Vault asks the identity provider for its keys, and for a person's claims.
@@ -323,10 +326,17 @@ def _shlink(settings: Settings) -> list[Flow]:
     shlink = settings.shlink
     internet = replace(INTERNET, exclude=[*INTERNET.exclude, *settings.network.cluster_cidrs])
     rows: list[Flow] = []
-    if shlink.resolve_titles:
+    proxy = settings.network.proxy
+    if shlink.resolve_titles and proxy is None:
         rows.append(Flow(SERVER, internet, [ports.HTTP, ports.HTTPS]))
+    elif shlink.resolve_titles and proxy is not None:
+        rows += _to(SERVER, proxy, [proxy.port])
     if shlink.geolite_license_key:
-        rows += [Flow(GEOLITE, internet, [ports.HTTPS]), Flow(SERVER, GEOLITE, [ports.GEOLITE])]
+        rows.append(Flow(SERVER, GEOLITE, [ports.GEOLITE]))
+        if proxy is None:
+            rows.append(Flow(GEOLITE, internet, [ports.HTTPS]))
+        else:
+            rows += _to(GEOLITE, proxy, [proxy.port])
     for integration in shlink.integrations.values():
         rows += _to(SERVER, integration, [integration.port])
     for egress in shlink.egress:

@@ -16,7 +16,12 @@ $query = http_build_query([
     'license_key' => (string) getenv('GEOLITE_LICENSE_KEY'),
     'suffix' => 'tar.gz',
 ]);
-if (! @copy(getenv('SOURCE') . "?$query", "$folder/new.tar.gz")) {
+// PHP's own streams read no variable for a proxy.
+$proxy = parse_url((string) getenv('HTTPS_PROXY'));
+$options = isset($proxy['host'])
+    ? ['http' => ['proxy' => "tcp://{$proxy['host']}:" . ($proxy['port'] ?? 80)]]
+    : [];
+if (! @copy(getenv('SOURCE') . "?$query", "$folder/new.tar.gz", stream_context_create($options))) {
     // There may have been redirects, whose status lines come first.
     $lines = preg_grep('{^HTTP/}', $http_response_header ?? []) ?: [];
     if ($lines === []) {

@@ -1,10 +1,12 @@
 """What an environment may set about all layers: images, operators, nodes, network, monitoring."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self, cast
+from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from .. import pins
+from .. import pins, ports
 from .images import ImageReference
 from .types import (
     EXPECTED,
@@ -14,6 +16,7 @@ from .types import (
     ChartVersion,
     Cidr,
     Cpu,
+    Destination,
     DiskSize,
     Image,
     LabelText,
@@ -25,6 +28,7 @@ from .types import (
     RemotePort,
     Secret,
     Text,
+    Url,
     amount,
     text,
 )
@@ -340,8 +344,30 @@ class Operators(Model):
         return self
 
 
+class Proxy(Destination):
+    """A proxy by which everything leaves the cluster that has no way of its own."""
+
+    url: Url = Field(description="Its address, as in http://proxy.example.org:3128.")
+    no_proxy: list[Text] = Field(
+        default=[],
+        description="Hosts, domains and networks that are reached without it, beside those of the "
+        "cluster.",
+    )
+
+    @property
+    def port(self) -> int:
+        """The port that the network policies must leave open."""
+        return urlsplit(self.url).port or ports.HTTP
+
+    def variables(self, direct: Sequence[str] = ()) -> dict[str, str]:
+        """What products read. `direct`: hosts that have a way of their own."""
+        inside = ["localhost", "127.0.0.1", "::1", ".svc", ".cluster.local", ".vault-internal"]
+        exempt = ",".join([*inside, *direct, *self.no_proxy])
+        return {"HTTP_PROXY": self.url, "HTTPS_PROXY": self.url, "NO_PROXY": exempt}
+
+
 class Network(Model):
-    """NetworkPolicies."""
+    """NetworkPolicies, and the way out of the cluster."""
 
     api_server: list[Cidr] = Field(
         default=["0.0.0.0/0", "::/0"],
@@ -371,6 +397,11 @@ class Network(Model):
     )
     monitoring_labels: dict[AnnotationName, LabelText] = Field(
         default={}, description="Labels of Prometheus' pods; every pod there when left out."
+    )
+    proxy: Proxy | None = Field(
+        default=None,
+        description="For titles, GeoLite and Vault's key service. pgBackRest knows no proxy: an "
+        "object store needs a way of its own.",
     )
     cluster_cidrs: list[Cidr] = Field(
         default=[],

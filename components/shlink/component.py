@@ -24,7 +24,7 @@ from ..manifests.pods import (
 from ..network.flows import GEOLITE, MIGRATION, SERVER
 from ..postgres.component import PASSWORD_KEY, USER_KEY, DatabaseEndpoint
 from ..redis.component import RedisEndpoint
-from ..settings.platform import Images, Resources
+from ..settings.platform import Images, Proxy, Resources
 from ..settings.shlink import ShlinkSettings, shlink_version
 from ..settings.variables import from_settings
 from .geolite import GEOLITE_LICENSE, GeoliteArgs, follower, geolite
@@ -144,6 +144,8 @@ class ShlinkArgs:
     """Every delivery of `database`, `redis` and `own` as it arrives in `namespace`, by its name."""
     placement: Placement = field(default_factory=Placement)
     """On which nodes the replicas and the Job may run."""
+    proxy: Proxy | None = None
+    """By which titles are fetched and GeoLite is downloaded."""
     metrics: bool = False
     """Serve RoadRunner's metrics on a port of its own, for Prometheus. A change rolls the pods."""
 
@@ -314,6 +316,7 @@ def _geolite(args: ShlinkArgs, licence: SecretRef, opts: pulumi.ResourceOptions)
             image=args.images.shlink,
             user=_USER,
             licence=licence.name,
+            proxy=args.proxy.url if args.proxy else None,
             annotations={f"{_VERSION_ANNOTATION}{licence.name}": licence.version},
             placement=args.placement,
         ),
@@ -602,6 +605,7 @@ def _server_variables(args: ShlinkArgs) -> list[core.v1.EnvVarArgs]:
         *_redis(args),
         *variables(from_settings(args.settings)),
         *_integrations(args.settings),
+        *variables(_proxy(args)),
         *variables(cache),
     ]
     taken = {variable.name for variable in own}
@@ -615,6 +619,12 @@ def _server_variables(args: ShlinkArgs) -> list[core.v1.EnvVarArgs]:
             if variable not in taken
         ]
     return [*own, *free]
+
+
+def _proxy(args: ShlinkArgs) -> dict[str, str]:
+    if args.proxy is None:
+        return {}
+    return args.proxy.variables([server.host for server in args.settings.integrations.values()])
 
 
 def _integrations(settings: ShlinkSettings) -> list[core.v1.EnvVarArgs]:

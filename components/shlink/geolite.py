@@ -54,6 +54,8 @@ class GeoliteArgs:
     """Of the pod: the version of that Secret, so that another key restarts it."""
     placement: Placement
     """On which nodes it may run."""
+    proxy: str | None = None
+    """URL of the proxy by which MaxMind is reached."""
 
 
 def geolite(name: str, args: GeoliteArgs, opts: pulumi.ResourceOptions) -> None:
@@ -111,6 +113,7 @@ def _server(args: GeoliteArgs) -> core.v1.ContainerArgs:
         ],
         env=[
             *variables({"FOLDER": _FOLDER, "PORT": str(ports.GEOLITE), "SOURCE": SOURCE}),
+            *variables({"HTTPS_PROXY": args.proxy} if args.proxy else {}),
             secret_variable("GEOLITE_LICENSE_KEY", args.licence, GEOLITE_LICENSE),
         ],
         ports=[core.v1.ContainerPortArgs(name="geolite", container_port=ports.GEOLITE)],

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit
 
 import pulumi
 
@@ -121,6 +122,8 @@ class VaultArgs:
     """Requests and limits of a server, as Kubernetes writes them."""
     service_account_annotations: Mapping[str, str] = field(default_factory=dict[str, str])
     """Workload identity for the key service, as in eks.amazonaws.com/role-arn."""
+    proxy: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Variables of the proxy by which the key service is reached."""
     pod_labels: Mapping[str, str] = field(default_factory=dict[str, str])
     """More labels of the server's pods. Azure's workload identity needs one, which is added for
     the key service azurekeyvault."""
@@ -209,6 +212,7 @@ class VaultArgs:
             token=token,
             auth_login=_auth_login(settings),
             people=_people(settings),
+            proxy=_proxy(settings),
             placement=Placement.from_settings(settings),
             metrics=settings.monitoring.enabled,
             protect=settings.protect,
@@ -235,6 +239,18 @@ def _auth_login(settings: "Settings") -> Login | None:
         return None
     parameters = {key: value.get_secret_value() for key, value in login.parameters.items()}
     return Login(path=login.path, method=login.method, parameters=parameters)
+
+
+def _proxy(settings: "Settings") -> dict[str, str]:
+    """Variables of the proxy by which a cloud's key service is reached."""
+    proxy, seal = settings.network.proxy, settings.vault.seal
+    if proxy is None or seal is None or seal.type == "transit":
+        return {}
+    people = settings.vault.people
+    direct: list[str] = []
+    if people is not None and people.discovery_url is not None:
+        direct.append(urlsplit(people.discovery_url).hostname or "")
+    return proxy.variables(direct)
 
 
 def _people(settings: "Settings") -> People | None:

@@ -142,8 +142,8 @@ def _environment(args: VaultArgs) -> dict[str, str]:
     """
     service = args.key_service
     if service is not None and service.type == "transit" and service.ca_pem is None:
-        return {}
-    return {"VAULT_CACERT": _CA_FILE}
+        return dict(args.proxy)
+    return {"VAULT_CACERT": _CA_FILE, **args.proxy}
 
 
 def seal_files(service: KeyService) -> dict[str, str]:
