@@ -369,6 +369,7 @@ SWITCHES: Mapping[str, Mapping[str, Any]] = {
         }
     },
     "app": {
+        "network": {"clusterCidrs": ["10.244.0.0/16"]},
         "app": {
             "geoliteLicenseKey": "key",
             "resolveTitles": True,
@@ -378,7 +379,7 @@ SWITCHES: Mapping[str, Mapping[str, Any]] = {
             "environment": {"ANONYMIZE_REMOTE_ADDR": "false"},
             "secretEnvironment": {"RABBITMQ_PASSWORD": "rabbit"},
             "pubSub": True,
-        }
+        },
     },
     "shlink-5": {"images": {"shlink": "docker.io/shlinkio/shlink:5.1.5"}},
     "cilium": {"network": {"policies": "cilium"}},

@@ -324,7 +324,8 @@ def _pods(namespace: str, labels: Mapping[str, str]) -> Pods:
 
 def _shlink(settings: Settings) -> list[Flow]:
     shlink = settings.shlink
-    internet = replace(INTERNET, exclude=[*INTERNET.exclude, *settings.network.cluster_cidrs])
+    closed = dict.fromkeys([*INTERNET.exclude, *settings.network.cluster_cidrs])
+    internet = replace(INTERNET, exclude=list(closed))
     rows: list[Flow] = []
     proxy = settings.network.proxy
     if shlink.resolve_titles and proxy is None:
