@@ -586,8 +586,8 @@ MUTANTS = [
         [
             Change(
                 "components/postgres/component.py",
-                'return " ".join([user.options, *added])',
-                "return user.options",
+                'return " ".join([self.options, *added])',
+                "return self.options",
             )
         ],
     ),
@@ -832,8 +832,41 @@ MUTANTS = [
     ),
     Mutant(
         "nothing waits for the comparison of settings",
-        [Change("components/cluster/access.py", "depends_on=after", "depends_on=[]")],
+        [Change("components/cluster/access.py", "depends_on=[after] if", "depends_on=None if")],
         ["tests/test_changes.py", "-k", "before_the_network_policies"],
+    ),
+    Mutant(
+        "a targeted update passes the refusals of Redis",
+        [
+            Change(
+                "components/redis/component.py",
+                "before_update=[refusal_hook(",
+                "after_update=[refusal_hook(",
+            )
+        ],
+        ["tests/test_changes.py", "-k", "targeted_update_meets"],
+    ),
+    Mutant(
+        "a login that Vault has not been told is tried",
+        [
+            Change(
+                "components/vault/init.py",
+                "pulumi.Output.all(job.id, job.spec)",
+                'pulumi.Output.all("", job.spec)',
+            )
+        ],
+        ["tests/test_vault.py", "-k", "has_not_been_told"],
+    ),
+    Mutant(
+        "a migration that runs is run again",
+        [
+            Change(
+                "components/cluster/jobs.py",
+                'if end == "Failed" and self._runs_again',
+                "if self._runs_again",
+            )
+        ],
+        ["tests/test_jobs.py"],
     ),
     Mutant(
         "a key twice in a stack's file is accepted",
