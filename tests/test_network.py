@@ -381,10 +381,11 @@ def test_a_server_in_this_cluster_is_named_by_its_namespace(program: Program) ->
     )
     database = ("postgres", {"postgres-operator.crunchydata.com/cluster": "shlink-db"})
     vault = ("vault", {"app.kubernetes.io/name": "vault", "component": "server"})
+    every: dict[str, str] = {}
     for source, target, port in (
-        (database, ("minio", {}), 9000),
-        (vault, ("id", {}), 8443),
-        (SHLINK_POD, ("broker", {}), 6379),
+        (database, ("minio", every), 9000),
+        (vault, ("id", every), 8443),
+        (SHLINK_POD, ("broker", every), 6379),
     ):
         assert allowed(rules, _SPACES, source, target, port)
         assert not allowed(rules, _SPACES, source, "198.51.100.7", port)
