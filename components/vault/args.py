@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from ..settings.environment import Settings
 
 
+_FLOW = frozenset({"cidrs", "namespace", "labels", "pod_ports"})
+"""Where a server is, for the network policies: no word of Vault's configuration."""
+
+
 def _server() -> Mapping[str, Mapping[str, str]]:
     return {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}}
 
@@ -229,7 +233,7 @@ def _key_service(settings: "Settings") -> KeyService | None:
     if seal.type == "transit":
         token = pulumi.Output.secret(seal.token.get_secret_value())
         ca_pem = seal.ca
-    parameters = seal.model_dump(exclude={"type", "token", "ca"}, exclude_none=True)
+    parameters = seal.model_dump(exclude={"type", "token", "ca", *_FLOW}, exclude_none=True)
     return KeyService(type=seal.type, parameters=parameters, token=token, ca_pem=ca_pem)
 
 
@@ -257,8 +261,7 @@ def _people(settings: "Settings") -> People | None:
     people = settings.vault.people
     if people is None:
         return None
-    flow = {"cidrs", "namespace", "labels", "pod_ports"}
-    values = people.model_dump(exclude={"ca", "client_secret", *flow})
+    values = people.model_dump(exclude={"ca", "client_secret", *_FLOW})
     if people.type == "oidc":
         values["client_secret"] = pulumi.Output.secret(people.client_secret.get_secret_value())
     return People(**values, ca_pem=people.ca)
