@@ -46,7 +46,7 @@ _REFUSED: dict[str, list[Any]] = {
     "DISABLE_TRACKING": ["no", "off", "n", "yes", "on", "False ", "TRUE!", 2, 0.5],
     "REDIRECT_STATUS_CODE": [303, 310, "302.0", True],
     "SHORT_URL_MODE": ["lose", "STRICT", True],
-    "REDIRECT_EXTRA_PATH_MODE": ["apend"],
+    "REDIRECT_EXTRA_PATH_MODE": ["add"],
     "REDIRECT_CACHE_VISIBILITY": ["shared"],
     "REDIRECT_CACHE_LIFETIME": [0, -1, "30s"],
     "DEFAULT_SHORT_CODES_LENGTH": [3, "four", True],

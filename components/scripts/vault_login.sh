@@ -6,7 +6,9 @@
 # /run/login holds role-id, secret-id and policy; /run/init/token a token that may be root.
 set -eu
 trap 'exit 143' TERM
+# shellcheck disable=SC2153 # from the environment of the Job
 role=auth/$LOGIN/role/$ROLE
+# shellcheck disable=SC2153 # from the environment of the Job
 former_role=auth/$LOGIN/role/$FORMER_ROLE
 
 fail() {
