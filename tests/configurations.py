@@ -35,8 +35,17 @@ _PULL_CREDENTIALS = [
     {"registry": "registry.example.org/mirror", "username": "puller", "password": "pull-password"}
 ]
 
-OPTIONAL_KINDS = frozenset({"CiliumNetworkPolicy", "HTTPRoute", "PodMonitor", "PrometheusRule"})
-"""Kinds of Cilium, the Gateway API and the Prometheus operator, which a cluster may lack."""
+OPTIONAL_KINDS = frozenset(
+    {
+        "BackendConfig",
+        "CiliumNetworkPolicy",
+        "HTTPRoute",
+        "HealthCheckPolicy",
+        "PodMonitor",
+        "PrometheusRule",
+    }
+)
+"""Kinds of Cilium, the Gateway API, the Prometheus operator and GKE, which a cluster may lack."""
 
 SWITCHES: Mapping[str, Mapping[str, Any]] = {
     "defaults": {},
@@ -354,6 +363,40 @@ SWITCHES: Mapping[str, Mapping[str, Any]] = {
                 "webClient": "links.example.org",
                 "controllerNamespace": "envoy",
             },
+        }
+    },
+    "ingress-gke": {
+        "app": {
+            "domain": "s.example.org",
+            "https": True,
+            "route": {"type": "ingress", "className": "gce", "tlsSecret": "shlink-tls"},
+        }
+    },
+    "gateway-gke": {
+        "app": {
+            "domain": "s.example.org",
+            "https": True,
+            "route": {
+                "type": "gateway",
+                "name": "public",
+                "namespace": "gateways",
+                "controllerAddresses": ["35.191.0.0/16", "130.211.0.0/22"],
+            },
+        }
+    },
+    "integrations": {
+        "app": {
+            "domain": "s.example.org",
+            "route": {"type": "none"},
+            "rabbitmq": {
+                "host": "mq.broker.svc",
+                "user": "shlink",
+                "password": "rabbit",
+                "tls": True,
+                "namespace": "broker",
+            },
+            "clients": [{"namespace": "tunnel", "labels": {"app": "cloudflared"}}],
+            "egress": [{"cidrs": ["198.51.100.0/24"], "ports": [443]}],
         }
     },
     "rest-nowhere": {

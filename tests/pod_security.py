@@ -60,7 +60,6 @@ CASES: list[tuple[dict[str, Any], list[str]]] = [
         _container(lifecycle={"preStop": {"httpGet": {"port": 80, "host": "a.example"}}}),
         ["c: host of a probe"],
     ),
-    (_own(procMount="Unmasked"), ["c: procMount"]),
     (_container(ports=[{"containerPort": 80, "hostPort": 80}]), ["c: hostPort"]),
     (_own(capabilities={"drop": ["ALL"], "add": ["SYS_ADMIN"]}), ["c: capabilities.add"]),
     (_own(capabilities={"drop": ["ALL"], "add": ["NET_BIND_SERVICE"]}), []),

@@ -7,6 +7,7 @@ must be in the type. A failure lists all differences.
 """
 
 import collections.abc
+import importlib
 import re
 import types
 import typing
@@ -19,6 +20,7 @@ import pytest
 from components.manifests.crds import Custom
 from components.settings.environment import parse
 from components.settings.reading import SettingsError
+from offline.record import ROOT
 from tests import configurations
 from tests.conftest import configuration
 from tests.real.cluster import Cluster
@@ -32,6 +34,8 @@ _SHAPES = {"an object": "object", "a map": "object", "a list": "array"}
 def _resources() -> dict[str, tuple[str, Any]]:
     """The apiVersion and the spec's type of each custom resource."""
     specs: dict[str, tuple[str, Any]] = {}
+    for path in sorted((ROOT / "components").glob("*/crds.py")):
+        importlib.import_module(f"components.{path.parent.name}.crds")
     for resource_type in Custom.__subclasses__():
         kind = resource_type.__name__
         spec = _hints(vars(resource_type)["__init__"])["spec"]

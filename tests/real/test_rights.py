@@ -240,6 +240,8 @@ _NOT_SERVED = {
     "CiliumNetworkPolicy": "cilium.io/ciliumnetworkpolicies",
     "PodMonitor": "monitoring.coreos.com/podmonitors",
     "PrometheusRule": "monitoring.coreos.com/prometheusrules",
+    "BackendConfig": "cloud.google.com/backendconfigs",
+    "HealthCheckPolicy": "networking.gke.io/healthcheckpolicies",
 }
 
 
