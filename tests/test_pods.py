@@ -147,7 +147,9 @@ def test_a_registry_takes_the_place_of_every_host() -> None:
 
 _WITHOUT_PODS = frozenset(
     {
+        "BackendConfig",
         "CiliumNetworkPolicy",
+        "HealthCheckPolicy",
         "ClusterRole",
         "ClusterRoleBinding",
         "ConfigMap",
