@@ -421,9 +421,11 @@ def _migrated(
     job_target = JobTarget(namespace=args.namespace, name=f"{name}-migration")
     wait = job_hook(f"{name}-migrated", args.access, job_target)
     hooks = pulumi.ResourceHookBinding(before_create=[wait], before_update=[wait])
+    # A preview knows that there is no uid yet, and a Stash takes no value that is missing.
+    uid: pulumi.Output[str | None] = migration.metadata.uid
     return pulumi.Stash(
         f"{name}-migrated",
-        input=migration.metadata.uid,
+        input=uid.apply(lambda known: known or ""),
         opts=pulumi.ResourceOptions.merge(
             opts, pulumi.ResourceOptions(depends_on=[migration], hooks=hooks)
         ),
