@@ -55,7 +55,7 @@ BANK_VAULTS_IMAGE: Final = "ghcr.io/bank-vaults/bank-vaults:v1.33.1"
 # renovate: datasource=docker depName=ghcr.io/external-secrets/external-secrets
 EXTERNAL_SECRETS_IMAGE: Final = "ghcr.io/external-secrets/external-secrets:v2.9.0"
 # renovate: datasource=docker depName=docker.io/library/redis
-REDIS_IMAGE: Final = "docker.io/library/redis:7.2.11-alpine"
+REDIS_IMAGE: Final = "docker.io/library/redis:7.2.16-alpine"
 # renovate: datasource=docker depName=docker.io/oliver006/redis_exporter
 REDIS_EXPORTER_IMAGE: Final = "docker.io/oliver006/redis_exporter:v1.74.0-alpine"
 # Held at the last stable release of the archived project. The maintained fork is a setting
