@@ -47,9 +47,10 @@ SHLINK_IMAGE: Final = "docker.io/shlinkio/shlink:4.6.0"
 # It works with Shlink 4.0 and newer.
 # renovate: datasource=docker depName=docker.io/shlinkio/shlink-web-client
 WEB_CLIENT_IMAGE: Final = "docker.io/shlinkio/shlink-web-client:4.8.0"
-# Vault's chart 0.32.0 is made for this version.
+# The newest image of 1.x. The community's edition gets fixes in its newest minor only, and that is
+# 2.x: docs/upgrades.md.
 # renovate: datasource=docker depName=docker.io/hashicorp/vault
-VAULT_IMAGE: Final = "docker.io/hashicorp/vault:1.21.2"
+VAULT_IMAGE: Final = "docker.io/hashicorp/vault:1.21.4"
 # renovate: datasource=docker depName=ghcr.io/bank-vaults/bank-vaults
 BANK_VAULTS_IMAGE: Final = "ghcr.io/bank-vaults/bank-vaults:v1.33.1"
 # renovate: datasource=docker depName=ghcr.io/external-secrets/external-secrets
