@@ -10,7 +10,7 @@ TRIED_ENGINES: Final = ">=3.259.0 <3.277.0"
 """Pulumi's engines on which a whole life of an environment was run."""
 
 # renovate: datasource=helm depName=vault registryUrl=https://helm.releases.hashicorp.com
-VAULT_CHART: Final = "0.32.0"
+VAULT_CHART: Final = "0.34.1"
 VAULT_REPOSITORY: Final = "https://helm.releases.hashicorp.com"
 # renovate: datasource=helm depName=external-secrets registryUrl=https://charts.external-secrets.io
 EXTERNAL_SECRETS_CHART: Final = "2.9.0"
