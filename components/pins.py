@@ -52,7 +52,7 @@ WEB_CLIENT_IMAGE: Final = "docker.io/shlinkio/shlink-web-client:4.8.0"
 # renovate: datasource=docker depName=docker.io/hashicorp/vault
 VAULT_IMAGE: Final = "docker.io/hashicorp/vault:1.21.4"
 # renovate: datasource=docker depName=ghcr.io/bank-vaults/bank-vaults
-BANK_VAULTS_IMAGE: Final = "ghcr.io/bank-vaults/bank-vaults:v1.33.1"
+BANK_VAULTS_IMAGE: Final = "ghcr.io/bank-vaults/bank-vaults:v1.33.2"
 # renovate: datasource=docker depName=ghcr.io/external-secrets/external-secrets
 EXTERNAL_SECRETS_IMAGE: Final = "ghcr.io/external-secrets/external-secrets:v2.9.0"
 # renovate: datasource=docker depName=docker.io/library/redis
