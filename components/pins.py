@@ -58,7 +58,7 @@ EXTERNAL_SECRETS_IMAGE: Final = "ghcr.io/external-secrets/external-secrets:v2.9.
 # renovate: datasource=docker depName=docker.io/library/redis
 REDIS_IMAGE: Final = "docker.io/library/redis:7.2.16-alpine"
 # renovate: datasource=docker depName=docker.io/oliver006/redis_exporter
-REDIS_EXPORTER_IMAGE: Final = "docker.io/oliver006/redis_exporter:v1.74.0-alpine"
+REDIS_EXPORTER_IMAGE: Final = "docker.io/oliver006/redis_exporter:v1.93.0-alpine"
 # Held at the last stable release of the archived project. The maintained fork is a setting
 # (docs/upgrades.md).
 REDIS_OPERATOR_IMAGE: Final = "quay.io/spotahome/redis-operator:v1.2.4"
