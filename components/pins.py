@@ -46,7 +46,7 @@ REDIS_OPERATOR_FORK_REPOSITORY: Final = "oci://ghcr.io/freshworks-oss/charts/red
 SHLINK_IMAGE: Final = "docker.io/shlinkio/shlink:4.6.0"
 # It works with Shlink 4.0 and newer.
 # renovate: datasource=docker depName=docker.io/shlinkio/shlink-web-client
-WEB_CLIENT_IMAGE: Final = "docker.io/shlinkio/shlink-web-client:4.8.0"
+WEB_CLIENT_IMAGE: Final = "docker.io/shlinkio/shlink-web-client:4.8.1"
 # The newest image of 1.x. The community's edition gets fixes in its newest minor only, and that is
 # 2.x: docs/upgrades.md.
 # renovate: datasource=docker depName=docker.io/hashicorp/vault
