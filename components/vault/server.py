@@ -48,7 +48,7 @@ class ServerTransformArgs:
 
 
 def chart_values(release: str, args: VaultArgs) -> dict[str, Any]:
-    """The chart's values: vault-helm 0.32.0, values.yaml."""
+    """The chart's values: vault-helm 0.34.1, values.yaml."""
     server: dict[str, Any] = {
         "image": ImageReference.parse(args.image).helm_values(),
         # With the chart's default, OnDelete, a changed version or configuration would change the

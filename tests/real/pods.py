@@ -1,7 +1,7 @@
 """The pods of an environment, both the program's own and those that charts and operators create.
 
 The latter are assembled here as the chart or operator does it: with everything that the program
-sets, and the security contexts that it leaves to them. Sources: vault-helm 0.32.0
+sets, and the security contexts that it leaves to them. Sources: vault-helm 0.34.1
 (templates/server-statefulset.yaml), redis-operator v1.2.4
 (operator/redisfailover/service/generator.go) and its chart, PGO 6.0.3
 (internal/initialize/security.go, config/manager), External Secrets 2.9.0 (its chart's values.yaml).
