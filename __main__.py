@@ -9,7 +9,7 @@ from components.cluster import access as cluster
 from components.credentials.tls import Authority, AuthorityArgs
 from components.external_secrets.component import SecretDelivery, SecretDeliveryArgs
 from components.manifests.placement import Placement
-from components.monitoring.component import Monitoring, MonitoringArgs, targets, watched
+from components.monitoring.component import Monitoring, MonitoringArgs
 from components.network.flows import POSTGRES, REDIS, SHLINK, VAULT, own_namespaces
 from components.network.namespaces import namespaces
 from components.operators.install import operators
@@ -155,16 +155,13 @@ if settings.shlink.controlled_route and settings.shlink.controlled_route.web_cli
         opts,
     )
 if settings.monitoring.enabled:
-    exporters = targets(settings, vault.certificate_secret)
     Monitoring(
         "monitoring",
         MonitoringArgs(
+            settings=settings,
             namespace=spaces[SHLINK].name,
-            targets=exporters,
-            watched=watched(settings, exporters),
+            vault_authority=vault.certificate_secret,
             certificates={"Vault": vault.certificate_expires},
-            labels=settings.monitoring.labels,
-            dashboard_labels=settings.monitoring.dashboard_labels,
         ),
         opts,
     )

@@ -165,7 +165,7 @@ MUTANTS = [
         "Vault counts as sealed for an hour after its start",
         [
             Change(
-                "components/monitoring/alerts.py",
+                "components/monitoring/alerts.yaml",
                 "max by (namespace, pod) (vault_core",
                 "(vault_core",
             )
@@ -174,7 +174,7 @@ MUTANTS = [
     ),
     Mutant(
         "an alert asks for a metric that no exporter has",
-        [Change("components/monitoring/alerts.py", "return f'ccp_is_in", "return f'ccp_in")],
+        [Change("components/monitoring/terms.yaml", "recovery: ccp_is_in", "recovery: ccp_in")],
         ["tests/test_metrics.py", "-k", "exporter_has"],
     ),
     Mutant(

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from components.monitoring.alerts import certificate_alert, group
+from components.monitoring.queries import certificate_alerts
 from components.network.flows import Pods, flows
 from components.settings.environment import parse
 from offline.record import ROOT, Recording, plain
@@ -157,8 +157,8 @@ def test_every_alert_has_its_page_and_a_sentence() -> None:
 
 
 def test_a_certificate_alerts_three_weeks_before_its_end() -> None:
-    alert = certificate_alert("Vault", "2027-01-22T00:00:00Z")
-    limit = int(alert.expression.rpartition(" ")[2])
+    (alert,) = certificate_alerts("Vault", "2027-01-22T00:00:00Z")["rules"]
+    limit = int(alert["expr"].rpartition(" ")[2])
     assert datetime.fromtimestamp(limit, tz=UTC).date().isoformat() == "2027-01-01"
 
 
@@ -550,7 +550,7 @@ def test_every_alert_is_tried() -> None:
 
 def test_the_certificate_alert_fires_in_its_last_weeks(tmp_path: Path) -> None:
     """Promtool's clock begins at 1970."""
-    entry = group("c", [certificate_alert("Vault", "1970-01-22T02:00:00Z")])
+    entry = certificate_alerts("Vault", "1970-01-22T02:00:00Z")
     written(tmp_path, entry["rules"])
     for minutes, number in ((60, 0), (240, 1)):
         query = 'count(ALERTS{alertname="CertificateNearItsEnd", alertstate="firing"}) or vector(0)'

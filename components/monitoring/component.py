@@ -5,6 +5,7 @@ Made of the Prometheus operator's kinds, which the cluster must know. Nothing he
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pulumi
@@ -13,22 +14,16 @@ from pulumi_kubernetes import core, meta
 from ..network.flows import (
     CONTROLLER,
     DATABASE,
-    EXTERNAL_SECRETS,
-    POSTGRES,
-    REDIS,
     REDIS_OPERATOR,
     REDIS_SERVERS,
     SERVER,
-    SHLINK,
     VAULT,
     VAULT_SERVER,
     Pods,
 )
 from ..settings.environment import Settings
-from ..settings.postgres import VOLUME
-from .alerts import Watched, alerts, certificate_alert, group
 from .crds import PodMonitor, PrometheusRule
-from .dashboards import dashboard, data_panels, shlink_panels
+from .queries import Queries, certificate_alerts
 
 _INTERVAL = "30s"
 
@@ -60,25 +55,18 @@ class Target:
 class MonitoringArgs:
     """What is scraped, watched and shown."""
 
+    settings: Settings
+    """Of the whole environment."""
     namespace: pulumi.Input[str]
-    """Where rules and dashboards live."""
-    targets: Sequence[Target]
-    """What is scraped; each PodMonitor lives beside its pods."""
-    watched: Watched
-    """What the alerts are about."""
+    """Where rules and dashboards live; each PodMonitor lives beside its pods."""
+    vault_authority: pulumi.Input[str]
+    """The Secret that holds the authority of Vault's certificate."""
     certificates: Mapping[str, pulumi.Input[str]]
     """End of each certificate (RFC 3339), by what it belongs to."""
-    labels: Mapping[str, str]
-    """By which Prometheus selects monitors and rules."""
-    dashboard_labels: Mapping[str, str]
-    """By which Grafana finds dashboards."""
 
 
-def targets(settings: Settings, vault_authority: pulumi.Input[str]) -> list[Target]:
-    """Everything in this environment that really exports metrics.
-
-    `vault_authority`: the Secret that holds the authority of Vault's certificate.
-    """
+def _targets(settings: Settings, vault_authority: pulumi.Input[str]) -> list[Target]:
+    """Everything in this environment that really exports metrics."""
     exporters = [
         Target(
             name="vault",
@@ -102,25 +90,6 @@ def targets(settings: Settings, vault_authority: pulumi.Input[str]) -> list[Targ
     return exporters
 
 
-def watched(settings: Settings, exporters: Sequence[Target]) -> Watched:
-    """What the alerts of this environment are about."""
-    repositories = [VOLUME, *sorted(settings.postgres.backups.repositories)]
-    return Watched(
-        vault=VAULT,
-        postgres=POSTGRES,
-        redis=REDIS,
-        shlink=SHLINK,
-        external_secrets=EXTERNAL_SECRETS,
-        exporter=settings.postgres.monitoring,
-        failover=settings.redis.mode == "failover",
-        backup_hours=settings.monitoring.backup_hours,
-        repositories=[name.removeprefix("repo") for name in repositories],
-        jobs=[f"{target.pods.namespace}/{target.name}" for target in exporters],
-        autoscaled=settings.shlink.autoscaled,
-        pooled=settings.postgres.pooler is not None,
-    )
-
-
 class Monitoring(pulumi.ComponentResource):
     """PodMonitors, alerts and dashboards of one environment."""
 
@@ -129,33 +98,38 @@ class Monitoring(pulumi.ComponentResource):
     ) -> None:
         super().__init__("shlink:monitoring:Monitoring", name, None, opts)
         child = pulumi.ResourceOptions(parent=self)
-        for target in args.targets:
+        labels = args.settings.monitoring.labels or None
+        targets = _targets(args.settings, args.vault_authority)
+        for target in targets:
             PodMonitor(
                 f"{name}-{target.name}",
                 metadata=meta.v1.ObjectMetaArgs(
-                    name=target.name, namespace=target.pods.namespace, labels=args.labels or None
+                    name=target.name, namespace=target.pods.namespace, labels=labels
                 ),
                 spec=_pod_monitor(target),
                 opts=child,
             )
+        jobs = [f"{target.pods.namespace}/{target.name}" for target in targets]
+        queries = Queries(args.settings, jobs)
+        certificates = [
+            pulumi.Output.from_input(expires).apply(partial(certificate_alerts, title))
+            for title, expires in args.certificates.items()
+        ]
         PrometheusRule(
             f"{name}-alerts",
-            metadata=meta.v1.ObjectMetaArgs(
-                name="shlink", namespace=args.namespace, labels=args.labels or None
-            ),
-            spec={"groups": [group("shlink", alerts(args.watched)), *_certificates(args)]},
+            metadata=meta.v1.ObjectMetaArgs(name="shlink", namespace=args.namespace, labels=labels),
+            spec={"groups": [queries.alerts(), *certificates]},
             opts=child,
         )
-        for key, title, panels in (
-            ("shlink", "Shlink: what its users see", shlink_panels(args.watched)),
-            ("data", "Shlink: its data", data_panels(args.watched)),
-        ):
+        for key, document in queries.dashboards().items():
             core.v1.ConfigMap(
                 f"{name}-dashboard-{key}",
                 metadata=meta.v1.ObjectMetaArgs(
-                    name=f"dashboard-{key}", namespace=args.namespace, labels=args.dashboard_labels
+                    name=f"dashboard-{key}",
+                    namespace=args.namespace,
+                    labels=args.settings.monitoring.dashboard_labels,
                 ),
-                data={f"shlink-{key}.json": dashboard(f"shlink-{key}", title, panels)},
+                data={f"shlink-{key}.json": document},
                 opts=child,
             )
         self.register_outputs({})
@@ -180,15 +154,3 @@ def _pod_monitor(target: Target) -> Mapping[str, Any]:
         "selector": {"matchLabels": dict(target.pods.labels)},
         "podMetricsEndpoints": [endpoint],
     }
-
-
-def _certificates(args: MonitoringArgs) -> list[Any]:
-    """The rules for the certificates; their ends are known when they exist."""
-    rules: list[Any] = []
-    for title, expires in args.certificates.items():
-
-        def alert(moment: str, title: str = title) -> Mapping[str, Any]:
-            return group(f"certificate-{title.lower()}", [certificate_alert(title, moment)])
-
-        rules.append(pulumi.Output.from_input(expires).apply(alert))
-    return rules
