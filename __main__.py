@@ -99,6 +99,7 @@ if isinstance(settings.redis, FailoverRedis):
             access=access,
             image=settings.images.redis,
             exporter_image=settings.images.redis_exporter,
+            engine=settings.redis.engine,
             replicas=settings.redis.replicas,
             sentinels=settings.redis.sentinels,
             storage=settings.redis.storage,

@@ -280,6 +280,17 @@ def test_every_change_is_another_revision(
     assert revision(dev)
 
 
+def test_valkey_is_named_to_the_fork_alone(program: Program, dev: Recording) -> None:
+    """The archived operator's CRD does not have the field."""
+    valkey = program(
+        redis={"engine": "Valkey"},
+        images={"redis": "docker.io/valkey/valkey:9.1.1-alpine"},
+        operators={"redisOperator": {"distribution": "freshworks"}},
+    )
+    assert failover(valkey)["engine"] == "Valkey"
+    assert "engine" not in failover(dev)
+
+
 def test_a_new_revision_restarts_no_pod(program: Program) -> None:
     """It is an annotation of the RedisFailover, which the operator does not copy to the pods."""
     template = failover(program())["redis"]["podAnnotations"]

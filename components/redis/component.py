@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote, urlsplit
 
 import pulumi
@@ -158,6 +158,8 @@ class RedisArgs:
     """Redis, for servers and sentinels; it must have a shell and redis-cli."""
     exporter_image: pulumi.Input[str]
     """oliver006/redis_exporter, beside each server."""
+    engine: Literal["Redis", "Valkey"] = "Redis"
+    """What `image` holds. Valkey's has commands by Redis' names too, for what this program runs."""
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
     """On the RedisFailover, for an operator that picks its resources by label."""
     replicas: int = 3
@@ -313,13 +315,17 @@ def _failover_spec(
     name: str, args: RedisArgs, secret: core.v1.Secret, account: core.v1.ServiceAccount
 ) -> RedisFailoverSpec:
     service_account = account.metadata.name.apply(str)
-    return {
+    spec: RedisFailoverSpec = {
         "redis": _servers(name, args, service_account),
         "sentinel": _sentinels(name, args, service_account),
         "auth": {"secretPath": secret.metadata.name.apply(str)},
         # The resource's own labels would be copied to its pods and roll them whenever one changes.
         "labelWhitelist": ["^$"],
     }
+    if args.engine != "Redis":
+        # The archived operator's CRD does not have the field.
+        spec["engine"] = args.engine
+    return spec
 
 
 def _servers(name: str, args: RedisArgs, service_account: pulumi.Output[str]) -> RedisServers:

@@ -62,6 +62,7 @@ class RedisAuth(TypedDict):
 
 
 class RedisFailoverSpec(TypedDict):
+    engine: NotRequired[str]
     redis: RedisServers
     sentinel: Sentinels
     auth: RedisAuth

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Self, cast
 import pulumi
 from pydantic import BeforeValidator, Field, model_validator
 
+from . import changes
 from . import reading as configuration
 from .platform import Charts, Images, Monitoring, Network, Operators, PlacementSettings
 from .postgres import (
@@ -68,6 +69,8 @@ _POD_MEMORY = 100 * 2**20
 
 _WORKER_MEMORY = 20 * 2**20
 
+_VALKEY = (9, 0)
+
 
 class Settings(Model):
     """Everything under `shlink:`."""
@@ -111,6 +114,7 @@ class Settings(Model):
             self._variables,
             self._sentinel,
             self._cleared_cache,
+            self._engine,
             self._published,
             self._memory,
             self._connections,
@@ -180,6 +184,24 @@ class Settings(Model):
             raise ValueError(
                 f"images.shlink: {image} does not clear its cache at its start, and reads what "
                 "another version left there; allowed: 5.1.2 or newer"
+            )
+
+    def _engine(self) -> None:
+        if self.redis.mode != "failover" or self.redis.engine == "Redis":
+            return
+        if self.operators.redis_operator.distribution != "freshworks":
+            raise ValueError(
+                "redis.engine: Valkey is unknown to the archived redis-operator; allowed: Redis, "
+                "or operators.redisOperator.distribution: freshworks"
+            )
+        image = self.images.redis
+        # Before 9.0 valkey-cli does not read the variable in which the fork's readiness probe
+        # gives it the password (freshworks-oss/redis-operator#86).
+        if (changes.version(image) or _VALKEY) < _VALKEY:
+            raise ValueError(
+                f"images.redis: {image} is not Valkey 9.0 or newer, so no pod of it would get "
+                "Ready with redis.engine: Valkey; allowed: such as "
+                "docker.io/valkey/valkey:9.1.1-alpine"
             )
 
     def _published(self) -> None:

@@ -18,6 +18,11 @@ class FailoverRedis(Model):
     """Redis and Sentinel, run by redis-operator."""
 
     mode: Literal["failover"] = "failover"
+    engine: Literal["Redis", "Valkey"] = Field(
+        default="Redis",
+        description="What `images.redis` holds. Valkey, 9.0 or newer, needs "
+        "operators.redisOperator.distribution: freshworks.",
+    )
     replicas: int = Field(default=3, ge=3, le=9, description="Redis pods.")
     sentinels: Literal[3, 5, 7, 9] = Field(
         default=3,

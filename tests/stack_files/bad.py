@@ -1274,6 +1274,18 @@ REDIS: Sequence[Case] = tuple(
 
 TOGETHER: Sequence[Case] = (
     (
+        'shlink:redis: {engine: Valkey}\n  shlink:images: {redis: "valkey/valkey:9.1.1"}',
+        "redis.engine: Valkey is unknown to the archived redis-operator",
+    ),
+    (
+        (
+            "shlink:redis: {engine: Valkey}\n"
+            '  shlink:images: {redis: "valkey/valkey:8.1.9-alpine"}\n'
+            "  shlink:operators: {redisOperator: {distribution: freshworks}}"
+        ),
+        "images.redis: valkey/valkey:8.1.9-alpine is not Valkey 9.0 or newer",
+    ),
+    (
         "shlink:app: {pubSub: true}\n  shlink:redis: {mode: none}",
         "app.pubSub: true publishes to Redis, and redis.mode is none",
     ),
