@@ -88,9 +88,9 @@ postgres = Postgres(
     opts,
 )
 database = postgres.endpoints["shlink"]
-redis, failover = None, None
+redis = None
 if isinstance(settings.redis, FailoverRedis):
-    failover = Redis(
+    redis = Redis(
         FAILOVER,
         RedisArgs(
             namespace=spaces[REDIS].name,
@@ -111,8 +111,7 @@ if isinstance(settings.redis, FailoverRedis):
             allowed_changes=frozenset(settings.allowed_changes),
         ),
         opts,
-    )
-    redis = failover.endpoint
+    ).endpoint
 elif isinstance(settings.redis, ExternalRedis):
     redis = external(settings.redis, shlink_version(settings.images.shlink))
 
@@ -148,8 +147,6 @@ shlink = Shlink(
     ),
     opts,
 )
-if failover is not None:
-    failover.end_previous_password([shlink])
 if settings.shlink.controlled_route and settings.shlink.controlled_route.web_client:
     WebClient(
         "shlink-web-client",

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from components import scripts
 from offline.record import Recording, plain
 from tests import configurations
 from tests.conftest import Fault, Program, manifest
@@ -268,6 +269,11 @@ def test_the_web_client_holds_no_api_key() -> None:
     assert [volume["name"] for volume in spec["volumes"]] == ["tmp"]
     assert spec["enableServiceLinks"] is False
     assert spec["automountServiceAccountToken"] is False
+
+
+def test_the_web_client_listens_where_the_images_own_file_does_not() -> None:
+    (container,) = web_client("Deployment")["spec"]["template"]["spec"]["containers"]
+    assert container["command"][-1] == scripts.read("web_client.sh")
 
 
 def test_the_web_client_is_reached_by_the_route_and_reaches_nothing() -> None:

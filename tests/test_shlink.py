@@ -41,6 +41,13 @@ def test_the_workers_are_numbered(name: str) -> None:
     assert environment["MEMORY_LIMIT"].endswith("M")
 
 
+@pytest.mark.parametrize("script", ["geolite_serve.sh", "shlink_with_metrics.sh", "web_client.sh"])
+def test_whatever_listens_does_so_on_both_families(script: str, dev: Recording) -> None:
+    """A pod of an IPv6-only cluster has no other address."""
+    assert server(dev)["ADDRESS"] == "[::]"
+    assert "[::]" in scripts.read(script)
+
+
 @pytest.mark.parametrize("name", REPRESENTATIVE)
 def test_only_the_migration_job_gets_the_api_key(name: str) -> None:
     recording = configurations.recording(name)

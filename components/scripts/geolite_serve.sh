@@ -2,7 +2,7 @@
 # $1: geolite_download.php. $FOLDER is a volume of the pod. Until a download works there is nothing
 # to serve, and Shlink counts visits without a place.
 mkdir -p "$FOLDER/www" "$FOLDER/unpacked"
-PHP_CLI_SERVER_WORKERS=4 php -q -q -S "0.0.0.0:$PORT" -t "$FOLDER/www" &
+PHP_CLI_SERVER_WORKERS=4 php -q -q -S "[::]:$PORT" -t "$FOLDER/www" &
 # The first process of a container ignores SIGTERM unless it says otherwise.
 trap 'exit 143' TERM
 cd "$FOLDER" || exit

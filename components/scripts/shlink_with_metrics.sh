@@ -3,5 +3,5 @@
 # Tried on Shlink 4.6.0 with RoadRunner 2025.1.4.
 env SHLINK_RUNTIME=none sh ./docker-entrypoint.sh
 exec ./bin/rr serve -c config/roadrunner/.rr.yml \
-  -o "metrics.address=0.0.0.0:$METRICS_PORT" \
+  -o "metrics.address=[::]:$METRICS_PORT" \
   -o http.middleware=static,http_metrics

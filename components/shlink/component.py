@@ -609,6 +609,7 @@ def _server_variables(args: ShlinkArgs) -> list[core.v1.EnvVarArgs]:
         *_integrations(args.settings),
         *variables(_proxy(args)),
         *variables(cache),
+        *variables({"ADDRESS": "[::]"}),  # IPv4 and IPv6; the image's own is IPv4 alone
     ]
     taken = {variable.name for variable in own}
     free = variables(

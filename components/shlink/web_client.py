@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import pulumi
 from pulumi_kubernetes import apps, core, meta
 
-from .. import ports
+from .. import ports, scripts
 from ..manifests.placement import Placement
 from ..manifests.pods import CONTAINER_SECURITY, pod_security, requirements
 from ..network.flows import WEB_CLIENT
@@ -95,6 +95,7 @@ def _container(args: WebClientArgs) -> core.v1.ContainerArgs:
     return core.v1.ContainerArgs(
         name="web-client",
         image=args.image,
+        command=["sh", "-ec", scripts.read("web_client.sh")],
         security_context=CONTAINER_SECURITY,
         resources=requirements(_RESOURCES),
         ports=[core.v1.ContainerPortArgs(name="http", container_port=ports.WEB_CLIENT)],

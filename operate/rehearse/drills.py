@@ -110,8 +110,7 @@ async def _delete_pod(api: Any, namespace: str, name: str) -> None:
 
 
 def _vault(declared: Declared) -> tuple[str, Mapping[str, str]]:
-    settings = declared.settings
-    target = forward_target(mode=settings.vault.mode, image=settings.images.vault)
+    target = forward_target(mode=declared.settings.vault.mode)
     return target.namespace, target.pod_labels
 
 
