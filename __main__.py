@@ -88,9 +88,9 @@ postgres = Postgres(
     opts,
 )
 database = postgres.endpoints["shlink"]
-redis = None
+redis, failover = None, None
 if isinstance(settings.redis, FailoverRedis):
-    redis = Redis(
+    failover = Redis(
         FAILOVER,
         RedisArgs(
             namespace=spaces[REDIS].name,
@@ -111,7 +111,8 @@ if isinstance(settings.redis, FailoverRedis):
             allowed_changes=frozenset(settings.allowed_changes),
         ),
         opts,
-    ).endpoint
+    )
+    redis = failover.endpoint
 elif isinstance(settings.redis, ExternalRedis):
     redis = external(settings.redis, shlink_version(settings.images.shlink))
 
@@ -147,6 +148,8 @@ shlink = Shlink(
     ),
     opts,
 )
+if failover is not None:
+    failover.end_previous_password([shlink])
 if settings.shlink.controlled_route and settings.shlink.controlled_route.web_client:
     WebClient(
         "shlink-web-client",

@@ -87,12 +87,8 @@ class Recorded:
 
     @property
     def is_kubernetes_object(self) -> bool:
-        """Whether it is an object with a manifest: no provider, and nothing that Helm renders."""
-        return (
-            self.type.startswith("kubernetes:")
-            and not self.type.startswith("kubernetes:helm.sh")
-            and "apiVersion" in self.inputs
-        )
+        """Whether it is an object with a manifest: no provider, no patch, nothing of Helm's."""
+        return self.type.startswith("kubernetes:") and self.kind == self.inputs.get("kind")
 
 
 @dataclass

@@ -110,6 +110,11 @@ def images(postgres: float, pgbackrest: float) -> dict[str, Any]:
             "images.vault: r.io/vault:1.21.4 -> r.io/vault:1.21.2",
         ),
         (
+            {"images": {"vault": "r.io/vault:1.21.4"}},
+            {"images": {"vault": "r.io/openbao:2.6.2"}},
+            "images.vault: r.io/vault:1.21.4 -> r.io/openbao:2.6.2",
+        ),
+        (
             {"images": {"redis": "r.io/redis:8.0.1-alpine"}},
             {"images": {"redis": "r.io/redis:7.2.11-alpine"}},
             "images.redis: r.io/redis:8.0.1-alpine -> r.io/redis:7.2.11-alpine",

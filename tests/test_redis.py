@@ -15,6 +15,7 @@ from tests.conftest import Later, Program, before, manifest, pod, server, variab
 
 SENTINEL = "rfs-shlink-redis.redis.svc"
 CONNECTIONS = [server]
+RESTART = "RedisFailoverPatch"
 
 
 def failover(recording: Recording) -> Any:
@@ -265,12 +266,11 @@ def test_the_wait_looks_at_what_the_operator_makes(later: Later) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"rotation": {"redis": 2}},
         {"redis": {"replicas": 5}},
         {"redis": {"resources": {"memoryLimit": "512Mi"}}},
         {"images": {"redis": "docker.io/library/redis:7.4.7-alpine"}},
     ],
-    ids=["rotation", "replicas", "memory", "image"],
+    ids=["replicas", "memory", "image"],
 )
 def test_every_change_is_another_revision(
     program: Program, dev: Recording, change: Mapping[str, Any]
@@ -289,13 +289,6 @@ def test_valkey_is_named_to_the_fork_alone(program: Program, dev: Recording) -> 
     )
     assert failover(valkey)["engine"] == "Valkey"
     assert "engine" not in failover(dev)
-
-
-def test_a_new_revision_restarts_no_pod(program: Program) -> None:
-    """It is an annotation of the RedisFailover, which the operator does not copy to the pods."""
-    template = failover(program())["redis"]["podAnnotations"]
-    assert template == failover(program(redis={"replicas": 5}))["redis"]["podAnnotations"]
-    assert REVISION_ANNOTATION not in template
 
 
 # Memory and persistence
@@ -359,13 +352,27 @@ def test_a_rotation_makes_another_password_and_keeps_the_one_before(
     assert first["password"] != third["password"]
 
 
-def test_a_rotation_restarts_the_pods_and_reaches_vault(rotations: list[Recording]) -> None:
-    annotations: set[str] = set()
+def test_a_rotation_reaches_vault(rotations: list[Recording]) -> None:
     for recording in rotations:
-        annotations.add(str(failover(recording)["redis"]["podAnnotations"]))
         written = manifest(recording, "SecretV2", "vault-backend-redis-credentials")["dataJson"]
         assert json.loads(written) == {"password": passwords(recording)["password"]}
-    assert len(annotations) == 3
+
+
+def test_servers_restart_once_their_clients_use_the_new_password(
+    rotations: list[Recording],
+) -> None:
+    """A client that rolls at the same time waits for a pod that has just gone."""
+    first, second, third = rotations
+    assert first.of_kind(RESTART) == []
+    numbers: list[str] = []
+    for recording in (second, third):
+        assert "podAnnotations" not in failover(recording)["redis"]
+        earlier = before(recording, RESTART, "shlink-redis-restart")
+        assert {("Deployment", "shlink"), ("RedisFailover", "shlink-redis")} <= earlier
+        spec = manifest(recording, RESTART, "shlink-redis-restart")["spec"]
+        (number,) = spec["redis"]["podAnnotations"].values()
+        numbers.append(number)
+    assert numbers == ["2", "3"]
 
 
 def test_the_rotation_job_exists_only_then_and_shlink_waits_for_it(dev: Recording) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pulumi
 import pytest
 
-from components import scripts
+from components import pins, scripts
 from components.cluster.access import ClusterAccess
 from components.settings.changes import refusals
 from components.vault.args import VaultArgs
@@ -16,6 +16,7 @@ from components.vault.component import chosen_login, forward_target
 from components.vault.init import proven_login
 from components.vault.server import (
     ServerTransformArgs,
+    is_active,
     recorded,
     server_configuration,
     server_transform,
@@ -36,10 +37,17 @@ from tests.conftest import (
 GUARD: Any = object()
 
 
-def transform(item: Any, record: dict[str, str] | None = None) -> Any:
+def transform(
+    item: Any, record: dict[str, str] | None = None, image: str = pins.VAULT_IMAGE, **given: Any
+) -> Any:
     """The program's change of an object of the chart."""
     args = ServerTransformArgs(
-        serial="serial-7", seal=None, record=record or {}, guard=GUARD, protect=True
+        serial="serial-7",
+        image=image,
+        seal=given.get("seal"),
+        record=record or {},
+        guard=GUARD,
+        protect=True,
     )
     return server_transform(args)(item)
 
@@ -395,8 +403,7 @@ def test_another_token_for_the_key_service_rolls_the_pods(program: Program) -> N
     """A server reads it at its start only; nothing of it may stand in the annotation."""
     props: Any = {"metadata": {}, "spec": {"template": {"metadata": {}}}}
     item: Any = SimpleNamespace(type_="kubernetes:apps/v1:StatefulSet", props=props, opts=None)
-    args = ServerTransformArgs(serial="s", seal="4f", record={}, guard=GUARD, protect=True)
-    result: Any = server_transform(args)(item)
+    result: Any = transform(item, seal="4f")
     assert result.props["spec"]["template"]["metadata"]["annotations"]["shlink.io/seal"] == "4f"
     seal = {"type": "transit", "address": "https://v.example.org", "keyName": "k", "token": "hvs.1"}
     recording = program(vault={"mode": "ha", "seal": seal})
@@ -483,18 +490,7 @@ def test_one_server_on_a_file_volume(name: str) -> None:
     assert ("seal" in config) is (name in SEALED)
 
 
-@pytest.mark.parametrize(
-    ("image", "open_paths"),
-    [
-        ("docker.io/hashicorp/vault:1.21.2", None),
-        ("docker.io/hashicorp/vault@sha256:" + 64 * "0", None),
-        ("docker.io/hashicorp/vault:2.0.4", ["generate-root"]),
-    ],
-)
-def test_vault_2_lets_the_job_make_a_root_token_from_the_keys(
-    image: str, open_paths: list[str] | None
-) -> None:
-    """It asks for a token otherwise; an older Vault would warn of a field that it does not know."""
+def _configuration(image: str) -> dict[str, Any]:
     nothing: Any = None
     args = VaultArgs(
         namespace="v",
@@ -503,8 +499,51 @@ def test_vault_2_lets_the_job_make_a_root_token_from_the_keys(
         access=ClusterAccess("lab"),
         image=image,
     )
-    configuration = server_configuration("vault", args)
+    return server_configuration("vault", args)
+
+
+@pytest.mark.parametrize(
+    ("image", "open_paths", "closed"),
+    [
+        ("docker.io/hashicorp/vault:1.21.2", None, None),
+        ("docker.io/hashicorp/vault@sha256:" + 64 * "0", None, None),
+        ("docker.io/hashicorp/vault:2.0.4", ["generate-root"], None),
+        ("docker.io/openbao/openbao:2.6.2", None, False),
+        ("mirror.example.org/openbao-ubi@sha256:" + 64 * "0", None, False),
+    ],
+)
+def test_a_newer_server_lets_the_job_make_a_root_token_from_the_keys(
+    image: str, open_paths: list[str] | None, closed: object
+) -> None:
+    """It asks for a token otherwise; an older Vault would warn of a field that it does not know."""
+    configuration = _configuration(image)
     assert configuration.get("enable_unauthenticated_access") == open_paths
+    listener = configuration["listener"]["tcp"]
+    assert listener.get("disable_unauthed_generate_root_endpoints") is closed
+
+
+def test_openbao_takes_the_audit_device_and_a_storage_that_stays() -> None:
+    configuration = _configuration("docker.io/openbao/openbao:2.6.2")
+    assert configuration["unsafe_allow_api_audit_creation"] is True
+    assert configuration["storage"] == {"raft": {"path": "/vault/data"}}
+    assert "unsafe_allow_api_audit_creation" not in _configuration(pins.VAULT_IMAGE)
+
+
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [
+        (pins.VAULT_IMAGE, "vault-active"),
+        ("docker.io/openbao/openbao:2.6.2", "openbao-active"),
+    ],
+)
+def test_the_leader_is_found_by_the_label_of_its_product(image: str, label: str) -> None:
+    """By the chart's Service, the forward and doctor."""
+    props: Any = {"metadata": {}, "spec": {"selector": {"vault-active": "true", "a": "b"}}}
+    item: Any = SimpleNamespace(type_="kubernetes:core/v1:Service", props=props, opts=None)
+    assert transform(item, image=image).props["spec"]["selector"] == {label: "true", "a": "b"}
+    assert forward_target(mode="ha", image=image).pod_labels[label] == "true"
+    assert is_active({label: "true"})
+    assert not is_active({label: "false"})
 
 
 @pytest.mark.parametrize("name", RAFT)

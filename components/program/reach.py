@@ -34,7 +34,7 @@ def servers(cluster: Cluster, settings: Settings, *, project: str, stack: str) -
 
     url = settings.vault.address
     if url is None:
-        vault_target = vault.forward_target(mode=settings.vault.mode)
+        vault_target = vault.forward_target(mode=settings.vault.mode, image=settings.images.vault)
         local = bind(vault_target, settings.vault.local_port, "vault")
         url = f"https://127.0.0.1:{local}"
     if settings.postgres.address is None:

@@ -35,7 +35,7 @@ from ..settings.changes import Record, refusal_hook, volume
 from ..settings.platform import Resources, Volume
 from ..settings.redis import ExternalRedis, database
 from ..settings.types import amount
-from .crds import RedisFailover, RedisFailoverSpec, RedisServers, Sentinels
+from .crds import RedisFailover, RedisFailoverSpec, RedisRestart, RedisServers, Sentinels
 
 FAILOVER = "shlink-redis"
 """Shlink's RedisFailover; the network policies select its pods by this name."""
@@ -192,6 +192,7 @@ class Redis(pulumi.ComponentResource):
         self, name: str, args: RedisArgs, opts: pulumi.ResourceOptions | None = None
     ) -> None:
         super().__init__("shlink:redis:Redis", name, None, opts)
+        self._name, self._args = name, args
         child = pulumi.ResourceOptions(parent=self)
         current = password(f"{name}-password", args.rotation, child)
         previous = None
@@ -235,6 +236,7 @@ class Redis(pulumi.ComponentResource):
                 ),
             ),
         )
+        self._failover = failover
         sentinel = pulumi.Output.concat("rfs-", name, ".", args.namespace, ".svc")
         ready = _ready(name, args, revision)
         resources: list[pulumi.Resource] = [failover]
@@ -260,6 +262,28 @@ class Redis(pulumi.ComponentResource):
             ready=ready,
         )
         self.register_outputs({"servers": self.endpoint.servers})
+
+    def end_previous_password(self, clients: Sequence[pulumi.Resource]) -> None:
+        """Restart the servers once these clients use the new password; nothing at the first one.
+
+        The operator restarts the pods one by one, the master last, when their template changes, and
+        a restarted pod knows the new password only. While clients roll as well, some wait for a
+        pod that has just gone: 5 of 1,365 requests took longer than 10 s (2026-12-01).
+        """
+        if self._args.rotation == 1:
+            return
+        RedisRestart(
+            f"{self._name}-restart",
+            self._name,
+            self._args.namespace,
+            {"shlink.io/password-rotation": str(self._args.rotation)},
+            pulumi.ResourceOptions(
+                parent=self,
+                depends_on=[self._failover, *clients],
+                # The annotation goes with the RedisFailover: without it the pods would restart.
+                retain_on_delete=True,
+            ),
+        )
 
 
 def recorded(inputs: Mapping[str, Any]) -> Record:
@@ -343,9 +367,6 @@ def _servers(name: str, args: RedisArgs, service_account: pulumi.Output[str]) ->
         "containerSecurityContext": CONTAINER_SECURITY,
         "serviceAccountName": service_account,
         "topologySpreadConstraints": args.placement.spread(labels),
-        # The operator restarts the pods one by one, the master last, when their template changes: a
-        # restarted pod knows the new password only.
-        "podAnnotations": {"shlink.io/password-rotation": str(args.rotation)},
         "storage": {
             "keepAfterDeletion": False,
             "persistentVolumeClaim": {

@@ -5,9 +5,12 @@ from typing import Any, NotRequired, TypedDict
 
 import pulumi
 from pulumi import Input
+from pulumi_kubernetes.apiextensions import CustomResourcePatch
 from pulumi_kubernetes.meta.v1 import ObjectMetaArgs
 
 from ..manifests.crds import Custom, PodPlacement, SpreadConstraint, VolumeClaim
+
+_VERSION = "databases.spotahome.com/v1"
 
 
 class NamedClaim(TypedDict):
@@ -47,7 +50,6 @@ class RedisHalf(PodPlacement):
 
 class RedisServers(RedisHalf):
     command: Sequence[str]
-    podAnnotations: Mapping[str, str]
     storage: RedisStorage
     exporter: RedisExporter
     terminationGracePeriod: int
@@ -82,4 +84,28 @@ class RedisFailover(Custom):
         spec: RedisFailoverSpec,
         opts: pulumi.ResourceOptions,
     ) -> None:
-        super().__init__(name, "databases.spotahome.com/v1", "RedisFailover", metadata, spec, opts)
+        super().__init__(name, _VERSION, "RedisFailover", metadata, spec, opts)
+
+
+class RedisRestart(CustomResourcePatch):
+    """Annotations of the servers' pods, applied to a RedisFailover beside its own fields.
+
+    A change of them makes the operator restart the pods.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        failover: str,
+        namespace: Input[str],
+        annotations: Mapping[str, str],
+        opts: pulumi.ResourceOptions,
+    ) -> None:
+        super().__init__(  # pyright: ignore[reportUnknownMemberType] -- its last two are untyped
+            name,
+            _VERSION,
+            "RedisFailover",
+            metadata=ObjectMetaArgs(name=failover, namespace=namespace),
+            spec={"redis": {"podAnnotations": annotations}},
+            opts=opts,
+        )

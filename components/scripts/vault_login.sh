@@ -33,21 +33,33 @@ field() {
   sed -n "s/^ *\"$1\": *\"\{0,1\}\([^\",]*\)\"\{0,1\},\{0,1\}\$/\1/p"
 }
 
-# A root token from the unseal or recovery keys, as `vault operator generate-root` makes it.
+# Prints the exclusive-or of an encoded token and its one-time password, which is the token.
+decode() {
+  encoded=$1 otp=$2
+  while [ $((${#encoded} % 4)) -ne 0 ]; do encoded=$encoded=; done
+  for byte in $(printf '%s' "$encoded" | base64 -d | od -An -v -tu1); do
+    letter=${otp%"${otp#?}"}
+    otp=${otp#?}
+    # shellcheck disable=SC2059 # the byte is the format
+    printf "\\$(printf '%03o' $((byte ^ $(printf '%d' "'$letter"))))"
+  done
+}
+
+# A root token from the unseal or recovery keys, as `vault operator generate-root` makes it. That
+# command of OpenBao (2.6.2) wants a token first; the endpoint is the same in both products.
 generate_root() {
-  vault operator generate-root -cancel > /dev/null 2>&1 || true
-  started=$(vault operator generate-root -init -format=json) || return 1
-  otp=$(echo "$started" | field otp)
+  vault delete sys/generate-root/attempt > /dev/null 2>&1 || true
+  started=$(vault write -force -format=json sys/generate-root/attempt) || return 1
   nonce=$(echo "$started" | field nonce)
   for file in /run/keys/vault-unseal-* /run/keys/vault-recovery-*; do
     [ -f "$file" ] || continue
-    answer=$(vault operator generate-root -format=json -nonce="$nonce" - < "$file") || return 1
+    answer=$(vault write -format=json sys/generate-root/update nonce="$nonce" key=@"$file") || return 1
     if [ "$(echo "$answer" | field complete)" = true ]; then
-      vault operator generate-root -otp="$otp" -decode="$(echo "$answer" | field encoded_root_token)"
+      decode "$(echo "$answer" | field encoded_root_token)" "$(echo "$started" | field otp)"
       return
     fi
   done
-  vault operator generate-root -cancel > /dev/null 2>&1 || true
+  vault delete sys/generate-root/attempt > /dev/null 2>&1 || true
   return 1
 }
 

@@ -106,6 +106,12 @@ def _older(before: Any, after: Any) -> bool:
     return old is not None and new is not None and new < old
 
 
+def _unreadable(before: Any, after: Any) -> bool:
+    """Whether a server might not read the storage of before: an older one, or another product."""
+    products = {ImageReference.parse(str(image)).is_openbao for image in (before, after)}
+    return len(products) > 1 or _older(before, after)
+
+
 def _older_line(before: Any, after: Any) -> bool:
     """The same for a product whose patches change no format: 7.2.14 and 7.2.11 are one line."""
     old, new = version(str(before)), version(str(after))
@@ -219,8 +225,9 @@ _RULES: Mapping[str, Rule] = {
         f"restore the backups into a new environment with that version: {_DOCS}",
     ),
     "images.vault": Rule(
-        _older,
-        "Vault does not promise to read storage that a newer version has written",
+        _unreadable,
+        "no server reads the storage of the other product, Vault or OpenBao, and none promises to "
+        "read that of a newer version",
         f"restore a snapshot from before, or `make vault-renew`: {_DOCS}",
     ),
     "images.redis": Rule(

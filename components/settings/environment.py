@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from . import changes
 from . import reading as configuration
+from .images import ImageReference
 from .platform import Charts, Images, Monitoring, Network, Operators, PlacementSettings
 from .postgres import (
     LEAST_POOL,
@@ -69,7 +70,7 @@ _POD_MEMORY = 100 * 2**20
 
 _WORKER_MEMORY = 20 * 2**20
 
-_VALKEY = (9, 0)
+_VALKEY, _OPENBAO = (9, 0), (2, 6, 99)
 
 
 class Settings(Model):
@@ -115,6 +116,7 @@ class Settings(Model):
             self._sentinel,
             self._cleared_cache,
             self._engine,
+            self._built_in_seal,
             self._published,
             self._memory,
             self._connections,
@@ -202,6 +204,15 @@ class Settings(Model):
                 f"images.redis: {image} is not Valkey 9.0 or newer, so no pod of it would get "
                 "Ready with redis.engine: Valkey; allowed: such as "
                 "docker.io/valkey/valkey:9.1.1-alpine"
+            )
+
+    def _built_in_seal(self) -> None:
+        image, seal = self.images.vault, self.vault.seal
+        newer = (changes.version(image) or _OPENBAO) > _OPENBAO
+        if seal and seal.type != "transit" and newer and ImageReference.parse(image).is_openbao:
+            raise ValueError(
+                f"vault.seal.type: {seal.type} is a plugin since OpenBao 2.7, and its image has "
+                "none; allowed: transit, or an images.vault of OpenBao 2.6"
             )
 
     def _published(self) -> None:

@@ -58,6 +58,11 @@ class ImageReference:
         """
         return self.digest is not None or _VERSION.search(self.tag or "") is not None
 
+    @property
+    def is_openbao(self) -> bool:
+        """Whether its name says that it is OpenBao, in Vault's place."""
+        return "openbao" in self.repository.rpartition("/")[2]
+
     def at(self, registry: str) -> Self:
         """The same image in a mirror: `registry` takes the place of the registry host."""
         host, slash, path = self.repository.partition("/")

@@ -16,7 +16,7 @@ import pulumi_random as random
 import pulumi_vault as vault
 from pulumi_kubernetes import core, helm, meta, rbac
 
-from .. import ports
+from .. import pins, ports
 from ..cluster.forward import ForwardTarget
 from ..cluster.waits import WaitTarget, replicas_ready, wait_hook
 from ..credentials import tls
@@ -28,19 +28,30 @@ from .args import Login, VaultArgs
 from .init import InitJobArgs, init_job, proven_login
 from .people import people_auth
 from .policies import operator_policy, viewer_policy
-from .server import ServerTransformArgs, chart_values, recorded, seal_files, server_transform
+from .server import (
+    ServerTransformArgs,
+    active_label,
+    chart_values,
+    recorded,
+    seal_files,
+    server_transform,
+)
 
 _UNSEAL_SECONDS = 600
 """A volume that is slow to come, and a rolling update of all servers."""
 
 
 def forward_target(
-    *, mode: Literal["standalone", "ha"], release: str = "vault", namespace: str = VAULT
+    *,
+    mode: Literal["standalone", "ha"],
+    image: str = pins.VAULT_IMAGE,
+    release: str = "vault",
+    namespace: str = VAULT,
 ) -> ForwardTarget:
     """The pod that answers: the only one, or the active one of a raft cluster."""
     labels = {**VAULT_SERVER.labels, "app.kubernetes.io/instance": release}
     if mode == "ha":
-        labels["vault-active"] = "true"
+        labels[active_label(image)] = "true"
     return ForwardTarget(
         service=f"{namespace}/{release}",
         namespace=namespace,
@@ -266,6 +277,7 @@ class Vault(pulumi.ComponentResource):
         args = self._args
         return ServerTransformArgs(
             serial=self._certificate.serial,
+            image=args.image,
             seal=self._seal,
             record={"vault.mode": args.mode, "vault.seal": args.sealed_by},
             guard=refusal_hook(f"{self._name}-guard", args.allowed_changes, recorded),

@@ -37,6 +37,8 @@ class ServerTransformArgs:
 
     serial: pulumi.Input[str]
     """Of the server's certificate."""
+    image: str
+    """Vault's, or OpenBao's."""
     seal: pulumi.Input[str] | None
     """Changes with what the servers unseal themselves with; None without a token of theirs."""
     record: Mapping[str, str]
@@ -161,10 +163,27 @@ def _seal(service: KeyService) -> dict[str, str]:
     return parameters
 
 
-def _is_vault_2(image: str) -> bool:
-    """Whether the image's tag says so; a digest without a tag says nothing."""
-    major = (ImageReference.parse(image).tag or "").partition(".")[0]
-    return major.isdigit() and int(major) > 1
+def active_label(image: str) -> str:
+    """The label with which the product marks its active server (`service_registration`)."""
+    return "openbao-active" if ImageReference.parse(image).is_openbao else "vault-active"
+
+
+def is_active(labels: Mapping[str, str]) -> bool:
+    """Whether a pod with these labels is the active server, of either product."""
+    return "true" in (labels.get("vault-active"), labels.get("openbao-active"))
+
+
+def _allow_unauthenticated_root(configuration: dict[str, Any], image: str) -> None:
+    """Let the init Job make a root token from the keys, where it has no token yet.
+
+    Vault 2 and OpenBao ask for one otherwise. A digest without a tag says nothing of a version.
+    """
+    reference = ImageReference.parse(image)
+    major = (reference.tag or "").partition(".")[0]
+    if reference.is_openbao:
+        configuration["listener"]["tcp"]["disable_unauthed_generate_root_endpoints"] = False
+    elif major.isdigit() and int(major) > 1:
+        configuration["enable_unauthenticated_access"] = ["generate-root"]
 
 
 def _pod_labels(args: VaultArgs) -> dict[str, str]:
@@ -208,9 +227,11 @@ def server_configuration(release: str, args: VaultArgs) -> dict[str, Any]:
         },
         "storage": {"file": {"path": "/vault/data"}},
     }
-    if _is_vault_2(args.image):
-        # Otherwise Vault 2 asks for a token, and the init Job makes a root token where it has none.
-        configuration["enable_unauthenticated_access"] = ["generate-root"]
+    _allow_unauthenticated_root(configuration, args.image)
+    if ImageReference.parse(args.image).is_openbao:
+        configuration["unsafe_allow_api_audit_creation"] = True  # the program's audit device
+        # It loses `file` with 2.7.
+        configuration["storage"] = {"raft": {"path": "/vault/data"}}
     if args.metrics:
         # Otherwise sys/metrics asks for a token. The network policies let only Prometheus come.
         listener = configuration["listener"]["tcp"]
@@ -252,6 +273,10 @@ def server_transform(args: ServerTransformArgs) -> pulumi.ResourceTransform:
         # In place of Pulumi's own wait; to skip it would skip the wait for a deletion too.
         _annotate(item.props, {"pulumi.com/waitFor": "jsonpath={.metadata.uid}"})
         if item.type_ == _SERVICE:
+            service: Any = item.props["spec"]
+            selector: dict[str, str] = service["selector"]
+            if "vault-active" in selector:
+                selector[active_label(args.image)] = selector.pop("vault-active")
             return pulumi.ResourceTransformResult(props=item.props, opts=item.opts)
         _annotate(item.props, {RECORD: json.dumps(args.record)})
         spec: Any = item.props["spec"]

@@ -110,7 +110,8 @@ async def _delete_pod(api: Any, namespace: str, name: str) -> None:
 
 
 def _vault(declared: Declared) -> tuple[str, Mapping[str, str]]:
-    target = forward_target(mode=declared.settings.vault.mode)
+    settings = declared.settings
+    target = forward_target(mode=settings.vault.mode, image=settings.images.vault)
     return target.namespace, target.pod_labels
 
 

@@ -21,7 +21,7 @@ def vault_reachable(cluster: Cluster, declared: Settings, urn: str) -> Generator
         return
     prefix, project, *_ = urn.split("::")
     stack = prefix.removeprefix("urn:pulumi:")
-    vault = forward_target(mode=declared.vault.mode)
+    vault = forward_target(mode=declared.vault.mode, image=declared.images.vault)
     port = declared.vault.local_port or local_port(project, stack, vault.service)
     forward = Forward(access(cluster), vault, port, setting="shlink:vault")
     forward.start()

@@ -1,5 +1,7 @@
 """A real Vault on this machine, and the init Job's scripts as they run in its pod."""
 
+import base64
+import functools
 import json
 import os
 import re
@@ -13,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from components import scripts
+from components import pins, scripts
 from components.vault.args import People, VaultArgs
 from components.vault.policies import program_policy
 from components.vault.server import server_configuration
@@ -31,10 +33,20 @@ def binary(name: str) -> str | None:
     return shutil.which(name, path=folders)
 
 
+@functools.cache
+def _image() -> str:
+    """A name of the product that the command is: Vault, or OpenBao in its place."""
+    command = binary("vault") or "true"
+    answer = subprocess.run([command, "version"], capture_output=True, check=True)  # noqa: S603
+    openbao = b"OpenBao" in answer.stdout
+    return "docker.io/openbao/openbao:2.6.2" if openbao else pins.VAULT_IMAGE
+
+
 def vault_args(people: People | None = None, rotation: int = 1) -> VaultArgs:
     """Defaults; scripts and configuration need neither a certificate nor an engine."""
     nothing = cast("Any", None)
     return VaultArgs(
+        image=_image(),
         namespace="vault",
         authority=nothing,
         provider_address="https://localhost",
@@ -79,7 +91,8 @@ class VaultServer:
             "tls_cert_file": str(self.folder / "run/tls/tls.crt"),
             "tls_key_file": str(self.folder / "run/tls/tls.key"),
         }
-        config["storage"] = {"file": {"path": str(self.folder / "data")}}
+        for storage in config["storage"].values():
+            storage["path"] = str(self.folder / "data")
         config["ui"] = False
         file = self.folder / "config.json"
         file.write_text(json.dumps(config))
@@ -88,7 +101,11 @@ class VaultServer:
                 [str(binary("vault")), "server", f"-config={file}"],
                 stdout=log,
                 stderr=log,
-                env={"VAULT_API_ADDR": self.address, "HOME": str(self.folder)},
+                env={
+                    "VAULT_API_ADDR": self.address,
+                    "VAULT_CLUSTER_ADDR": f"https://127.0.0.1:{self._cluster_port}",
+                    "HOME": str(self.folder),
+                },
             )
         for _ in range(300):
             if self.vault("operator", "init", "-status", "-format=json").stdout:
@@ -227,21 +244,16 @@ class VaultServer:
         return roots
 
     def generate_root(self) -> str:
-        """A root token by the procedure of docs/operations.md."""
-        started = json.loads(
-            self.vault("operator", "generate-root", "-init", "-format=json").stdout
-        )
+        """A root token from the keys, by the endpoint that Vault and OpenBao both have."""
+        attempt, update = "sys/generate-root/attempt", "sys/generate-root/update"
+        started = json.loads(self.vault("write", "-force", "-format=json", attempt).stdout)["data"]
         encoded = ""
         for file in sorted(self.keys.glob("vault-unseal-*"))[:KEY_THRESHOLD]:
-            nonce = f"-nonce={started['nonce']}"
-            answer = self.vault(
-                *("operator", "generate-root", "-format=json", nonce, "-"), text=file.read_text()
-            )
-            encoded = json.loads(answer.stdout)["encoded_root_token"]
-        decoded = self.vault(
-            "operator", "generate-root", f"-decode={encoded}", f"-otp={started['otp']}"
-        )
-        return decoded.stdout.strip()
+            key = (f"nonce={started['nonce']}", f"key=@{file}")
+            answer = self.vault("write", "-format=json", update, *key)
+            encoded = json.loads(answer.stdout)["data"]["encoded_root_token"]
+        token = base64.b64decode(encoded + "=" * (-len(encoded) % 4))
+        return bytes(a ^ b for a, b in zip(token, started["otp"].encode(), strict=True)).decode()
 
     def _environment(self, variables: Mapping[str, str]) -> dict[str, str]:
         folder = str(Path(str(binary("vault"))).parent)

@@ -1274,6 +1274,13 @@ REDIS: Sequence[Case] = tuple(
 
 TOGETHER: Sequence[Case] = (
     (
+        (
+            "shlink:vault: {seal: {type: awskms, region: eu-central-1, kmsKeyId: k}}\n"
+            '  shlink:images: {vault: "openbao/openbao:2.7.1"}'
+        ),
+        "vault.seal.type: awskms is a plugin since OpenBao 2.7, and its image has none",
+    ),
+    (
         'shlink:redis: {engine: Valkey}\n  shlink:images: {redis: "valkey/valkey:9.1.1"}',
         "redis.engine: Valkey is unknown to the archived redis-operator",
     ),

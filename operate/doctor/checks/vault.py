@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
+from components.vault.server import is_active
 from operate.doctor import certificates, drift
 from operate.doctor.endpoints import unnamed
 from operate.doctor.findings import Checks, Environment, Problem, Severity, error_unless
@@ -261,7 +262,7 @@ async def _leader(environment: Environment) -> list[Problem]:
     if environment.declared.settings.vault.mode != "ha":
         return []
     pods = await pods_of(environment.view, await _workload(environment))
-    active = [pod for pod in pods if labels_of(pod).get("vault-active") == "true" and ready(pod)]
+    active = [pod for pod in pods if is_active(labels_of(pod)) and ready(pod)]
     if len(active) == 1 or not pods:
         return []
     moving = any(moved(environment.view, pod) for pod in pods)

@@ -14,6 +14,7 @@ import ssl
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from components.vault.server import is_active
 from operate.doctor import inside, last_update
 from operate.doctor.findings import Environment, Problem, skip
 from operate.doctor.pod_problems import Workload, pods_of, ready
@@ -88,7 +89,7 @@ async def look(environment: Environment, workload: Workload) -> list[Problem]:
     address = urlsplit(environment.declared.outputs.vault_address)
     pods = [pod for pod in await pods_of(environment.view, workload) if ready(pod)]
     # A standby server forwards to the active one.
-    pods.sort(key=lambda pod: labels_of(pod).get("vault-active") != "true")
+    pods.sort(key=lambda pod: not is_active(labels_of(pod)))
     trusted = await inside.authority(environment)
     if not pods or not trusted or address.scheme != "https":
         return []
