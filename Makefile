@@ -19,7 +19,7 @@ unexport STACK DRILL
 
 .DEFAULT_GOAL := help
 .PHONY: help setup preview test verify scratch-cluster lint hooks format check clean bench \
-	mutants schema live-preview drift up destroy refresh recover vault-renew forward doctor \
+	mutants schema outdated live-preview drift up destroy refresh recover vault-renew forward doctor \
 	rights smoke drill restore-drill
 
 help: ## list the targets
@@ -75,6 +75,9 @@ mutants: setup ## break the program on purpose and name the check that notices
 
 schema: setup ## write Pulumi.schema.json and docs/configuration.md from the settings' models
 	@$(PY) -m offline.schema
+
+outdated: setup ## each pin, its newest release, and whether its makers still support it
+	@$(PY) -m offline.outdated
 
 # The targets below talk to a cluster. Each preview and each `up` is held to the rules in policy/.
 export PULUMI_OPTION_POLICY_PACK := $(CURDIR)/policy

@@ -90,6 +90,7 @@ def test_every_workflow_starts_with_no_permission_and_no_job_gets_more_than_it_u
             "contents": "read",
             "pull-requests": "write",
         },
+        "e2e/outdated": {"contents": "read", "issues": "write"},
         **dict.fromkeys(CLOUD_JOBS, cloud),
     }
 
