@@ -134,29 +134,19 @@ class View:
         return bool(at(reply.fields, "status", "allowed"))
 
     @contextlib.asynccontextmanager
-    async def websocket(
-        self, namespace: str, path: str, parameters: Mapping[str, Any], protocol: str
-    ) -> AsyncGenerator[Any]:
-        """A stream of frames to a pod's subresource, such as `pods/vault-0/portforward`.
-
-        Its user sends and receives within the view's patience. Raises NoAnswerError.
-        """
+    async def patiently(self, what: str) -> AsyncGenerator[None]:
+        """A talk with a pod within the view's patience. Raises NoAnswerError."""
         try:
-            async with (
-                asyncio.timeout(self.patience),
-                self.api.open_websocket(
-                    namespace=namespace, url=path, params=parameters, subprotocols=[protocol]
-                ) as websocket,
-            ):
-                yield websocket
+            async with asyncio.timeout(self.patience):
+                yield
+        except (LookError, ssl.SSLError):
+            raise
         except TimeoutError:
-            raise NoAnswerError(f"no answer within {self.patience:g} s to {path}") from None
+            raise NoAnswerError(f"no answer within {self.patience:g} s from {what}") from None
         # A server, a proxy or a kubelet can fail in any way.
         except Exception as error:  # noqa: BLE001
-            cause = _cause(error)
-            if isinstance(cause, (LookError, ssl.SSLError)):
-                raise cause from None
-            raise NoAnswerError(f"no answer to {path}: {type(cause).__name__}") from None
+            reason = str(error) or type(error).__name__
+            raise NoAnswerError(f"no answer from {what}: {reason}") from None
 
     async def _get(self, resource: str, namespace: str, patience: float | None) -> Reply:
         return await self._call("GET", resource, namespace, patience)
@@ -210,13 +200,6 @@ def _retrieved(task: "asyncio.Task[Any]") -> None:
     """Looks at a failure that came after every check had given up; asyncio would print it."""
     if not task.cancelled():
         task.exception()
-
-
-def _cause(error: Exception) -> Exception:
-    """The error itself: httpx-ws wraps what its user raises into groups (0.7, with anyio 4)."""
-    while isinstance(error, ExceptionGroup):
-        error = cast("ExceptionGroup[Exception]", error).exceptions[0]
-    return error
 
 
 def _parsed(response: Any) -> Any:

@@ -21,8 +21,9 @@ import pytest
 import yaml
 
 from components.cluster import forward
-from components.cluster.access import ClusterAccess, ClusterError
+from components.cluster.access import AnswerError, ClusterAccess, ClusterError
 from components.cluster.forward import Forward, ForwardError, ForwardTarget, Relay, local_port
+from components.cluster.streams import PortStream
 
 TARGET = ForwardTarget(
     "postgres/shlink-db-primary", "postgres", {"cluster": "shlink-db", "role": "master"}, 5432
@@ -177,15 +178,15 @@ CHECK = f"Check that this works here: {KUBECTL} get pods"
             f"no connection to the API server (APITimeoutError) (0.1 s long). {CHECK}",
         ),
         (
-            httpx_ws.WebSocketUpgradeError(response(404)),
+            AnswerError(404, "pods/db-0/portforward"),
             f"the API server answers 404 to get and create pods/portforward (0.1 s long). {CHECK}",
         ),
         (
-            httpx_ws.WebSocketUpgradeError(response(400)),
+            AnswerError(400, "pods/db-0/portforward"),
             f"the API server answers 400 to get and create pods/portforward. {CHECK}",
         ),
         (
-            httpx_ws.WebSocketUpgradeError(response(403)),
+            AnswerError(403, "pods/db-0/portforward"),
             f"no permission to get and create pods/portforward in namespace postgres (403). {ROLE}",
         ),
         (
@@ -512,7 +513,7 @@ async def relayed(
     reader, writer = await asyncio.open_connection(sock=near)
     acting = asyncio.ensure_future(client) if client else None
     try:
-        refusal = await Relay(server, reader, writer).run()
+        refusal = await Relay(PortStream(server), reader, writer).run()
     finally:
         writer.close()
         await writer.wait_closed()

@@ -95,7 +95,7 @@ def test_it_looks_until_the_object_is_as_wanted() -> None:
             [{"done": False, "step": 1}, ConnectionRefusedError("port 6443")],
             "ConnectionRefusedError: port 6443",
         ),
-        ([503], "ConnectionError: 503 from the API server: no object"),
+        ([503], "AnswerError: 503 from the API server: no object"),
         ([dict[str, Any]()], "KeyError: 'done'"),
     ],
 )

@@ -32,6 +32,17 @@ class ClusterError(pulumi.RunError):
     """
 
 
+class AnswerError(ConnectionError):
+    """The API server answers otherwise than it was asked to.
+
+    `question`: what it was asked, or what it says.
+    """
+
+    def __init__(self, status: int, question: str) -> None:
+        super().__init__(f"{status} from the API server: {question}")
+        self.status = status
+
+
 def provider(
     cluster: Cluster, after: pulumi.Input[pulumi.Resource] | None = None
 ) -> kubernetes.Provider:
@@ -241,7 +252,7 @@ async def read(api: Any, resource: str, namespace: str, name: str) -> Mapping[st
     """One object, or None. `resource`: plural name with version and group, `statefulsets.v1.apps`.
 
     By its address, which needs no look at the kinds that the cluster serves: `objects` says why.
-    Raises ConnectionError when the API server answers otherwise.
+    Raises AnswerError.
     """
     plural, version, group = resource.split(".", 2)
     place = f"{group}/{version}" if group else version
@@ -252,7 +263,23 @@ async def read(api: Any, resource: str, namespace: str, name: str) -> Mapping[st
         case HTTPStatus.NOT_FOUND:
             return None
         case _:
-            raise ConnectionError(f"{status} from the API server: {text}")
+            raise AnswerError(status, text)
+
+
+async def pods(api: Any, namespace: str, labels: str) -> list[Mapping[str, Any]]:
+    """Pods with these labels. Raises AnswerError."""
+    status, text = await answer(
+        api, "GET", "v1", namespace, "pods", params={"labelSelector": labels}
+    )
+    if status != HTTPStatus.OK:
+        raise AnswerError(status, text)
+    return cast("list[Mapping[str, Any]]", json.loads(text)["items"])
+
+
+def is_running(pod: Mapping[str, Any]) -> bool:
+    """Whether a pod has begun, and does not end."""
+    running = pod.get("status", {}).get("phase") == "Running"
+    return running and "deletionTimestamp" not in pod["metadata"]
 
 
 async def objects(

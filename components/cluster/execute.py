@@ -3,11 +3,13 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 import pulumi
 
-from .access import ClusterAccess, label_selector, objects
+from . import streams
+from .access import AnswerError, ClusterAccess, is_running, label_selector, pods
 
 
 class ExecuteError(pulumi.RunError):
@@ -42,38 +44,33 @@ async def execute(
     """
     where = f"{command[0]} in container {container.name} of the pods with {container.selector}"
     try:
-        async with asyncio.timeout(patience):
-            done = await _done(access, container, command)
+        async with asyncio.timeout(patience), access.connected() as api:
+            pod = await _running(api, container)
+            ended = await streams.run(api, container.namespace, pod, container.name, command)
     except TimeoutError:
         raise ExecuteError(f"{where}: no end within {patience:g} s") from None
     except ExecuteError:
         raise
-    # An API server, a proxy, a credential plugin or the kubelet may answer anything.
-    except Exception as error:  # noqa: BLE001
-        raise ExecuteError(
-            f"{where}: {error or type(error).__name__}. It needs the right pods/exec in namespace "
-            f"{container.namespace}: deploy/rbac/restore.yaml"
-        ) from None
-    if done.returncode:
-        text = done.stderr.decode(errors="replace") or done.stdout.decode(errors="replace")
-        raise ExecuteError(f"{where} ended with {done.returncode}: {text.strip()}")
-    return str(done.stdout.decode(errors="replace"))
-
-
-async def _done(access: ClusterAccess, container: Container, command: Sequence[str]) -> Any:
-    async with access.connected() as api:
-        pod = await _running(api, container)
-        if pod is None:
-            raise ExecuteError(
-                f"no pod runs in namespace {container.namespace} with {container.selector}"
+    except AnswerError as error:
+        text = f"{where}: {error}"
+        if error.status == HTTPStatus.FORBIDDEN:
+            text += (
+                ". It takes list on pods, and get and create on pods/exec, in namespace "
+                f"{container.namespace}: deploy/rbac/restore.yaml"
             )
-        return await pod.async_exec(list(command), container=container.name, check=False)
+        raise ExecuteError(text) from None
+    # A proxy, a credential plugin or the network may fail in any way.
+    except Exception as error:  # noqa: BLE001
+        raise ExecuteError(f"{where}: {str(error) or type(error).__name__}") from None
+    if ended.code:
+        text = ended.errors or ended.output
+        raise ExecuteError(f"{where} ended with {ended.code}: {text.strip()}")
+    return ended.output
 
 
-async def _running(api: Any, container: Container) -> Any:
-    pods = objects(api, "Pod", namespace=container.namespace, labels=container.selector)
-    async for pod in pods:
-        status = pod.raw.get("status", {})
-        if status.get("phase") == "Running" and "deletionTimestamp" not in pod.raw["metadata"]:
-            return pod
-    return None
+async def _running(api: Any, container: Container) -> str:
+    """The pod's name."""
+    for pod in await pods(api, container.namespace, container.selector):
+        if is_running(pod):
+            return str(pod["metadata"]["name"])
+    raise ExecuteError(f"no pod runs in namespace {container.namespace} with {container.selector}")

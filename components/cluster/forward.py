@@ -15,11 +15,20 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Protocol
+from typing import Any
 
 import pulumi
 
-from .access import ClusterAccess, ClusterError, disconnect, label_selector
+from .access import (
+    AnswerError,
+    ClusterAccess,
+    ClusterError,
+    disconnect,
+    is_running,
+    label_selector,
+    pods,
+)
+from .streams import PortError, PortStream, StreamError, connection
 
 TIMEOUT = 15.0
 """Seconds that a new connection waits for a Ready pod and for the API server."""
@@ -33,8 +42,6 @@ close, so nothing tells that an answer is complete once the client has finished 
 
 _CHUNK = 64 * 1024
 """Bytes of one read and one frame."""
-
-_ERROR_CHANNEL = 1
 
 _EXPIRED = "the API server does not accept the login (401), it may have expired"
 
@@ -192,7 +199,7 @@ class Forward:
             self._reported = message
             self._report(message)
 
-    async def _open(self, stack: contextlib.AsyncExitStack) -> "WebSocket":
+    async def _open(self, stack: contextlib.AsyncExitStack) -> PortStream:
         """A stream to a pod, closed by the stack. Raises _NoConnectionError."""
         silent = f"neither the login nor the API server of context {self._access.context!r} answers"
         fault = _NoConnectionError(silent, self._check_login(), transient=True)
@@ -213,47 +220,29 @@ class Forward:
                 f"{fault.cause} ({self._timeout:g} s long)", fault.remedy
             ) from None
 
-    async def _attempt(self, stack: contextlib.AsyncExitStack) -> "WebSocket":
+    async def _attempt(self, stack: contextlib.AsyncExitStack) -> PortStream:
         async with self._login:
             api = self._api = self._api or await self._access.client()
         target = self._target
-        async with api.call_api(
-            "GET",
-            namespace=target.namespace,
-            url="pods",
-            params={"labelSelector": target.selector},
-            raise_for_status=False,
-        ) as response:
-            if response.status_code == HTTPStatus.UNAUTHORIZED and self._api is api:
-                # The login expired. kr8s would log in again from raise_for_status, and close
-                # every connection of this client.
-                self._api = None
-            if response.is_error:
-                raise self._refused(response.status_code, "list", "pods")
-            pod = self._choose(response.json()["items"])
-        opened = api.open_websocket(
-            namespace=target.namespace,
-            url=f"pods/{pod}/portforward",
-            params={"ports": str(target.port)},
-        )
+        try:
+            pod = self._choose(await pods(api, target.namespace, target.selector))
+        except AnswerError as error:
+            if error.status == HTTPStatus.UNAUTHORIZED and self._api is api:
+                self._api = None  # the login expired
+            raise self._refused(error.status, "list", "pods") from None
+        opened = connection(api, target.namespace, pod, target.port)
         return await stack.enter_async_context(opened)
 
-    def _choose(self, pods: list[dict[str, Any]]) -> str:
-        for pod in pods:
-            conditions = {
-                condition["type"]: condition["status"]
-                for condition in pod["status"].get("conditions", [])
-            }
-            if (
-                pod["status"].get("phase") == "Running"
-                and conditions.get("Ready") == "True"
-                and "deletionTimestamp" not in pod["metadata"]
-            ):
+    def _choose(self, candidates: list[Mapping[str, Any]]) -> str:
+        for pod in candidates:
+            conditions = pod["status"].get("conditions", [])
+            ready = any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
+            if ready and is_running(pod):
                 return pod["metadata"]["name"]
         target = self._target
         cause = f"there is no pod in namespace {target.namespace} with {target.selector}"
-        if pods:
-            names = ", ".join(sorted(pod["metadata"]["name"] for pod in pods))
+        if candidates:
+            names = ", ".join(sorted(pod["metadata"]["name"] for pod in candidates))
             cause = f"not Ready: {names} in namespace {target.namespace}"
         remedy = (
             f"See {self._access.kubectl} -n {target.namespace} describe pods -l {target.selector}"
@@ -291,7 +280,6 @@ class Forward:
         It never holds what a credential plugin prints, which may be a token.
         """
         import httpx  # noqa: PLC0415 - comes with kr8s
-        import httpx_ws  # noqa: PLC0415
         import kr8s  # noqa: PLC0415
 
         cause, remedy, transient = (
@@ -302,13 +290,13 @@ class Forward:
         match error:
             case _NoConnectionError():
                 return error
-            case httpx_ws.WebSocketUpgradeError(response=response):
-                return self._refused(response.status_code, "get and create", "pods/portforward")
+            case AnswerError():
+                return self._refused(error.status, "get and create", "pods/portforward")
             case kr8s.ServerError(response=httpx.Response(status_code=HTTPStatus.UNAUTHORIZED)):
                 cause = _EXPIRED  # and kr8s has logged in anew by now
             case kr8s.ServerError():
                 cause, transient = f"the API server answers: {error}", True
-            case httpx.TransportError() | kr8s.APITimeoutError() | httpx_ws.HTTPXWSException():
+            case httpx.TransportError() | kr8s.APITimeoutError() | StreamError():
                 cause, transient = (
                     f"no connection to the API server ({str(error) or type(error).__name__})",
                     True,
@@ -334,24 +322,13 @@ class Forward:
         return _NoConnectionError(cause, remedy, transient=transient)
 
 
-class WebSocket(Protocol):
-    """What a relay needs of httpx-ws' session. Both raise when the connection is over."""
-
-    async def receive_bytes(self) -> bytes: ...
-    async def send_bytes(self, data: bytes) -> None: ...
-
-
 class Relay:
-    """Copies one connection between a local socket and a port-forward stream.
-
-    The stream speaks Kubernetes' v4.channel.k8s.io for one port. Every frame begins with its
-    channel: 0 is data, 1 is errors. On each channel the server first sends two bytes, the port.
-    """
+    """Copies one connection between a local socket and a stream to a pod's port."""
 
     def __init__(
-        self, websocket: WebSocket, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self, stream: PortStream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        self._websocket, self._reader, self._writer = websocket, reader, writer
+        self._stream, self._reader, self._writer = stream, reader, writer
         self._last_sent: float | None = None
         self._last_heard: float | None = None
         self._refusal: str | None = None
@@ -382,7 +359,7 @@ class Relay:
             Exception
         ):  # one side is gone; what the server sent before may still be on its way
             while data := await self._reader.read(_CHUNK):
-                await self._websocket.send_bytes(b"\0" + data)
+                await self._stream.send(data)
         now = asyncio.get_running_loop().time
         self._last_sent = now()
         while (left := self._quiet_until() - now()) > 0:  # noqa: ASYNC110 -- waits for time
@@ -392,19 +369,13 @@ class Relay:
         return max(self._last_sent or 0, self._last_heard or 0) + _DRAIN_SECONDS
 
     async def _download(self) -> None:
-        port_bytes = dict[int, int]()
-        while frame := await self._websocket.receive_bytes():
-            channel, data = frame[0], frame[1:]
-            skipped = min(port_bytes.setdefault(channel, 2), len(data))
-            port_bytes[channel] -= skipped
-            if not (data := data[skipped:]):
-                continue
-            if channel == _ERROR_CHANNEL:
-                # After an answer, or once the client has left, this is an ordinary end:
-                # "connection reset by peer".
-                if self._last_heard is None and self._last_sent is None:
-                    self._refusal = data.decode(errors="replace").strip()
-                return
-            self._last_heard = asyncio.get_running_loop().time()
-            self._writer.write(data)
-            await self._writer.drain()
+        try:
+            while data := await self._stream.receive():
+                self._last_heard = asyncio.get_running_loop().time()
+                self._writer.write(data)
+                await self._writer.drain()
+        except PortError as error:
+            # After an answer, or once the client has left, this is an ordinary end: "connection
+            # reset by peer".
+            if self._last_heard is None and self._last_sent is None:
+                self._refusal = str(error)

@@ -6,10 +6,11 @@ import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from components.cluster.streams import PortStream
 from operate.view import NoAnswerError, Object, SkippedError, at
 
 from .findings import Environment, Problem, Severity, error_unless, skip
-from .inside import Tunnel, authority, certificate, days_left, trusting, tunnel
+from .inside import authority, certificate, days_left, trusting, tunnel
 from .pod_problems import moved
 
 _WARNING_DAYS = 21
@@ -24,14 +25,14 @@ class NoTlsError(NoAnswerError):
     """A server that answers, and offers no TLS."""
 
 
-Opening = Callable[[Tunnel], Awaitable[None]]
+Opening = Callable[[PortStream], Awaitable[None]]
 """What a protocol says before TLS begins."""
 
 _Shown = Object | ssl.SSLError | NoAnswerError | SkippedError
 """A certificate, or why there is none."""
 
 
-async def _at_once(_: Tunnel) -> None:
+async def _at_once(_: PortStream) -> None:
     """TLS begins with the connection."""
 
 

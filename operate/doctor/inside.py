@@ -14,18 +14,13 @@ from typing import Any, TypeVar, cast
 
 import h11
 
+from components.cluster import streams
+from components.cluster.streams import PortStream
 from operate.view import NoAnswerError, Object, Reply, SkippedError, View, at
 
 from .findings import Environment
 
 T = TypeVar("T")
-
-_PROTOCOL = "v4.channel.k8s.io"
-"""Of both streams: the first byte of each frame is its channel."""
-
-_STDOUT, _STATUS = 1, 3
-
-_FORWARD_ERROR = 1
 
 RIGHTS = "deploy/rbac/doctor-inside.yaml grants it"
 
@@ -34,39 +29,15 @@ _STORES = "external-secrets.io/v1/secretstores"
 _SECONDS_PER_DAY = 86400
 
 
-class Tunnel:
-    """A connection to a port of a pod, through the API server."""
-
-    def __init__(self, websocket: Any) -> None:
-        self._websocket = websocket
-        # On each channel the server first sends two bytes, the port.
-        self._port_bytes = dict[int, int]()
-
-    async def send(self, data: bytes) -> None:
-        """Send bytes to the port."""
-        await self._websocket.send_bytes(b"\0" + data)
-
-    async def receive(self) -> bytes:
-        """The next bytes of the port. Raises NoAnswerError when nothing listens there."""
-        while True:
-            frame = await self._websocket.receive_bytes()
-            channel, data = frame[0], frame[1:]
-            skipped = min(self._port_bytes.setdefault(channel, 2), len(data))
-            self._port_bytes[channel] -= skipped
-            if not data[skipped:]:
-                continue
-            if channel == _FORWARD_ERROR:
-                raise NoAnswerError("nothing answers on the pod's port")
-            return data[skipped:]
-
-
 @contextlib.asynccontextmanager
-async def tunnel(view: View, namespace: str, pod: str, port: int) -> AsyncGenerator[Tunnel]:
+async def tunnel(view: View, namespace: str, pod: str, port: int) -> AsyncGenerator[PortStream]:
     """A connection to a port of a pod. Raises SkippedError and NoAnswerError."""
     await _require(view, namespace, "portforward")
-    path = f"pods/{pod}/portforward"
-    async with view.websocket(namespace, path, {"ports": str(port)}, _PROTOCOL) as websocket:
-        yield Tunnel(websocket)
+    async with (
+        view.patiently(f"port {port} of pod {pod}"),
+        streams.connection(view.api, namespace, pod, port) as connection,
+    ):
+        yield connection
 
 
 async def output(
@@ -74,26 +45,12 @@ async def output(
 ) -> str:
     """What a command in a container prints. Raises SkippedError, and NoAnswerError if it fails."""
     await _require(view, namespace, "exec")
-    parameters = {
-        "command": list(command),
-        "container": container,
-        "stdout": "true",
-        "stderr": "true",
-    }
-    printed = b""
-    path = f"pods/{pod}/exec"
-    async with view.websocket(namespace, path, parameters, _PROTOCOL) as websocket:
-        while True:
-            frame = await websocket.receive_bytes()
-            if frame[:1] == bytes([_STDOUT]):
-                printed += frame[1:]
-            elif frame[:1] == bytes([_STATUS]):
-                status = json.loads(frame[1:])
-                break
-    if status.get("status") != "Success":
+    async with view.patiently(f"{command[0]} in pod {pod}"):
+        ended = await streams.run(view.api, namespace, pod, container, command)
+    if ended.code:
         # Not what it printed: a server's error may quote a statement, and a password in it.
         raise NoAnswerError(f"{command[0]} fails in container {container} of pod {pod}")
-    return printed.decode(errors="replace")
+    return ended.output
 
 
 async def _require(view: View, namespace: str, subresource: str) -> None:
@@ -131,7 +88,7 @@ def trusting(authority_pem: str) -> ssl.SSLContext:
 class _Session:
     """A TLS session of a client over a tunnel."""
 
-    def __init__(self, connection: Tunnel, context: ssl.SSLContext, name: str) -> None:
+    def __init__(self, connection: PortStream, context: ssl.SSLContext, name: str) -> None:
         self._connection = connection
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
@@ -160,7 +117,7 @@ class _Session:
                 self._incoming.write(await self._connection.receive())
 
 
-async def certificate(connection: Tunnel, context: ssl.SSLContext, name: str) -> Object:
+async def certificate(connection: PortStream, context: ssl.SSLContext, name: str) -> Object:
     """The certificate that a server shows.
 
     Raises ssl.SSLCertVerificationError: a client refuses it.
@@ -171,7 +128,7 @@ async def certificate(connection: Tunnel, context: ssl.SSLContext, name: str) ->
 
 
 async def posted(
-    connection: Tunnel, context: ssl.SSLContext, host: str, path: str, fields: Object
+    connection: PortStream, context: ssl.SSLContext, host: str, path: str, fields: Object
 ) -> Reply:
     """The answer of an HTTPS server to a POST of JSON. Raises NoAnswerError and ssl.SSLError."""
     session = _Session(connection, context, host)

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from components import ports
-from operate.doctor import certificates, inside, last_update
+from components.cluster.streams import PortStream
+from operate.doctor import certificates, last_update
 from operate.doctor.drift import unchanged
 from operate.doctor.endpoints import unnamed
 from operate.doctor.findings import Checks, Environment, Problem, Severity, error_unless
@@ -299,7 +300,7 @@ async def _certificate(environment: Environment) -> list[Problem]:
     )
 
 
-async def _ask_for_tls(connection: inside.Tunnel) -> None:
+async def _ask_for_tls(connection: PortStream) -> None:
     """Raises NoTlsError.
 
     https://www.postgresql.org/docs/16/protocol-flow.html#PROTOCOL-FLOW-SSL
