@@ -58,7 +58,7 @@ class Transport(ASGIWebSocketTransport):
     """To a server, which may refuse a stream."""
 
     def __init__(self, server: Server) -> None:
-        super().__init__(server)
+        super().__init__(server)  # pyright: ignore[reportUnknownMemberType] - unannotated there
         self._opens = server.opens
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
