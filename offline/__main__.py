@@ -5,12 +5,12 @@ import sys
 from pathlib import Path
 
 import pulumi
-from rich.console import Console
 
 from components.settings.environment import doubts, parse
 from offline import policy, render, stacks
 from offline.files import ForeignFilesError
 from offline.record import ROOT, record
+from offline.terminal import console
 
 
 def main(arguments: list[str]) -> int:
@@ -21,18 +21,19 @@ def main(arguments: list[str]) -> int:
         "--out", type=Path, default=Path("build/preview"), help="where the manifests go"
     )
     options = parser.parse_args(arguments)
-    console = Console() if sys.stdout.isatty() else Console(width=render.WIDTH)
+    screen = console()
     try:
         configuration, encrypted = stacks.configuration(options.root, options.stack)
         # The engine tells the program the keys with something encrypted below them, not the paths.
         warnings = doubts(*parse(configuration, encrypted), encrypted)
         recording = record(options.stack, configuration, encrypted)
         recording.messages += [doubt for doubt in warnings if doubt not in recording.messages]
-        console.print(
-            "[dim]Offline: what this stack would hold. To compare it with what is running:"
-            f" make live-preview STACK={options.stack}[/]"
+        screen.print(
+            "[dim]Offline: what this stack would hold. To compare it with what is running:\n"
+            f"make live-preview STACK={options.stack}[/]",
+            soft_wrap=True,
         )
-        render.show(recording, console, options.out / options.stack)
+        render.show(recording, screen, options.out / options.stack)
         broken = policy.faults(recording)
         if broken:
             lines = "\n".join(f"  {fault}" for fault in broken)

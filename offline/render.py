@@ -5,16 +5,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from rich.console import Console, RenderableType
+from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 from rich.tree import Tree
 
 from offline import files, graph
 from offline.record import Recorded, Recording
+from offline.terminal import hanging
 
-WIDTH = 160
-"""Columns of what goes into a file or a pipe."""
+_FILE_WIDTH = 160
+"""Columns of tree.txt: a line for each resource, for a comparison of two previews."""
 _POLICY_PATHS = 4
 _LAYERS = ("network", "operators", "vault", "postgres", "redis", "externalsecrets", "shlink")
 """The order of the tree: an unknown layer comes first."""
@@ -30,16 +30,18 @@ def show(recording: Recording, console: Console, folder: Path) -> None:
         objects = files.write_manifests(recording, written)
         (written / "graph.md").write_text(graph.mermaid(recording))
         with (written / "tree.txt").open("w") as file:
-            Console(file=file, width=WIDTH, no_color=True).print(shown)
-    console.print(shown, soft_wrap=True)
-    console.print(order(recording), outputs(recording))
+            Console(file=file, width=_FILE_WIDTH, no_color=True).print(shown)
+    with console.capture() as lines:
+        console.print(shown)
+    console.file.write(re.sub(" +$", "", lines.get(), flags=re.MULTILINE))
+    _rows("Order (each row waits for the rows above)", order(recording), console)
+    _rows("Outputs", outputs(recording), console)
     for message in recording.messages:
-        console.print(f"[yellow]{escape(message)}[/]")
-    console.print(
-        f"{objects} Kubernetes objects in {folder}/, the picture of what waits for what in"
-        f" {folder}/graph.md",
-        highlight=False,
+        console.print(f"[yellow]{escape(hanging('', message, console.width))}[/]", soft_wrap=True)
+    written_files = (
+        f"{objects} Kubernetes objects in {folder}/, what waits for what in {folder}/graph.md"
     )
+    console.print(hanging("", written_files, console.width), soft_wrap=True)
 
 
 def tree(recording: Recording) -> Tree:
@@ -58,30 +60,30 @@ def tree(recording: Recording) -> Tree:
     return root
 
 
-def order(recording: Recording) -> RenderableType:
-    """The dependency picture as text: a row per step; the layers of a row run side by side."""
-    table = _table("Order (each row waits for the rows above)")
-    for step, layers in enumerate(graph.columns(recording), 1):
-        table.add_row(f"[dim]{step}[/]", ", ".join(layers))
-    return table
+def order(recording: Recording) -> dict[str, str]:
+    """The dependency picture as text: the layers of a step run side by side."""
+    columns = graph.columns(recording)
+    return {str(step): ", ".join(layers) for step, layers in enumerate(columns, 1)}
 
 
-def outputs(recording: Recording) -> RenderableType:
+def outputs(recording: Recording) -> dict[str, str]:
     """The outputs contract with this stack's values."""
-    table = _table("Outputs")
+    texts: dict[str, str] = {}
     for name, value in sorted(recording.outputs.items()):
         shown = files.masked(value)
         if isinstance(shown, dict):
             entries = cast("dict[str, Any]", shown).items()
             shown = ", ".join(f"{key}={item}" for key, item in entries)
-        table.add_row(name, escape(str(shown)))
-    return table
+        texts[name] = str(shown)
+    return texts
 
 
-def _table(title: str) -> Table:
-    return Table(
-        title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0)
-    )
+def _rows(title: str, texts: Mapping[str, str], console: Console) -> None:
+    console.print(f"[italic]{title}[/]")
+    column = max(map(len, texts))
+    for name, text in texts.items():
+        row = hanging(f"{name:{column}}  ", text, console.width)
+        console.print(escape(row), soft_wrap=True)
 
 
 def _place(resource: Recorded) -> tuple[int, str, str]:

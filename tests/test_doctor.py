@@ -54,9 +54,9 @@ def report(world: World, confirm: float = 0) -> Report:
     return asyncio.run(examine(world.declared, access(world), confirm=confirm))
 
 
-def printed(result: Report) -> str:
+def printed(result: Report, width: int = 160) -> str:
     text = io.StringIO()
-    show(result, Console(file=text, width=160))
+    show(result, Console(file=text, width=width))
     return text.getvalue()
 
 
@@ -758,6 +758,9 @@ def test_an_unreachable_cluster_is_told_without_what_a_plugin_printed() -> None:
     assert result.exit_code == BLIND
     assert "hunter2" not in json.dumps(result.as_json())
     assert result.findings[0].remedy == "kubectl --context lab version"
+    # A table of what nobody could look at would hide the only line that says something.
+    assert printed(result).startswith("FAIL the cluster of context")
+    assert len(printed(result).splitlines()) < 7
 
 
 def test_a_silent_layer_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -812,6 +815,17 @@ def test_a_person_reads_cause_command_page_and_consequences() -> None:
     assert "docs/runbook.md#vault-sealed" in text
     assert f"{len(result.findings[0].consequences)} more:" in text
     assert "\x1b[" not in text
+
+
+def test_the_report_fits_80_columns_and_keeps_commands_whole() -> None:
+    result = report(broken(stack("prod"), [faults.vault_is_sealed, faults.harmless_edit]))
+    assert len(result.findings) > 1
+    lines = printed(result, width=80).splitlines()
+    assert [line for line in lines if line != line.rstrip()] == []
+    long = [line for line in lines if len(line) > 80]
+    assert [line for line in long if not line.startswith("     run   ")] == []
+    for finding in result.findings:
+        assert f"     run   {finding.remedy}" in lines
 
 
 def test_json_keeps_its_promise() -> None:

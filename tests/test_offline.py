@@ -67,8 +67,13 @@ def test_preview_shows_and_writes_what_the_stack_would_hold(
     shutil.copy(ROOT / "Pulumi.dev.yaml", tmp_path)
     run = preview(tmp_path, "dev")
     assert run.returncode == 0, run.stderr
-    assert "CREATE, USAGE on schema public of shlink to shlink" in run.stdout
+    tree = (tmp_path / "out" / "dev" / "tree.txt").read_text()
+    assert "CREATE, USAGE on schema public of shlink to shlink" in tree
     assert "secret/data/postgres/shlink" in run.stdout
+    lines = run.stdout.splitlines()
+    assert [line for line in lines if line != line.rstrip()] == []
+    # A folder's name is never broken.
+    assert [line for line in lines if len(line) > 80 and str(tmp_path) not in line] == []
     assert {
         "postgres/postgrescluster-shlink-db.yaml",
         "redis/redisfailover-shlink-redis.yaml",

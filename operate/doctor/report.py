@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.markup import escape
 
+from offline.terminal import hanging
+
 from .examine import Report
 from .findings import Finding, Severity
 
@@ -18,17 +20,33 @@ _MARKS = {
 
 
 def show(report: Report, console: Console) -> None:
-    """Print the layers, then each finding with its consequences, its page and its command."""
-    _layers(report, console)
+    """Print the layers, then each finding with its consequences, its page and its command.
+
+    Where no check could look, the layers and the consequences would say nothing.
+    """
+    if report.passed:
+        _layers(report, console)
     for finding in report.findings:
         mark, colour = _MARKS[finding.severity]
-        console.print(f"\n[{colour}]{mark}[/] {escape(finding.message)}", soft_wrap=True)
+        message = _wrapped(f"{mark} ", finding.message, console)
+        _print(message.replace(mark, f"[{colour}]{mark}[/]", 1), console)
         if finding.severity is not Severity.PROGRESS:
-            console.print(f"     run   {escape(finding.remedy)}", soft_wrap=True)
-            console.print(f"     read  {finding.runbook}", soft_wrap=True)
-        _consequences(finding.consequences, console)
+            # A command and an address stay whole, for whoever copies them.
+            _print(f"     run   {escape(finding.remedy)}", console)
+            _print(f"     read  {finding.runbook}", console)
+        if report.passed:
+            _consequences(finding.consequences, console)
+        _print("", console)
     _skipped(report, console)
-    console.print(f"\n{_summary(report)}", soft_wrap=True)
+    _print(_wrapped("", _summary(report), console), console)
+
+
+def _print(text: str, console: Console) -> None:
+    console.print(text, soft_wrap=True)
+
+
+def _wrapped(lead: str, text: str, console: Console) -> str:
+    return escape(hanging(lead, text, console.width))
 
 
 def _skipped(report: Report, console: Console) -> None:
@@ -37,7 +55,8 @@ def _skipped(report: Report, console: Console) -> None:
     for skip in report.skipped:
         names.setdefault(skip.reason, []).append(skip.check)
     for reason, checks in names.items():
-        console.print(f"\nskip {', '.join(checks)}: {escape(reason)}", soft_wrap=True)
+        _print(_wrapped("skip ", f"{', '.join(checks)}: {reason}", console), console)
+        _print("", console)
 
 
 def _layers(report: Report, console: Console) -> None:
@@ -50,12 +69,13 @@ def _layers(report: Report, console: Console) -> None:
         mark, colour = _MARKS[severity] if severity else ("ok", "green")
         if not severity and check.name not in report.passed:
             mark, colour = "-", "dim"
-        line = f"  [{colour}]{mark:4}[/] {check.description}"
-        layers.setdefault(check.layer, []).append(line)
+        line = _wrapped(f"  {mark:4} ", check.description, console)
+        layers.setdefault(check.layer, []).append(line.replace(mark, f"[{colour}]{mark}[/]", 1))
     for layer, lines in layers.items():
-        console.print(f"[bold]{layer}[/]")
+        _print(f"[bold]{layer}[/]", console)
         for line in lines:
-            console.print(line, soft_wrap=True)
+            _print(line, console)
+    _print("", console)
 
 
 def _flat(findings: Sequence[Finding]) -> list[Finding]:
@@ -68,9 +88,9 @@ def _flat(findings: Sequence[Finding]) -> list[Finding]:
 def _consequences(consequences: Sequence[Finding], console: Console) -> None:
     if not consequences:
         return
-    console.print(f"     so    {len(consequences)} more:", soft_wrap=True)
+    _print(f"     so    {len(consequences)} more:", console)
     for finding in consequences:
-        console.print(f"           - {escape(finding.message)}", soft_wrap=True)
+        _print(_wrapped("           - ", finding.message, console), console)
 
 
 def _summary(report: Report) -> str:
