@@ -1,154 +1,225 @@
-"""`python -m operate doctor|smoke|drill STACK`; see `make doctor`, `make smoke`, `make drill`."""
+"""`python -m operate COMMAND STACK`: what `make` runs against a cluster.
+
+Exit codes: 0 all is well, 1 something is not as it should be, 2 the command could not do its work
+and says why, 130 it was interrupted.
+"""
 
 import argparse
 import asyncio
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import pulumi
 from rich.console import Console
 
 from components.cluster.access import access
-from offline import stacks
 
-from . import ownership
-from .declared import Declared, add_stack, connectable
+from . import asking, forward, ownership, rights
+from .declared import Declared, connectable
 from .doctor import preflight
 from .doctor.checks import CHECKS
-from .doctor.examine import BLIND, HEALTHY, ILL, Report, examine
+from .doctor.examine import BLIND, HEALTHY, ILL, examine
 from .doctor.report import show
-from .rehearse import drills
-from .smoke import SmokeError, Step, smoke
+from .rehearse import drills, restore_drill
+from .repair import recover, vault_renew
+from .repair.pulumi_cli import Pulumi
+from .smoke import Step, smoke
+
+WIDTH = 80
+"""Columns of a report that goes into a file or a pipe."""
+
+INTERRUPTED = 130
+
+_ENGINE: Mapping[str, tuple[str, Sequence[str]]] = {
+    "live-preview": ("what an update would change", ["preview"]),
+    "drift": (
+        "fails where what runs differs from the program; changes nothing",
+        ["preview", "--refresh", "--run-program", "--expect-no-changes"],
+    ),
+    "up": ("create or update the environment", ["up"]),
+    "refresh": (
+        "read what is there into the state, then mend it",
+        ["up", "--refresh", "--run-program"],
+    ),
+}
+"""Commands that are the engine's own. The forwards exist only while the program runs."""
+
+Options = argparse.Namespace
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run one command; returns its exit code."""
     options = _parser().parse_args(arguments)
     try:
-        environment = connectable(options.stack, options.kubeconfig)
-    except (stacks.StackError, pulumi.RunError) as error:
+        return options.run(options)
+    except pulumi.RunError as error:
         sys.stderr.write(f"error: {error}\n")
         return BLIND
-    return options.run(environment, options)
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        sys.stderr.write("interrupted\n")
+        return INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m operate", description="Look after a stack.")
+    parser = argparse.ArgumentParser(prog="python -m operate", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    common = argparse.ArgumentParser(add_help=False)
-    add_stack(common)
-    common.add_argument("--json", action="store_true", help="print one JSON object")
-    doctor = commands.add_parser(
-        "doctor",
-        parents=[common],
-        help="find what is wrong, its cause and its remedy",
-        description="Exit code: 0 nothing to mend, 1 something to mend, 2 it could not look.",
-    )
+
+    def command(
+        name: str, run: Callable[[Options], int], text: str, *, connects: bool = False
+    ) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        added.add_argument("stack", help="the XXX of Pulumi.XXX.yaml")
+        if connects:
+            added.add_argument(
+                "--kubeconfig", help="use this file; needed where the stack's own is encrypted"
+            )
+        added.set_defaults(run=run, engine=())
+        return added
+
+    for name, (text, words) in _ENGINE.items():
+        command(name, _engine, text).set_defaults(engine=words)
+    command("destroy", _destroy, "delete the environment, past a dead run's lock")
+    command("recover", _recover, "undo what a killed run left half done, and go on")
+    command("vault-renew", _vault_renew, "make Vault from nothing, and write its values again")
+    command("forward", _forward, "keep the forwards to Vault and PostgreSQL open")
+    doctor = command("doctor", _doctor, "find what is wrong, and its remedy", connects=True)
     doctor.add_argument(
         "--pre", action="store_true", help="ask whether this cluster can take the stack"
     )
-    doctor.set_defaults(run=_doctor)
-    smoke_parser = commands.add_parser(
-        "smoke",
-        parents=[common],
-        help="create a short URL, follow it, see its visit, delete it",
-        description="Exit code: 0 it works, 1 it does not, 2 it could not be reached.",
-    )
-    smoke_parser.add_argument(
+    _add_json(doctor)
+    command("rights", _rights, "what each ServiceAccount may do", connects=True)
+    used = command("smoke", _smoke, "create, follow and delete a short URL", connects=True)
+    used.add_argument(
         "--outside", action="store_true", help="use the external URL in place of a forward"
     )
-    smoke_parser.set_defaults(run=_smoke)
-    drill = commands.add_parser(
-        "drill",
-        parents=[common],
-        help="make a failure on purpose, or rotate a credential, and measure the recovery",
-        description="Exit code: 0 recovered, 1 not recovered or not done.",
+    _add_json(used)
+    drill = command("drill", _drill, "make a failure, and measure the recovery", connects=True)
+    drill.add_argument("name", nargs="?", default="", help="which; without it they are listed")
+    restore = command(
+        "restore-drill", _restore_drill, "restore the latest backup beside the live", connects=True
     )
-    drill.add_argument("name", choices=[item.name for item in drills.DRILLS])
-    drill.set_defaults(run=_drill)
+    restore_drill.add_options(restore)
+    _add_json(restore)
     return parser
 
 
-def _doctor(environment: Declared, options: argparse.Namespace) -> int:
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _engine(options: Options) -> int:
+    name, *words = options.engine
+    _command(options).run(name, *words)
+    return HEALTHY
+
+
+def _destroy(options: Options) -> int:
+    recover.destroy(_command(options))
+    return HEALTHY
+
+
+def _recover(options: Options) -> int:
+    recover.recover(_command(options))
+    return HEALTHY
+
+
+def _vault_renew(options: Options) -> int:
+    vault_renew.renew(_command(options))
+    return HEALTHY
+
+
+def _command(options: Options) -> Pulumi:
+    command = Pulumi(options.stack)
+    command.check()
+    return command
+
+
+def _forward(options: Options) -> int:
+    forward.hold_open(options.stack)
+    return HEALTHY
+
+
+def _doctor(options: Options) -> int:
+    environment = _environment(options)
     checks = preflight.CHECKS if options.pre else CHECKS
-    reached = access(environment.cluster)
-    look = examine(environment, reached, checks=checks, progress=_Progress())
+    look = examine(environment, access(environment.cluster), checks=checks, progress=_Progress())
     report = asyncio.run(look)
-    _print(report, as_json=options.json)
+    if options.json:
+        _print(report.as_json())
+    else:
+        show(report, Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False))
     return report.exit_code
 
 
-def _print(report: Report, *, as_json: bool) -> None:
-    if as_json:
-        sys.stdout.write(json.dumps(report.as_json(), indent=2) + "\n")
-        return
-    width = None if sys.stdout.isatty() else 160
-    show(report, Console(width=width, highlight=False))
+def _rights(options: Options) -> int:
+    for account, lines in asyncio.run(rights.look(access(_environment(options).cluster))).items():
+        _say("\n  ".join([account, *(lines or ["nothing"])]))
+    return HEALTHY
 
 
-def _smoke(environment: Declared, options: argparse.Namespace) -> int:
-    tell = _silent if options.json else _tell
-    try:
-        steps = smoke(environment, access(environment.cluster), outside=options.outside, tell=tell)
-    except (SmokeError, pulumi.RunError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return BLIND
+def _smoke(options: Options) -> int:
+    environment = _environment(options)
+    tell = _ignore if options.json else _tell
+    steps = smoke(environment, access(environment.cluster), outside=options.outside, tell=tell)
     failed = [step for step in steps if not step.ok]
     if options.json:
-        told = [dataclasses.asdict(step) for step in steps]
-        document = {"stack": environment.stack, "ok": not failed, "steps": told}
-        sys.stdout.write(json.dumps(document, indent=2) + "\n")
+        shown = [dataclasses.asdict(step) for step in steps]
+        _print({"stack": environment.stack, "ok": not failed, "steps": shown})
     elif failed:
-        sys.stdout.write(
-            f"Shlink does not work. Find the cause: make doctor STACK={environment.stack}\n"
-        )
+        _say(f"Shlink does not work. Find the cause: make doctor STACK={environment.stack}")
     else:
-        sys.stdout.write(f"Shlink works: {environment.outputs.external_url}\n")
+        _say(f"Shlink works: {environment.outputs.external_url}")
     return ILL if failed else HEALTHY
 
 
-def _drill(environment: Declared, options: argparse.Namespace) -> int:
-    drill = next(item for item in drills.DRILLS if item.name == options.name)
+def _drill(options: Options) -> int:
+    if not options.name:
+        _say(drills.listed(options.stack))
+        return HEALTHY
+    drill = drills.by_name(options.name)
+    environment = _environment(options)
     reached = access(environment.cluster)
-    try:
-        ownership.check_by_stack(reached, environment)
-    except pulumi.RunError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return ILL
-    sys.stdout.write(f"{drill.says}\n")
-    where = f"stack {environment.stack}, context {environment.cluster.context}"
-    if _answer(f"Do it in {where}? Type the stack's name: ") != environment.stack:
-        sys.stdout.write("nothing done\n")
-        return ILL
-
-    def tell(line: str) -> None:
-        sys.stdout.write(f"{line}\n")
-        sys.stdout.flush()
-
-    try:
-        outcome = drills.run(
-            drill,
-            environment,
-            reached,
-            tell=tell,
-            again=lambda: connectable(options.stack, options.kubeconfig),
-        )
-    except (drills.DrillError, pulumi.RunError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return ILL
+    ownership.check_by_stack(reached, environment)
+    _agree(environment, drill.says)
+    outcome = drills.run(
+        drill, environment, reached, tell=_say, again=lambda: _environment(options)
+    )
     for step in outcome.steps:
         _tell(step)
     return HEALTHY if outcome.ok else ILL
 
 
-def _answer(question: str) -> str:
-    """What a person types, or a script sends; empty where nobody is there."""
-    try:
-        return input(question)
-    except EOFError:
-        return ""
+def _restore_drill(options: Options) -> int:
+    environment = _environment(options)
+    reached = access(environment.cluster)
+    ownership.check_by_stack(reached, environment)
+    tell = _ignore if options.json else _say
+    drill = restore_drill.Drill(
+        environment, reached, tell=tell, patience=options.patience, max_age=options.max_age
+    )
+    outcome = asyncio.run(drill.choose(options.repository))
+    _agree(environment, asyncio.run(drill.announcement(outcome)))
+    asyncio.run(restore_drill.interruptible(drill.run(outcome)))
+    if options.json:
+        _print({"stack": options.stack, "ok": outcome.ok, **dataclasses.asdict(outcome)})
+    else:
+        _say("\n".join(restore_drill.shown(outcome)))
+    return HEALTHY if outcome.ok else ILL
+
+
+def _environment(options: Options) -> Declared:
+    return connectable(options.stack, options.kubeconfig)
+
+
+def _agree(environment: Declared, announcement: str) -> None:
+    """Say what will happen, and ask. Raises NotAgreedError."""
+    sys.stderr.write(f"{announcement}\n")
+    where = f"stack {environment.stack}, context {environment.cluster.context}"
+    if not asking.agreed(f"Do it in {where}?"):
+        raise asking.NotAgreedError("nothing was done")
 
 
 def _tell(step: Step) -> None:
@@ -157,13 +228,19 @@ def _tell(step: Step) -> None:
         mark = "skip"
     detail = step.fault or step.skipped
     line = f"{mark} {step.name} ({step.seconds:.1f} s)"
-    if detail:
-        line = f"{line}: {detail}"
+    _say(f"{line}: {detail}" if detail else line)
+
+
+def _say(line: str) -> None:
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 
 
-def _silent(_: Step) -> None:
+def _print(document: Mapping[str, Any]) -> None:
+    _say(json.dumps(document, indent=2))
+
+
+def _ignore(_: Any) -> None:
     """JSON is printed at the end."""
 
 

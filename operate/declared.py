@@ -3,7 +3,6 @@
 Doctor compares a cluster with this, so no name and no number of the program is repeated here.
 """
 
-import argparse
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -66,14 +65,6 @@ def declared(stack: str, root: Path = ROOT) -> Declared:
     configuration, encrypted = stacks.configuration(root, stack)
     cluster, settings = parse_settings(configuration, encrypted)
     return of_recording(record(stack, configuration, encrypted), cluster, settings)
-
-
-def add_stack(parser: argparse.ArgumentParser) -> None:
-    """Add the two arguments that `connectable` takes."""
-    parser.add_argument("stack", help="the XXX of Pulumi.XXX.yaml")
-    parser.add_argument(
-        "--kubeconfig", help="use this file; needed where the stack's own is encrypted"
-    )
 
 
 def connectable(stack: str, kubeconfig: str | None) -> Declared:

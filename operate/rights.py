@@ -4,26 +4,24 @@ The answer is the authoriser's own (SelfSubjectRulesReview, asked in each accoun
 operators' charts and others granted is in it. It needs the right to impersonate ServiceAccounts.
 """
 
-import argparse
-import asyncio
 import itertools
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import pulumi
 
-from components.cluster.access import ClusterAccess, access
+from components.cluster.access import ClusterAccess
 from components.network.flows import NAMESPACES
-from offline import stacks
-
-from .declared import add_stack, connectable
 
 _ELSEWHERE = "kube-system"
 """A right that holds there too holds in the whole cluster."""
 _NOBODY = "system:serviceaccount:kube-system:nobody-has-this-name"
 """What this account may, everybody who is logged in may."""
 _REVIEWS = "selfsubjectrulesreviews"
+
+
+class RightsError(pulumi.RunError):
+    """The cluster refuses an answer; the message names the right that is missing."""
 
 
 class Right(NamedTuple):
@@ -74,16 +72,18 @@ def _grouped(held: frozenset[Right], place: str) -> list[str]:
     return text
 
 
-async def _look(api: Any) -> dict[str, list[str]]:
-    """Each account's lines. Raises PermissionError: an answer is refused."""
+async def look(cluster: ClusterAccess) -> dict[str, list[str]]:
+    """Each account's lines. Raises RightsError."""
     places = (*NAMESPACES, _ELSEWHERE)
-    everybody = (await _ask(api, _NOBODY, [_ELSEWHERE]))[_ELSEWHERE]
-    found: dict[str, list[str]] = {}
-    for namespace in NAMESPACES:
-        for account in await _accounts(api, namespace):
-            user = f"system:serviceaccount:{namespace}:{account}"
-            found[f"{namespace}/{account}"] = lines(await _ask(api, user, places), everybody)
-    return found
+    by_account: dict[str, list[str]] = {}
+    async with cluster.connected() as api:
+        everybody = (await _ask(api, _NOBODY, [_ELSEWHERE]))[_ELSEWHERE]
+        for namespace in NAMESPACES:
+            for account in await _accounts(api, namespace):
+                user = f"system:serviceaccount:{namespace}:{account}"
+                held = await _ask(api, user, places)
+                by_account[f"{namespace}/{account}"] = lines(held, everybody)
+    return by_account
 
 
 async def _accounts(api: Any, namespace: str) -> list[str]:
@@ -91,7 +91,7 @@ async def _accounts(api: Any, namespace: str) -> list[str]:
         "GET", namespace=namespace, url="serviceaccounts", raise_for_status=False
     ) as response:
         if response.status_code != 200:  # noqa: PLR2004 - HTTP's own number
-            raise PermissionError(f"ServiceAccounts of {namespace}: {response.status_code}")
+            raise RightsError(f"ServiceAccounts of {namespace}: {response.status_code}")
         return [item["metadata"]["name"] for item in response.json()["items"]]
 
 
@@ -111,36 +111,9 @@ async def _ask(api: Any, user: str, places: Sequence[str]) -> dict[str, frozense
             raise_for_status=False,
         ) as response:
             if response.status_code != 201:  # noqa: PLR2004 - HTTP's own number
-                raise PermissionError(
+                raise RightsError(
                     f"asking in the name of {user}: {response.status_code}; this needs the right "
                     "to impersonate ServiceAccounts and groups"
                 )
             answers[place] = rights(response.json()["status"]["resourceRules"])
     return answers
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Print the matrix; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m operate.rights")
-    add_stack(parser)
-    options = parser.parse_args(arguments)
-    try:
-        cluster = access(connectable(options.stack, options.kubeconfig).cluster)
-        accounts = asyncio.run(_run(cluster))
-    except (stacks.StackError, pulumi.RunError, PermissionError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    for account, text in accounts.items():
-        sys.stdout.write(f"{account}\n")
-        for line in text or ["nothing"]:
-            sys.stdout.write(f"  {line}\n")
-    return 0
-
-
-async def _run(cluster: ClusterAccess) -> dict[str, list[str]]:
-    async with cluster.connected() as api:
-        return await _look(api)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -19,6 +19,7 @@ from typing import cast
 from urllib.parse import urlsplit
 
 import httpx
+import pulumi
 
 from components.cluster.access import ClusterAccess
 from components.cluster.forward import Forward, ForwardTarget
@@ -38,7 +39,7 @@ _REQUEST_SECONDS = 10.0
 _INTERVAL = 0.5
 
 
-class SmokeError(Exception):
+class SmokeError(pulumi.RunError):
     """Shlink is not as it should be, or can't be reached; the message says what and why."""
 
 

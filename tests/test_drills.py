@@ -1,6 +1,5 @@
 """Drills ask first, act, wait for the recovery and use the environment afterwards."""
 
-import io
 from collections.abc import Callable
 from typing import Any
 from unittest import mock
@@ -278,17 +277,23 @@ def test_a_node_is_stopped_by_a_person_and_then_awaited() -> None:
     assert "kubectl --context lab delete node node-1" in told[2]
 
 
-def test_without_an_answer_nothing_is_done(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_the_drills_are_listed_without_a_cluster(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["drill", "dev"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert [item.name for item in drills.DRILLS if item.name not in printed] == []
+    assert max(map(len, printed)) <= command.WIDTH
+
+
+def test_an_unknown_drill_is_refused_with_the_known_ones(
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO(""))
-    assert command.main(["drill", "dev", "vault-restart"]) == 1
-    assert "nothing done" in capsys.readouterr().out
+    assert command.main(["drill", "dev", "nope"]) == 2
+    assert "vault-restart" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("typed", "code"), [("dev", 0), ("yes", 1)])
-def test_it_asks_for_the_name_of_the_stack(
-    typed: str,
+@pytest.mark.parametrize(("answer", "code"), [(True, 0), (False, 2)])
+def test_it_asks_first(
+    answer: bool,  # noqa: FBT001 -- parametrized
     code: int,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -303,14 +308,11 @@ def test_it_asks_for_the_name_of_the_stack(
         tell("done")
         return drills.Outcome(did="done", seconds=1, steps=[Step("health", 0.1)])
 
-    def answer(_: str) -> str:
-        return typed
-
-    monkeypatch.setattr("builtins.input", answer)
+    monkeypatch.setattr(command.asking, "agreed", mock.Mock(return_value=answer))
     monkeypatch.setattr(drills, "run", act)
     assert command.main(["drill", "dev", "vault-restart"]) == code
     assert done == (["vault-restart"] if code == 0 else [])
-    assert ("nothing done" in capsys.readouterr().out) == bool(code)
+    assert ("nothing was done" in capsys.readouterr().err) == bool(code)
 
 
 def test_nobody_elses_environment_is_drilled(
@@ -318,6 +320,6 @@ def test_nobody_elses_environment_is_drilled(
 ) -> None:
     theirs = mock.Mock(side_effect=IdentityError("namespace vault belongs to stack prod"))
     monkeypatch.setattr(command.ownership, "check_by_stack", theirs)
-    monkeypatch.setattr("builtins.input", mock.Mock(side_effect=AssertionError))
-    assert command.main(["drill", "dev", "vault-restart"]) == 1
+    monkeypatch.setattr(command.asking, "agreed", mock.Mock(side_effect=AssertionError))
+    assert command.main(["drill", "dev", "vault-restart"]) == 2
     assert "belongs to stack prod" in capsys.readouterr().err

@@ -17,6 +17,7 @@ from components.cluster.access import ClusterAccess
 from components.program import identity
 from components.program.identity import IdentityError
 from offline.record import plain, record
+from operate import __main__ as operate
 from operate.repair import recover
 from operate.repair.pulumi_cli import Lock, Pulumi, PulumiError, locks
 from operate.repair.recover import HelmRecord, blocking, leftovers
@@ -165,12 +166,12 @@ def test_vaults_paths_are_read_and_everything_else_is_forgotten(
     with mock.patch("operate.repair.vault_forward.Forward") as forward:
         forward.return_value.start.side_effect = lambda: note("forward opened")
         forward.return_value.close.side_effect = lambda: note("forward closed")
-        recover.recover(Pulumi("dev", yes=True))
+        recover.recover(Pulumi("dev", confirm=lambda _: True))
     *_, imported, opened, refresh, closed, up = calls()
     assert imported.startswith("stack import --file ")
     assert (opened, closed) == ("forward opened", "forward closed")
-    assert refresh == f"refresh --yes --skip-preview --target {MOUNT} --stack dev"
-    assert up == "up --yes --stack dev adopting"
+    assert refresh == f"refresh --skip-preview --target {MOUNT} --stack dev"
+    assert up == "up --stack dev adopting"
     state = json.loads((tmp_path / "imported.json").read_text())["deployment"]
     assert state["pending_operations"] == []
     mounts = [item for item in state["resources"] if item["urn"] == MOUNT]
@@ -183,8 +184,8 @@ def test_without_anything_in_vault_no_server_is_asked(
 ) -> None:
     """A killed rotation may have left passwords half changed: a full refresh would fail on them."""
     calls = pulumi_command(deployment(creating(SECRET)))
-    recover.recover(Pulumi("dev", yes=True))
-    expected = f"refresh --yes --clear-pending-creates --skip-preview --target {STACK} --stack dev"
+    recover.recover(Pulumi("dev", confirm=lambda _: True))
+    expected = f"refresh --clear-pending-creates --skip-preview --target {STACK} --stack dev"
     assert calls()[-2] == expected
 
 
@@ -203,14 +204,14 @@ def test_a_lock_whose_holder_may_live_is_removed_only_by_a_person(
     pulumi_command: Callable[..., Calls], *, answer: bool
 ) -> None:
     calls = pulumi_command(deployment(), lock=lock_message(1, host="elsewhere"))
-    command = Pulumi("dev", yes=True, confirm=lambda _: answer)
+    command = Pulumi("dev", confirm=lambda _: answer)
     if answer:
         command.run("destroy")
         assert "cancel --yes dev" in calls()
         return
     with pytest.raises(PulumiError, match="pulumi cancel --stack dev"):
         command.run("destroy")
-    assert calls() == ["destroy --yes --stack dev"]
+    assert calls() == ["destroy --stack dev"]
 
 
 def test_helms_records_are_deleted_only_when_a_person_agrees(
@@ -274,8 +275,8 @@ def test_building_up_after_a_destroy_waits_and_reads_what_is_left(
     monkeypatch.setattr(recover, "_INTERVAL", 0)
     monkeypatch.setattr(recover, "access", mock.Mock(return_value=api(ENDING, ENDING)))
     monkeypatch.setattr(recover.vault_renew, "has_volumes", mock.AsyncMock(return_value=False))
-    recover.recover(Pulumi("dev", yes=True))
-    assert calls()[-1] == "up --yes --refresh --run-program --stack dev adopting"
+    recover.recover(Pulumi("dev", confirm=lambda _: True))
+    assert calls()[-1] == "up --refresh --run-program --stack dev adopting"
 
 
 def test_what_waits_for_a_finalizer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,7 +312,7 @@ def test_a_second_stack_adopts_nothing(
     theirs = mock.Mock(side_effect=IdentityError("namespace vault belongs to stack prod"))
     monkeypatch.setattr(recover.ownership, "check_adoption", theirs)
     with pytest.raises(IdentityError):
-        recover.recover(Pulumi("dev", yes=True))
+        recover.recover(Pulumi("dev", confirm=lambda _: True))
     assert not any(call.startswith(("up", "refresh", "stack import")) for call in calls())
 
 
@@ -342,16 +343,17 @@ def test_a_destroy_asks_for_the_passphrase_of_the_backups_that_stay(
     monkeypatch.setattr(recover.ownership, "check", mock.Mock())
     monkeypatch.setattr(recover.finalizers, "clear", mock.Mock())
     command = Pulumi("dev", confirm=lambda _: bool(saved))
-    monkeypatch.setattr(recover, "Pulumi", mock.Mock(return_value=command))
-    recover.main(["dev", "--only", "destroy"])
+    if saved:
+        recover.destroy(command)
+    else:
+        with pytest.raises(PulumiError, match="save the passphrases first"):
+            recover.destroy(command)
     unprotected = f"state unprotect {PASSPHRASE} --yes --stack dev"
     ran = [call for call in calls() if call.startswith(("state", "destroy"))]
     assert ran == ([unprotected, "destroy --stack dev"] if saved else [])
 
 
-@pytest.mark.parametrize("name", ["destroy", "refresh"])
 def test_nobody_elses_environment_is_destroyed(
-    name: str,
     pulumi_command: Callable[..., Calls],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -360,9 +362,9 @@ def test_nobody_elses_environment_is_destroyed(
     calls = pulumi_command(deployment(resources=[namespace]))
     theirs = mock.Mock(side_effect=IdentityError("namespace vault belongs to stack prod"))
     monkeypatch.setattr(recover.ownership, "check", theirs)
-    assert recover.main(["dev", "--only", name]) == 1
+    assert operate.main(["destroy", "dev"]) == 2
     assert "belongs to stack prod" in capsys.readouterr().err
-    assert not any(call.startswith(name) for call in calls())
+    assert not any(call.startswith("destroy") for call in calls())
 
 
 def test_recovering_leaves_no_change_for_the_next_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,8 @@ from components.postgres.backup_info import Backup, RepositoryContent
 from components.postgres.component import CLUSTER
 from components.program.identity import IdentityError
 from offline.record import plain
+from operate import asking
+from operate.__main__ import main
 from operate.declared import Declared, of_recording
 from operate.rehearse.restore_drill import (
     COPY,
@@ -25,7 +27,6 @@ from operate.rehearse.restore_drill import (
     compare,
     copy_of,
     latest,
-    main,
 )
 from tests import configurations
 
@@ -205,32 +206,36 @@ def test_nobody_elses_database_is_restored(
 ) -> None:
     own.side_effect = IdentityError("namespace vault belongs to stack prod")
     with mock.patch.object(Drill, "choose", mock.AsyncMock(side_effect=AssertionError)):
-        assert main(["dev", "--yes"]) == 1
+        assert main(["restore-drill", "dev"]) == 2
     assert "belongs to stack prod" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("own")
-@pytest.mark.parametrize("answer", ["prod", "dev"])
-def test_it_asks_first(answer: str, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
-    monkeypatch.delenv("PULUMI_SKIP_CONFIRMATIONS", raising=False)
-    monkeypatch.setattr("builtins.input", mock.Mock(return_value=answer))
+@pytest.mark.parametrize("answer", [False, True])
+def test_it_asks_first(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *, answer: bool
+) -> None:
+    monkeypatch.setattr(asking, "agreed", mock.Mock(return_value=answer))
     ran = mock.AsyncMock()
     with (
         mock.patch.object(Drill, "choose", mock.AsyncMock(return_value=Outcome(BACKUP, "repo1"))),
         mock.patch.object(Drill, "exists", mock.AsyncMock(return_value=True)),
         mock.patch.object(Drill, "run", ran),
     ):
-        code = main(["dev"])
-    assert (code == 0) == ran.called == (answer == "dev")
-    assert "it goes first" in capsys.readouterr().out
+        code = main(["restore-drill", "dev"])
+    assert (code == 0) == ran.called == answer
+    assert "it goes first" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("own")
-def test_told_not_to_it_does_not_ask(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
-    monkeypatch.setattr("builtins.input", mock.Mock(side_effect=AssertionError))
+def test_a_script_may_agree(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(asking.VARIABLE, "true")
     with (
         mock.patch.object(Drill, "choose", mock.AsyncMock(return_value=Outcome(BACKUP, "repo1"))),
+        mock.patch.object(Drill, "exists", mock.AsyncMock(return_value=False)),
         mock.patch.object(Drill, "run", mock.AsyncMock()),
     ):
-        assert main(["dev", "--yes", "--json"]) == 0
+        assert main(["restore-drill", "dev", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["backup"] == BACKUP

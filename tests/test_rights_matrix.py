@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from offline.record import ROOT
-from operate.rights import lines, main, rights
+from operate.__main__ import main
+from operate.rights import lines, rights
 
 _READ: dict[str, Any] = {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}
 _BASIC = rights([{"apiGroups": ["authorization.k8s.io"], "resources": ["x"], "verbs": ["create"]}])
@@ -38,7 +39,7 @@ def test_what_everybody_may_is_left_out() -> None:
 def test_a_kubeconfig_of_the_command_line_takes_the_place_of_the_stacks(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert main(["dev", "--kubeconfig", "/nowhere/config"]) == 2
+    assert main(["rights", "dev", "--kubeconfig", "/nowhere/config"]) == 2
     assert "there is no kubeconfig at /nowhere/config" in capsys.readouterr().err
 
 

@@ -39,9 +39,8 @@ class Command:
 
     stack = "dev"
 
-    def __init__(self, *, yes: bool = True, answer: bool = False, vault: str = "{}") -> None:
-        self.yes, self._answer = yes, answer
-        self._vault = vault
+    def __init__(self, *, answer: bool = True, vault: str = "{}") -> None:
+        self._answer, self._vault = answer, vault
         self.calls: list[list[str]] = []
 
     def export(self) -> dict[str, Any]:
@@ -207,9 +206,9 @@ def test_the_job_runs_again_before_anything_in_vault_is_read(renew: Renew) -> No
 def test_nothing_is_deleted_before_a_person_agreed(renew: Renew) -> None:
     cluster = whole()
     with pytest.raises(PulumiError, match="nothing was changed"):
-        renew(Command(yes=False), cluster)
+        renew(Command(answer=False), cluster)
     assert cluster.did == []
-    assert renew(Command(yes=False, answer=True), cluster).did
+    assert renew(Command(answer=True), cluster).did
 
 
 def test_a_login_of_ones_own_is_refused(renew: Renew) -> None:

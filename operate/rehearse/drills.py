@@ -7,11 +7,14 @@ Stopping a node is a person's to do: nothing that this program may do to a node 
 
 import asyncio
 import subprocess
+import textwrap
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
+
+import pulumi
 
 from components.cluster.access import ClusterAccess, answer
 from components.postgres.component import PRIMARY
@@ -36,7 +39,7 @@ _CALM = 30.0
 new version may reach a server's files after its pod was Ready."""
 
 
-class DrillError(Exception):
+class DrillError(pulumi.RunError):
     """The drill could not be done, or the environment did not recover; the message says which."""
 
 
@@ -255,6 +258,23 @@ DRILLS: tuple[Drill, ...] = (
     ),
     *map(_rotation, _ROTATIONS),
 )
+
+
+def listed(stack: str) -> str:
+    """Each drill with what it does, and how to run one."""
+    lines = [f"make drill STACK={stack} DRILL=NAME, where NAME is one of:"]
+    for drill in DRILLS:
+        lines += ["", drill.name, textwrap.indent(textwrap.fill(drill.says, 74), "  ")]
+    return "\n".join(lines)
+
+
+def by_name(name: str) -> Drill:
+    """Raises DrillError: there is no such drill."""
+    for drill in DRILLS:
+        if drill.name == name:
+            return drill
+    names = ", ".join(drill.name for drill in DRILLS)
+    raise DrillError(f"there is no drill {name!r}; allowed: {names}")
 
 
 @dataclass(frozen=True)

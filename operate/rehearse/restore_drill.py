@@ -9,13 +9,10 @@ It needs deploy/rbac/restore-drill.yaml.
 import argparse
 import asyncio
 import contextlib
-import dataclasses
-import json
 import re
 import signal
-import sys
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -23,17 +20,13 @@ from typing import Any
 
 import pulumi
 
-from components.cluster.access import ClusterAccess, access, answer
+from components.cluster.access import ClusterAccess, answer
 from components.cluster.execute import Container, ExecuteError, execute
 from components.network.flows import RESTORE_DRILL
 from components.postgres.backup_info import Backup, RepositoryContent, summary
 from components.postgres.component import CLUSTER, PRIMARY
 from components.postgres.restore import repository_contents
-from offline import stacks
-from operate import ownership
-from operate.declared import Declared, add_stack, connectable
-from operate.doctor.examine import HEALTHY, ILL
-from operate.repair.pulumi_cli import add_yes, says_yes
+from operate.declared import Declared
 from operate.view import LookError, Object, View, labelled
 
 COPY = RESTORE_DRILL.name
@@ -83,7 +76,7 @@ SQL
 _NEWEST = "SELECT extract(epoch FROM max(date)) FROM visits"
 
 
-class RestoreDrillError(Exception):
+class RestoreDrillError(pulumi.RunError):
     """The drill could not be done; the message says why."""
 
 
@@ -209,6 +202,7 @@ class Drill:
             raise RestoreDrillError(f"this stack declares no PostgresCluster {CLUSTER}")
         self._live, self._cluster, self._tell = live, cluster, tell
         self._patience, self._max_age = patience, max_age
+        self._settings = environment.settings.postgres
         self._database = environment.outputs.database_name
         self._namespace = str(live["metadata"]["namespace"])
         self._log = ""
@@ -312,6 +306,18 @@ class Drill:
         labels = {**PRIMARY.pod_labels, f"{_LABEL}/cluster": cluster}
         return Container(self._namespace, labels, "database")
 
+    async def announcement(self, outcome: Outcome) -> str:
+        """What the drill will do, for the person who is asked."""
+        claim = self._settings
+        text = (
+            f"Restores backup {outcome.backup} from {outcome.repository} as {COPY}, beside the "
+            f"live database: volumes of {claim.storage.size} and {claim.backups.storage.size}, up "
+            f"to {claim.resources.memory_limit} of memory for PostgreSQL, until it is removed again"
+        )
+        if await self.exists():
+            text += f"\n{COPY} is there, from a drill that goes on or was killed; it goes first"
+        return text
+
     async def exists(self) -> bool:
         """Whether a copy is there, from a run that was killed or one that goes on."""
         try:
@@ -387,7 +393,7 @@ def shown(outcome: Outcome) -> list[str]:
     return lines
 
 
-async def _interruptible(work: Coroutine[Any, Any, None]) -> None:
+async def interruptible(work: Coroutine[Any, Any, None]) -> None:
     """Run it so that SIGTERM and SIGHUP, too, end it by its own `finally`."""
     task = asyncio.ensure_future(work)
     loop = asyncio.get_running_loop()
@@ -397,67 +403,8 @@ async def _interruptible(work: Coroutine[Any, Any, None]) -> None:
     await task
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the command; returns its exit code."""
-    options = _parser().parse_args(arguments)
-    yes = says_yes(options)
-    tell = _silent if options.json else _tell
-    try:
-        environment = connectable(options.stack, options.kubeconfig)
-        reached = access(environment.cluster)
-        ownership.check_by_stack(reached, environment)
-        drill = Drill(
-            environment,
-            reached,
-            tell=tell,
-            patience=options.patience,
-            max_age=options.max_age,
-        )
-        outcome = asyncio.run(drill.choose(options.repository))
-        if not yes and not _confirmed(environment, drill, outcome):
-            sys.stdout.write("nothing done\n")
-            return ILL
-        asyncio.run(_interruptible(drill.run(outcome)))
-    except (RestoreDrillError, stacks.StackError, pulumi.RunError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return ILL
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        sys.stderr.write("interrupted; the copy is removed\n")
-        return ILL
-    if options.json:
-        document = {"stack": options.stack, "ok": outcome.ok, **dataclasses.asdict(outcome)}
-        sys.stdout.write(json.dumps(document, indent=2) + "\n")
-    else:
-        sys.stdout.write("\n".join(shown(outcome)) + "\n")
-    return HEALTHY if outcome.ok else ILL
-
-
-def _confirmed(environment: Declared, drill: Drill, outcome: Outcome) -> bool:
-    where = f"stack {environment.stack}, context {environment.cluster.context}"
-    claim = environment.settings.postgres
-    size, memory = claim.storage.size, claim.resources.memory_limit
-    backups = claim.backups.storage.size
-    if asyncio.run(drill.exists()):
-        sys.stdout.write(
-            f"{COPY} is there, from a drill that goes on or was killed; it goes first\n"
-        )
-    sys.stdout.write(
-        f"Restores backup {outcome.backup} from {outcome.repository} as {COPY}, beside the live "
-        f"database: volumes of {size} and {backups}, up to {memory} of memory for PostgreSQL, "
-        "until it is removed again\n"
-    )
-    return input(f"Do it in {where}? Type the stack's name: ") == environment.stack
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m operate.rehearse.restore_drill",
-        description="Restore the latest backup beside the live database, compare, remove. "
-        "Exit code: 0 the backup is good, 1 it is not, or the drill could not be done.",
-    )
-    add_stack(parser)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    add_yes(parser)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what a restore drill may be told."""
     parser.add_argument("--repository", help="from this one (repo1); the latest backup by default")
     parser.add_argument(
         "--patience", type=float, default=PATIENCE, help="seconds in which the copy must answer"
@@ -468,17 +415,3 @@ def _parser() -> argparse.ArgumentParser:
         default=MAX_AGE,
         help="seconds by which the copy's newest visit may be older than the live one",
     )
-    return parser
-
-
-def _tell(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
-
-
-def _silent(_: str) -> None:
-    """JSON is printed at the end."""
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

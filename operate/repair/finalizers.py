@@ -6,7 +6,7 @@ not run any more, the object stays for ever, and so does the destroy.
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, cast
@@ -16,7 +16,7 @@ from components.network.flows import CONTROLLER, EXTERNAL_SECRETS, PGO, POSTGRES
 from components.settings.environment import Settings
 from operate.view import condition, labelled
 
-from .pulumi_cli import Pulumi, PulumiError
+from .pulumi_cli import Pulumi, PulumiError, say
 
 _KINDS: Mapping[str, Sequence[str]] = {
     "PGO": ("postgres-operator.crunchydata.com/v1beta1/postgresclusters",),
@@ -53,7 +53,6 @@ def clear(
     cluster: ClusterAccess,
     settings: Settings,
     namespaces: Sequence[str],
-    tell: Callable[[str], object],
 ) -> None:
     """Look into the environment's own namespaces, and remove such finalizers after a question.
 
@@ -63,12 +62,12 @@ def clear(
     if not waiting:
         return
     for item in waiting:
-        tell(str(item))
+        say(str(item))
     question = (
         "Nobody would remove these finalizers, so the destroy would stand for ever. Start the "
         "operator again, or: remove the finalizers and go on deleting?"
     )
-    if not command.yes and not command.confirm(question):
+    if not command.confirm(question):
         raise PulumiError("nothing was changed: the operator must run first, see make doctor")
     asyncio.run(_remove(cluster, waiting))
 

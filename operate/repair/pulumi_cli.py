@@ -1,6 +1,5 @@
 """Running the `pulumi` command, and getting past the lock that a killed run left behind."""
 
-import argparse
 import json
 import os
 import re
@@ -14,7 +13,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
-from rich.prompt import Confirm
+import pulumi
+
+from operate.asking import agreed, answered_by_script
 
 _LOCK = re.compile(
     r"created by (?P<user>\S+)@(?P<host>\S+) \(pid (?P<pid>\d+)\) at (?P<time>\S+)|"
@@ -23,11 +24,14 @@ _LOCK = re.compile(
 """How the engine names a lock: files of a self-managed back end, or an update of Pulumi Cloud
 (pkg/backend/diy/lock.go and pkg/backend/httpstate, 3.259)."""
 
+_UNKNOWN_STACK = "no stack named"
+"""The engine's words (pkg/cmd/pulumi, 3.259 and 3.276)."""
+
 _STATE_VERSION = 3
 """Form of an exported state (apitype.DeploymentSchemaVersionCurrent, 3.259)."""
 
 
-class PulumiError(Exception):
+class PulumiError(pulumi.RunError):
     """The pulumi command failed, or can't be run; the message says what to do."""
 
 
@@ -67,21 +71,33 @@ def _runs(pid: int) -> bool:
     return True
 
 
-def ask(question: str) -> bool:
-    """Ask on the terminal; no without one."""
-    if not sys.stdin.isatty():
-        return False
-    return Confirm.ask(question, default=False)
-
-
 @dataclass(frozen=True)
 class Pulumi:
     """The pulumi command for one stack."""
 
     stack: str
-    yes: bool = False
-    """Answer its questions with yes, for scripts."""
-    confirm: Callable[[str], bool] = ask
+    confirm: Callable[[str], bool] = agreed
+    """Asks a person, or takes a script's word."""
+
+    def check(self) -> None:
+        """Raises PulumiError: no command, no back end, or no such stack; each with its remedy.
+
+        Nothing selects the stack: the one that a person has selected stays.
+        """
+        done = self._call(["stack", "--non-interactive"])
+        if not done.returncode:
+            return
+        answer = done.stderr.strip()
+        if _UNKNOWN_STACK in answer:
+            raise PulumiError(
+                f"the back end has no stack {self.stack}. Which one it is: pulumi whoami -v. If it "
+                f"is the right one, and the environment is new: "
+                f"pulumi stack init --no-select {self.stack}"
+            )
+        raise PulumiError(
+            f"the back end can't be used: {answer.removeprefix('error: ')}. `pulumi login` says "
+            "where the state is (docs/state.md)"
+        )
 
     def export(self) -> dict[str, Any]:
         """The stack's state, its secrets encrypted. Raises PulumiError."""
@@ -104,10 +120,7 @@ class Pulumi:
         A lock whose holder is known to be dead is removed. Any other is removed only after a
         person confirmed it. Raises PulumiError.
         """
-        words = [command, *arguments]
-        if self.yes:
-            words.insert(1, "--yes")
-        self._past_locks(words, environment)
+        self._past_locks([command, *arguments], environment)
 
     def import_state(self, deployment: Mapping[str, Any]) -> None:
         """Replace the state by this one, of the form that `export` returns. Raises PulumiError."""
@@ -138,7 +151,8 @@ class Pulumi:
         doubtful = [lock for lock in held if not lock.abandoned]
         for lock in doubtful:
             question = f"The stack is locked by {lock.description}. Is that run dead for sure?"
-            if not self.confirm(question):
+            # No script can know.
+            if answered_by_script() or not self.confirm(question):
                 raise PulumiError(
                     f"the stack is locked by {lock.description}. If that run is dead: "
                     f"pulumi cancel --stack {self.stack}, then the same command again"
@@ -170,13 +184,18 @@ class Pulumi:
         return code, "".join(lines)
 
     def _output(self, words: Sequence[str], *, stack_as_argument: bool = False) -> str:
-        stack = [self.stack] if stack_as_argument else ["--stack", self.stack]
-        done = subprocess.run(  # noqa: S603 -- the pulumi command with our words
-            [executable(), *words, *stack], capture_output=True, text=True, check=False
-        )
+        done = self._call(words, stack_as_argument=stack_as_argument)
         if done.returncode:
             raise PulumiError(f"pulumi {' '.join(words)}: {done.stderr.strip()}")
         return done.stdout
+
+    def _call(
+        self, words: Sequence[str], *, stack_as_argument: bool = False
+    ) -> subprocess.CompletedProcess[str]:
+        stack = [self.stack] if stack_as_argument else ["--stack", self.stack]
+        return subprocess.run(  # noqa: S603 -- the pulumi command with our words
+            [executable(), *words, *stack], capture_output=True, text=True, check=False
+        )
 
 
 def _copy(source: IO[str], lines: list[str]) -> None:
@@ -184,6 +203,11 @@ def _copy(source: IO[str], lines: list[str]) -> None:
         sys.stderr.write(line)
         sys.stderr.flush()
         lines.append(line)
+
+
+def say(text: str) -> None:
+    """Tell a person what happens, beside the engine's own display."""
+    sys.stderr.write(f"=> {text}\n")
 
 
 def per_resource(option: str, urns: Iterable[str]) -> list[str]:
@@ -194,23 +218,12 @@ def per_resource(option: str, urns: Iterable[str]) -> list[str]:
     return words
 
 
-def add_yes(parser: argparse.ArgumentParser) -> None:
-    """Add `--yes`, by which a script answers what a person would be asked."""
-    parser.add_argument(
-        "--yes", action="store_true", help="ask nothing (also: PULUMI_SKIP_CONFIRMATIONS=true)"
-    )
-
-
-def says_yes(options: argparse.Namespace) -> bool:
-    """Whether `--yes` was given, or the variable that means the same to Pulumi is set."""
-    return bool(options.yes) or os.environ.get("PULUMI_SKIP_CONFIRMATIONS") == "true"
-
-
 def executable() -> str:
     """The path of the pulumi command. Raises PulumiError when it is not installed."""
     path = shutil.which("pulumi")
     if path is None:
         raise PulumiError(
-            "the pulumi command is not installed; https://www.pulumi.com/docs/install/ says how"
+            "the pulumi command is not installed; https://www.pulumi.com/docs/install/ says how "
+            "(make preview works without it)"
         )
     return path

@@ -12,15 +12,11 @@ A killed run leaves three things behind. Each is undone here; nothing that holds
   there, and with which it refuses for ever, because the name is still in use;
 """
 
-import argparse
 import asyncio
-import sys
 import time
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import pulumi
 
 from components.cluster.access import ClusterAccess, access, objects, read
 from components.program.identity import ADOPT, LOOKED, State
@@ -31,7 +27,7 @@ from operate.declared import of_recording
 from operate.view import plural
 
 from . import finalizers, vault_renew
-from .pulumi_cli import Pulumi, PulumiError, add_yes, per_resource, says_yes
+from .pulumi_cli import Pulumi, PulumiError, per_resource, say
 from .vault_forward import vault_reachable
 
 Record = Mapping[str, Any]
@@ -197,7 +193,7 @@ def recover(command: Pulumi) -> None:
         offline.record(command.stack, values, secret_keys), target, declared
     )
     ownership.check_adoption(cluster, State.read(deployment), objects_declared)
-    if left.deletions and not command.yes:
+    if left.deletions:
         question = (
             f"The last run was deleting ({len(left.deletions)} unfinished, as "
             f"{left.deletions[0]['urn']}). `make destroy` goes on with that. "
@@ -295,23 +291,22 @@ def _clear_helm(command: Pulumi, cluster: ClusterAccess, left: Leftovers) -> Non
     say("Helm's own records of unfinished installations stand in the way (they hold no data):")
     for record in stuck:
         say(f"  Secret {record.namespace}/{record.name} ({record.status})")
-    if not command.yes and not command.confirm("Delete these Secrets?"):
+    if not command.confirm("Delete these Secrets?"):
         raise PulumiError("nothing was changed: Helm refuses to install while these Secrets exist")
     asyncio.run(remove_records(cluster, stuck))
 
 
-def _only(command: Pulumi, name: str) -> None:
-    """Run one command, past a dead lock. Raises PulumiError and IdentityError."""
+def destroy(command: Pulumi) -> None:
+    """Delete the environment, past a dead lock. Raises PulumiError and IdentityError."""
     state = State.read(command.export())
     if not state.empty:
         target, declared = settings.parse(*command.configuration())
         cluster = access(target)
         ownership.check(cluster, state)
-        if name == "destroy":
-            _give_up_passphrases(command)
-            namespaces = [place for kind, place in state.objects if kind == "Namespace"]
-            finalizers.clear(command, cluster, declared, namespaces, say)
-    command.run(name)
+        _give_up_passphrases(command)
+        namespaces = [place for kind, place in state.objects if kind == "Namespace"]
+        finalizers.clear(command, cluster, declared, namespaces)
+    command.run("destroy")
 
 
 def passphrases(deployment: Record) -> list[str]:
@@ -336,39 +331,6 @@ def _give_up_passphrases(command: Pulumi) -> None:
         "Have you saved them, each with its path, or are the backups of no more use "
         "(docs/operations.md, Backup and restore)?"
     )
-    if not command.yes and not command.confirm(question):
+    if not command.confirm(question):
         raise PulumiError("nothing was changed; save the passphrases first, then: make destroy")
     command.unprotect(urns)
-
-
-def say(text: str) -> None:
-    """Tell a person what happens, beside the engine's own display."""
-    sys.stderr.write(f"recover: {text}\n")
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Run the command; returns its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m operate.repair.recover",
-        description="Recover a stack from a killed run, or run a pulumi command past its lock.",
-    )
-    parser.add_argument("stack", help="the XXX of Pulumi.XXX.yaml")
-    add_yes(parser)
-    parser.add_argument(
-        "--only", choices=["destroy", "up", "refresh"], help="just this command, past a dead lock"
-    )
-    options = parser.parse_args(arguments)
-    command = Pulumi(options.stack, yes=says_yes(options))
-    try:
-        if options.only:
-            _only(command, options.only)
-        else:
-            recover(command)
-    except (PulumiError, pulumi.RunError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

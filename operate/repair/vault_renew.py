@@ -10,16 +10,12 @@ what others put there. The steps, each of which may be repeated:
 - the state forgets what is no longer in Vault, and `up` writes it again.
 """
 
-import argparse
 import asyncio
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
-
-import pulumi
 
 from components.cluster.access import ClusterAccess, access, label_selector, named, objects
 from components.network.flows import VAULT
@@ -27,7 +23,7 @@ from components.program.identity import State
 from components.settings import environment as settings
 from operate import ownership
 
-from .pulumi_cli import Pulumi, PulumiError, add_yes, per_resource, says_yes
+from .pulumi_cli import Pulumi, PulumiError, per_resource, say
 from .vault_forward import vault_reachable
 
 RELEASE = "vault"
@@ -117,7 +113,7 @@ def renew(command: Pulumi) -> None:
 
 def empty(command: Pulumi, cluster: ClusterAccess) -> None:
     """Delete volumes and keys after a question. Raises PulumiError."""
-    if not command.yes and not command.confirm(_QUESTION):
+    if not command.confirm(_QUESTION):
         raise PulumiError("nothing was changed")
     asyncio.run(_empty(cluster))
 
@@ -184,29 +180,3 @@ async def _gone(api: Any, kind: str) -> None:
                 "Look why, then run this command again"
             )
         await asyncio.sleep(_INTERVAL)
-
-
-def say(text: str) -> None:
-    """Tell a person what happens, beside the engine's own display."""
-    sys.stderr.write(f"vault-renew: {text}\n")
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Run the command; returns its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m operate.repair.vault_renew",
-        description="Make the Vault of a stack from nothing, and write its values again.",
-    )
-    parser.add_argument("stack", help="the XXX of Pulumi.XXX.yaml")
-    add_yes(parser)
-    options = parser.parse_args(arguments)
-    try:
-        renew(Pulumi(options.stack, yes=says_yes(options)))
-    except (PulumiError, pulumi.RunError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -105,7 +105,10 @@ def test_a_cluster_role_without_its_mark_is_not_adopted(
 
 
 def test_a_finalizer_of_a_dead_operator_is_removed(
-    access: ClusterAccess, cluster: Cluster, environment: Stored
+    access: ClusterAccess,
+    cluster: Cluster,
+    environment: Stored,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """No operator runs on this API server."""
     store: dict[str, Any] = {
@@ -118,14 +121,13 @@ def test_a_finalizer_of_a_dead_operator_is_removed(
         pytest.skip("this API server does not know External Secrets")
     cluster.must([store])
     cluster.delete([store])
-    told: list[str] = []
-    command = Pulumi("dev", yes=True)
+    command = Pulumi("dev", confirm=lambda _: True)
     try:
-        finalizers.clear(command, access, Settings(), list(environment), told.append)
+        finalizers.clear(command, access, Settings(), list(environment))
     finally:
         # Whatever happened, the namespace must be able to go.
         path = cluster.path(store)
         if cluster.call("GET", path).ok:
             cluster.must([{**store, "metadata": {**store["metadata"], "finalizers": []}}])
-    assert "secretstores shlink/dead waits for example.org/x" in "".join(told)
+    assert "secretstores shlink/dead waits for example.org/x" in capsys.readouterr().err
     cluster.gone(store)
