@@ -26,7 +26,7 @@ from .doctor.report import show
 from .rehearse import drills, restore_drill
 from .repair import recover, vault_renew
 from .repair.pulumi_cli import Pulumi
-from .smoke import Step, smoke
+from .smoke import Step, resolution, smoke
 
 WIDTH = 80
 """Columns of a report that goes into a file or a pipe."""
@@ -165,13 +165,21 @@ def _smoke(options: Options) -> int:
     tell = _ignore if options.json else _tell
     steps = smoke(environment, access(environment.cluster), outside=options.outside, tell=tell)
     failed = [step for step in steps if not step.ok]
+    url, stack = environment.outputs.external_url, environment.stack
+    name = resolution(url)
     if options.json:
         shown = [dataclasses.asdict(step) for step in steps]
-        _print({"stack": environment.stack, "ok": not failed, "steps": shown})
+        _print({"stack": stack, "ok": not failed, "steps": shown, "name": name})
+    elif failed and options.outside:
+        # Doctor does not know where the name should lead.
+        _say(
+            f"Shlink does not work at {url}, and {name}. If `make smoke STACK={stack}` works, the "
+            "name or the way from it to the cluster is wrong"
+        )
     elif failed:
-        _say(f"Shlink does not work. Find the cause: make doctor STACK={environment.stack}")
+        _say(f"Shlink does not work. Find the cause: make doctor STACK={stack}")
     else:
-        _say(f"Shlink works: {environment.outputs.external_url}")
+        _say(f"Shlink works: {url} ({name})")
     return ILL if failed else HEALTHY
 
 

@@ -8,6 +8,7 @@ import asyncio
 import base64
 import binascii
 import contextlib
+import json
 import secrets
 import socket
 import time
@@ -21,8 +22,9 @@ from urllib.parse import urlsplit
 import httpx
 import pulumi
 
-from components.cluster.access import ClusterAccess
+from components.cluster.access import ClusterAccess, answer, why
 from components.cluster.forward import Forward, ForwardTarget
+from components.cluster.proxies import proxy_for, shown
 
 from .declared import Declared
 from .view import Object, listed, mapped
@@ -68,8 +70,8 @@ class Place:
     """Without a slash at its end; with the base path."""
     host: str
     """The Host header: the default domain, whatever address the connection goes to."""
-    told: Sequence[str] = ()
-    """What the forward says of connections that it could not make."""
+    told: Sequence[str] | None = None
+    """What the forward says of connections that it could not make; None without a forward."""
 
 
 @contextlib.contextmanager
@@ -78,7 +80,10 @@ def through_forward(declared: Declared, access: ClusterAccess) -> Generator[Plac
 
     Raises ForwardError: no port can be bound.
     """
-    internal, external = urlsplit(declared.outputs.internal_url), urlsplit(_external(declared))
+    internal, external = (
+        urlsplit(declared.outputs.internal_url),
+        urlsplit(declared.outputs.external_url),
+    )
     told: list[str] = []
     port = _free_port()
     forward = Forward(access, _target(declared), port, setting="shlink:app", report=told.append)
@@ -95,12 +100,20 @@ def through_forward(declared: Declared, access: ClusterAccess) -> Generator[Plac
 
 def from_outside(declared: Declared) -> Place:
     """Shlink by the address that short URLs begin with."""
-    url = _external(declared)
+    url = declared.outputs.external_url
     return Place(url.rstrip("/"), urlsplit(url).netloc)
 
 
-def _external(declared: Declared) -> str:
-    return declared.outputs.external_url
+def resolution(url: str) -> str:
+    """Where the name in an address leads to, as this machine resolves it."""
+    proxy, name = proxy_for(url), urlsplit(url).hostname or ""
+    if proxy:
+        return f"the proxy {shown(proxy)} resolves {name}"
+    try:
+        addresses = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    except OSError as error:
+        return f"{name} has no address here ({error.strerror})"
+    return f"{name} resolves to {', '.join(sorted({str(item[4][0]) for item in addresses}))}"
 
 
 def _target(declared: Declared) -> ForwardTarget:
@@ -136,21 +149,13 @@ async def api_key(declared: Declared, access: ClusterAccess) -> str:
     """The API key, from where the outputs say. Raises SmokeError."""
     place = declared.outputs.api_key
     try:
-        async with (
-            asyncio.timeout(_REQUEST_SECONDS),
-            access.connected() as api,
-            api.call_api(
-                "GET",
-                namespace=place.namespace,
-                url=f"secrets/{place.secret}",
-                raise_for_status=False,
-            ) as response,
-        ):
-            status, body = response.status_code, response.json()
-    # Kubeconfigs, credential plugins and API servers fail in many ways; their words may be secret.
+        async with asyncio.timeout(_REQUEST_SECONDS), access.connected() as api:
+            url = f"secrets/{place.secret}"
+            status, text = await answer(api, "GET", "v1", place.namespace, url)
+    # Kubeconfigs, credential plugins and API servers fail in many ways.
     except Exception as error:  # noqa: BLE001
         raise SmokeError(
-            f"the cluster of context {access.context} can't be reached ({type(error).__name__}); "
+            f"the cluster of context {access.context} can't be reached: {why(error)}; "
             f"see: make doctor STACK={declared.stack}"
         ) from None
     where = f"Secret {place.namespace}/{place.secret}"
@@ -161,7 +166,7 @@ async def api_key(declared: Declared, access: ClusterAccess) -> str:
             f"{where} can't be read ({status}); see: make doctor STACK={declared.stack}"
         )
     try:
-        return base64.b64decode(body["data"][place.key], validate=True).decode()
+        return base64.b64decode(json.loads(text)["data"][place.key], validate=True).decode()
     except (KeyError, TypeError, ValueError, binascii.Error):
         raise SmokeError(f"{where} has no usable key {place.key}") from None
 
@@ -188,8 +193,11 @@ class Smoke:
     def run(self, tell: Callable[[Step], object] = lambda _: None) -> list[Step]:
         """Try every step until one fails; delete in any case what was created."""
         done: list[Step] = []
+        # Not by a proxy of the environment's for this machine: it would be sent the API key.
+        transport = httpx.HTTPTransport(proxy=proxy_for(self._place.url))
         with httpx.Client(
             base_url=self._place.url,
+            transport=transport,
             timeout=_REQUEST_SECONDS,
             headers={"Host": self._place.host, "User-Agent": "shlink-smoke"},
         ) as client:
@@ -209,6 +217,7 @@ class Smoke:
         yield self._try("health", self._healthy)
         yield self._try("a wrong API key is refused", self._refused)
         yield self._try("create a short URL", self._create)
+        yield self._try("it is found by its long URL", self._find)
         yield self._try("follow it", self._follow)
         for name, action in (
             ("its visit is counted", self._visit),
@@ -240,6 +249,8 @@ class Smoke:
             except httpx.HTTPError as error:
                 fault = self._silence(error)
             if time.monotonic() > deadline:
+                if self._place.told is None:
+                    fault += f"; {resolution(self._place.url)}"
                 raise SmokeError(f"/rest/health: {fault}")
             time.sleep(_INTERVAL)
 
@@ -261,16 +272,7 @@ class Smoke:
         until = datetime.now(tz=UTC) + _LIFETIME
         # Before the request: one that is cut off may have been carried out.
         self._created = True
-        response = self._client.post(
-            "/rest/v3/short-urls",
-            json={
-                "longUrl": TARGET,
-                "customSlug": self._code,
-                "validUntil": until.isoformat(timespec="seconds"),
-                "crawlable": False,
-            },
-            headers=self._headers(),
-        )
+        response = self._post(validUntil=until.isoformat(timespec="seconds"), crawlable=False)
         if response.status_code == HTTPStatus.UNAUTHORIZED:
             self._created = False
             raise SmokeError(
@@ -279,6 +281,21 @@ class Smoke:
             )
         if response.status_code not in (HTTPStatus.OK, HTTPStatus.CREATED):
             raise SmokeError(_unexpected(response))
+
+    def _find(self) -> None:
+        """By its hash since Shlink 5.1, which is empty where pods share the cache of an older."""
+        response = self._post()
+        if response.is_success and response.json().get("shortCode") == self._code:
+            return
+        raise SmokeError(
+            f"`findIfExists` finds no URL that was just created: {_unexpected(response)}; after an "
+            "upgrade of Shlink see docs/upgrades.md#shlink"
+        )
+
+    def _post(self, **more: object) -> httpx.Response:
+        """Create the short URL, or find it."""
+        fields = {"longUrl": TARGET, "customSlug": self._code, "findIfExists": True, **more}
+        return self._client.post("/rest/v3/short-urls", json=fields, headers=self._headers())
 
     def _follow(self) -> None:
         response = self._client.get(f"/{self._code}")

@@ -6,12 +6,15 @@ import contextlib
 import dataclasses
 import json
 import shlex
+import socket
 import subprocess
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from unittest import mock
 
 import httpx
 import pytest
@@ -21,7 +24,16 @@ from offline.record import ROOT
 from operate import __main__ as command
 from operate import smoke as module
 from operate.declared import Declared, declared
-from operate.smoke import Place, Smoke, SmokeError, Step, api_key, from_outside, untracked
+from operate.smoke import (
+    Place,
+    Smoke,
+    SmokeError,
+    Step,
+    api_key,
+    from_outside,
+    resolution,
+    untracked,
+)
 
 KEY = "pTheFirstKey"
 BASE = "/s"
@@ -101,8 +113,16 @@ class FakeShlink(BaseHTTPRequestHandler):
         if "no database" in self.faults:
             self.problem(500, "An unknown error occurred")
             return
+        slug = body["customSlug"]
+        if slug in self.urls:
+            if "empty hash" in self.faults:
+                self.problem(400, f'Provided slug "{slug}" is already in use')
+            else:
+                self.answer(200, {"shortCode": "another" if "another" in self.faults else slug})
+            return
+        assert body["findIfExists"], "the first creation is what fills the hash"
         self.sent.update(body)
-        self.urls[body["customSlug"]] = body["longUrl"]
+        self.urls[slug] = body["longUrl"]
         if "lost answer" in self.faults:
             self.close_connection = True
             return
@@ -148,6 +168,7 @@ def test_a_working_shlink_passes_and_keeps_nothing() -> None:
         "health",
         "a wrong API key is refused",
         "create a short URL",
+        "it is found by its long URL",
         "follow it",
         "its visit is counted",
         "an unknown short URL is an orphan visit",
@@ -163,6 +184,8 @@ FAULTS = [
     ("disabled key", "create a short URL", "Shlink refuses the API key of its Secret"),
     ("no database", "create a short URL", "status 500, An unknown error occurred"),
     ("lost answer", "create a short URL", "no answer: "),
+    ("empty hash", "it is found by its long URL", "finds no URL that was just created: status 400"),
+    ("another", "it is found by its long URL", "docs/upgrades.md#shlink"),
     ("astray", "follow it", "but: 302 https://example.org/elsewhere"),
     ("uncounted", "its visit is counted", "its one visit is not counted after 0 s"),
     ("no orphans", "an unknown short URL is an orphan visit", "the orphan visit is not counted"),
@@ -179,7 +202,7 @@ def test_each_fault_is_told_by_its_step(fault: str, name: str, text: str) -> Non
     assert KEY not in failed[0].fault
 
 
-@pytest.mark.parametrize("fault", ["lost answer", "astray", "uncounted", "no orphans"])
+@pytest.mark.parametrize("fault", ["lost answer", "empty hash", "astray", "no orphans"])
 def test_nothing_stays_when_it_fails_half_way(fault: str) -> None:
     with shlink(fault) as (place, server):
         steps = run(place)
@@ -210,9 +233,56 @@ def test_visits_that_are_not_tracked_are_not_asked_for() -> None:
     ]
 
 
+# Proxies and names
+
+
+def test_no_proxy_is_sent_the_api_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The near end of a forward is this machine."""
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    with shlink() as (place, _):
+        assert all(step.ok for step in run(place))
+
+
+def addresses(*known: str) -> Callable[..., Any]:
+    """What the resolver of this machine answers."""
+
+    def resolve(*_: Any, **__: Any) -> list[Any]:
+        if not known:
+            raise socket.gaierror(-2, "Name or service not known")
+        return [(0, 0, 0, "", (address, 0)) for address in known]
+
+    return resolve
+
+
+@pytest.mark.parametrize(
+    ("known", "text"),
+    [
+        (("198.51.100.9", "198.51.100.9"), "s.example.com resolves to 198.51.100.9"),
+        ((), "s.example.com has no address here (Name or service not known)"),
+    ],
+)
+def test_outside_tells_where_the_name_leads(
+    known: tuple[str, ...], text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("socket.getaddrinfo", addresses(*known))
+    answer = httpx.Response(404, request=httpx.Request("GET", "https://s.example.com"))
+    with mock.patch.object(httpx.HTTPTransport, "handle_request", return_value=answer):
+        (step,) = run(Place("https://s.example.com", "s.example.com"))
+    assert step.fault == f"/rest/health: status 404; {text}"
+
+
+def test_a_proxy_that_resolves_the_name_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://me:hunter2@proxy:3128")
+    assert resolution("https://s.example.com") == (
+        "the proxy http://proxy:3128 resolves s.example.com"
+    )
+
+
 # Where it is, and the key
 
 
+@cache
 def stack() -> Declared:
     return declared("dev")
 
@@ -235,7 +305,7 @@ class _Api:
 
     @contextlib.asynccontextmanager
     async def call_api(
-        self, method: str, *, namespace: str, url: str, raise_for_status: bool
+        self, method: str, *, namespace: str, url: str, raise_for_status: bool, **_: Any
     ) -> AsyncGenerator[httpx.Response]:
         assert (method, namespace, url) == ("GET", "shlink", "secrets/shlink-api-key")
         assert not raise_for_status
@@ -311,6 +381,23 @@ def test_the_command_tells_each_step(
     assert "ok   create a short URL (" in printed
     assert ("FAIL follow it" in printed) == bool(fault)
     assert ("make doctor STACK=dev" in printed) == bool(fault)
+    assert fault or "Shlink works: http://localhost:8080 (localhost resolves to " in printed
+
+
+def test_a_failure_from_outside_sends_nobody_to_doctor(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Doctor can't know where the name should lead."""
+
+    def answer(*_: Any, **__: Any) -> list[Step]:
+        return [Step("health", 1, fault="status 404")]
+
+    monkeypatch.setattr(command, "smoke", answer)
+    monkeypatch.setattr("socket.getaddrinfo", addresses("198.51.100.9"))
+    assert command.main(["smoke", "dev", "--outside"]) == 1
+    printed = capsys.readouterr().out
+    assert "localhost resolves to 198.51.100.9. If `make smoke STACK=dev` works" in printed
+    assert "doctor" not in printed
 
 
 def test_the_command_prints_one_json_object(
@@ -325,7 +412,7 @@ def test_the_command_prints_one_json_object(
         assert command.main(["smoke", "dev", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["ok"] is True
-    assert len(document["steps"]) == 7
+    assert len(document["steps"]) == 8
     assert KEY not in json.dumps(document)
 
 

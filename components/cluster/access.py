@@ -4,13 +4,9 @@ Nothing else in this program reads a kubeconfig. `provider` is what every Kubern
 through, `ClusterAccess` is what the forwards, the waits and the commands connect with.
 """
 
-import base64
 import json
 import os
 import shlex
-import tempfile
-import warnings
-import weakref
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -32,6 +28,14 @@ class ClusterError(pulumi.RunError):
     """
 
 
+class LoginError(ClusterError):
+    """The login failed; the message names the cause and the remedy."""
+
+
+class UnreachableError(ConnectionError):
+    """No connection to the API server; the message names it, the proxy and the cause."""
+
+
 class AnswerError(ConnectionError):
     """The API server answers otherwise than it was asked to.
 
@@ -41,6 +45,13 @@ class AnswerError(ConnectionError):
     def __init__(self, status: int, question: str) -> None:
         super().__init__(f"{status} from the API server: {question}")
         self.status = status
+
+
+def why(error: Exception) -> str:
+    """Why a cluster can't be asked. Another error's text may hold what a plugin printed."""
+    if isinstance(error, ClusterError | UnreachableError | AnswerError):
+        return str(error)
+    return "no answer" if isinstance(error, TimeoutError) else type(error).__name__
 
 
 def provider(
@@ -107,36 +118,18 @@ class ClusterAccess:
         """A new client of kr8s, logged in, for the running event loop.
 
         Keep it: a login contacts the API server and may run a plugin. `Any`, because kr8s' types
-        are half unknown. Raises ClusterError when the kubeconfig can't be used, and whatever kr8s
-        raises when the API server or the credential plugin refuses.
+        are half unknown. Raises ClusterError when the kubeconfig or its plugin can't be used,
+        UnreachableError and AnswerError. None of their messages is secret.
         """
-        import kr8s.asyncio  # noqa: PLC0415 - it takes half a second, and a preview never connects
+        from .login import Client, Login  # noqa: PLC0415 - half a second that a preview saves
 
-        # It warns of releases newer than itself. What is used here has not changed for years.
-        warnings.filterwarnings("ignore", "Kubernetes version", UserWarning)
-        # kr8s would leave private keys behind in files. These go with the client.
-        directory = tempfile.TemporaryDirectory(prefix="kubeconfig-")
+        api = Client(Login(*self._entries()))
         try:
-            # Not kr8s.asyncio.api(): it hands out an older client again, and closes that one's
-            # open connections when it logs in.
-            api: Any = kr8s.asyncio.Api(
-                bypass_factory=True,
-                kubeconfig=self._reduced(Path(directory.name)),
-                context=self.context,
-                namespace="default",
-                # Without this and a kubeconfig it would be the account of the pod that this runs
-                # in, and so another cluster.
-                serviceaccount="",
-            )
-        except BaseException:
-            directory.cleanup()
-            raise
-        weakref.finalize(api, directory.cleanup)
-        try:
-            return await api
+            await api.connect()
         except BaseException:
             await disconnect(api)
             raise
+        return api
 
     @asynccontextmanager
     async def connected(self) -> AsyncGenerator[Any]:
@@ -153,41 +146,28 @@ class ClusterAccess:
         async with self.connected() as api:
             yield _KeptAccess(self.context, self.kubeconfig, api)
 
-    def _reduced(self, directory: Path) -> dict[str, Any]:
-        """A kubeconfig of this context only, its keys and certificates in files."""
+    def _entries(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The cluster and the user of this context. Raises ClusterError."""
         known: dict[str, dict[str, Any]] = {"contexts": {}, "clusters": {}, "users": {}}
         for folder, content in self._read():
             for kind, entries in known.items():
                 named = cast("list[dict[str, Any]]", content.get(kind) or [])
                 for entry in named:
-                    fields = cast("dict[str, Any]", entry.get(kind[:-1]) or {})
-                    value = dict(fields)
-                    for key in _FILES & fields.keys():
-                        value[key] = str(folder / fields[key])
-                    entries.setdefault(
-                        entry["name"], value
-                    )  # the first file that has the name wins, as with kubectl
+                    value = dict(cast("dict[str, Any]", entry.get(kind[:-1]) or {}))
+                    for key in _FILES & value.keys():
+                        value[key] = str(folder / value[key])
+                    # The first file that has the name wins, as with kubectl.
+                    entries.setdefault(entry["name"], value)
         if self.context not in known["contexts"]:
             raise ClusterError(
                 f"the kubeconfig has no context {self.context!r}, only: "
                 f"{', '.join(known['contexts']) or 'none'}"
             )
         context = known["contexts"][self.context]
-        cluster, user = (
-            known[f"{kind}s"].get(context.get(kind), {}) for kind in ("cluster", "user")
-        )
+        cluster = known["clusters"].get(context.get("cluster"), {})
         if "server" not in cluster:
             raise ClusterError(f"the kubeconfig's context {self.context!r} leads to no cluster")
-        _to_files(cluster, directory)
-        _to_files(user, directory)
-        if "tokenFile" in user:
-            user["token"] = Path(user["tokenFile"]).read_text().strip()
-        return {
-            "current-context": self.context,
-            "contexts": [{"name": self.context, "context": {"cluster": "cluster", "user": "user"}}],
-            "clusters": [{"name": "cluster", "cluster": cluster}],
-            "users": [{"name": "user", "user": user}],
-        }
+        return cluster, known["users"].get(context.get("user"), {})
 
     def _read(self) -> Iterator[tuple[Path, dict[str, Any]]]:
         source = self.kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
@@ -223,27 +203,13 @@ _FILES = {"certificate-authority", "client-certificate", "client-key", "tokenFil
 """Keys of a kubeconfig whose value is a path, relative to the kubeconfig."""
 
 
-def _to_files(entry: dict[str, Any], directory: Path) -> None:
-    for key in _FILES & {name.removesuffix("-data") for name in entry}:
-        if data := entry.pop(f"{key}-data", None):
-            entry[key] = str(directory / key)
-            Path(entry[key]).write_bytes(base64.b64decode(data))
-        if (file := entry.get(key)) and not Path(file).is_file():
-            raise ClusterError(f"the kubeconfig's {key} is not there: {file}")
-
-
 async def answer(
     api: Any, method: str, version: str, namespace: str, url: str, **more: Any
 ) -> tuple[int, str]:
     """Status and text of the API server's answer, whatever it is. `version`: v1, batch/v1."""
+    more.setdefault("base", "/apis" if "/" in version else "/api")
     async with api.call_api(
-        method,
-        version=version,
-        base="/apis" if "/" in version else "/api",
-        namespace=namespace,
-        url=url,
-        raise_for_status=False,
-        **more,
+        method, version=version, namespace=namespace, url=url, raise_for_status=False, **more
     ) as response:
         return int(response.status_code), str(response.text)
 
@@ -290,11 +256,16 @@ async def objects(
     By kr8s' class. By its name kr8s 0.20 would look at every kind that the cluster serves, and it
     fails there while any aggregated API is down, as without a metrics-server that runs.
     """
-    import kr8s.asyncio.objects as kinds  # noqa: PLC0415 - as in ClusterAccess.client
+    import kr8s  # noqa: PLC0415 - as in ClusterAccess.client
+    import kr8s.asyncio.objects as kinds  # noqa: PLC0415
 
-    found = api.async_get(getattr(kinds, kind), *names, namespace=namespace, label_selector=labels)
-    async for item in found:
-        yield item
+    listed = api.async_get(getattr(kinds, kind), *names, namespace=namespace, label_selector=labels)
+    try:
+        async for item in listed:
+            yield item
+    except kr8s.ServerError as error:
+        status = error.response.status_code if error.response else HTTPStatus.BAD_GATEWAY
+        raise AnswerError(status, str(error)) from None
 
 
 async def named(api: Any, kind: str, namespace: str, name: str) -> Any:
@@ -305,6 +276,7 @@ async def named(api: Any, kind: str, namespace: str, name: str) -> Any:
 
 
 async def disconnect(api: Any) -> None:
+    """Close every connection of a client."""
     if api is not None and api._session is not None:  # noqa: SLF001 - kr8s has no word for it
         await api._session.aclose()  # noqa: SLF001
 

@@ -23,6 +23,8 @@ from .access import (
     AnswerError,
     ClusterAccess,
     ClusterError,
+    LoginError,
+    UnreachableError,
     disconnect,
     is_running,
     label_selector,
@@ -42,8 +44,6 @@ close, so nothing tells that an answer is complete once the client has finished 
 
 _CHUNK = 64 * 1024
 """Bytes of one read and one frame."""
-
-_EXPIRED = "the API server does not accept the login (401), it may have expired"
 
 
 class ForwardError(pulumi.RunError):
@@ -230,8 +230,12 @@ class Forward:
             if error.status == HTTPStatus.UNAUTHORIZED and self._api is api:
                 self._api = None  # the login expired
             raise self._refused(error.status, "list", "pods") from None
-        opened = connection(api, target.namespace, pod, target.port)
-        return await stack.enter_async_context(opened)
+        try:
+            return await stack.enter_async_context(
+                connection(api, target.namespace, pod, target.port)
+            )
+        except AnswerError as error:
+            raise self._refused(error.status, "get and create", "pods/portforward") from None
 
     def _choose(self, candidates: list[Mapping[str, Any]]) -> str:
         for pod in candidates:
@@ -251,7 +255,8 @@ class Forward:
 
     def _refused(self, status: int, verb: str, resource: str) -> _NoConnectionError:
         if status == HTTPStatus.UNAUTHORIZED:
-            return _NoConnectionError(_EXPIRED, self._check_login(), transient=True)
+            cause = "the API server no longer accepts the login (401)"
+            return _NoConnectionError(cause, self._check_login(), transient=True)
         if status != HTTPStatus.FORBIDDEN:
             cause = f"the API server answers {status} to {verb} {resource}"
             return _NoConnectionError(
@@ -275,51 +280,24 @@ class Forward:
         return f"Check that this works here: {kubectl} get pods"
 
     def _diagnose(self, error: Exception) -> _NoConnectionError:
-        """Describe any failure in one line.
-
-        It never holds what a credential plugin prints, which may be a token.
-        """
-        import httpx  # noqa: PLC0415 - comes with kr8s
-        import kr8s  # noqa: PLC0415
-
-        cause, remedy, transient = (
-            f"{type(error).__name__}: {str(error)[:200]}".replace("\n", " "),
-            self._check_login(),
-            False,
-        )
+        """Describe any failure in one line."""
+        remedy = self._check_login()
         match error:
             case _NoConnectionError():
                 return error
-            case AnswerError():
-                return self._refused(error.status, "get and create", "pods/portforward")
-            case kr8s.ServerError(response=httpx.Response(status_code=HTTPStatus.UNAUTHORIZED)):
-                cause = _EXPIRED  # and kr8s has logged in anew by now
-            case kr8s.ServerError():
-                cause, transient = f"the API server answers: {error}", True
-            case httpx.TransportError() | kr8s.APITimeoutError() | StreamError():
-                cause, transient = (
-                    f"no connection to the API server ({str(error) or type(error).__name__})",
-                    True,
-                )
+            case UnreachableError() | StreamError() | AnswerError():
+                return _NoConnectionError(str(error), remedy, transient=True)
+            case LoginError():
+                return _NoConnectionError(str(error), remedy)
             case ClusterError():
-                cause = str(error)
                 remedy = (
                     "Set kubernetes:context, and kubernetes:kubeconfig where needed, "
                     "to what kubectl config get-contexts shows"
                 )
-            case FileNotFoundError():
-                cause, remedy = (
-                    f"the kubeconfig needs the command {error.filename}, which is not found here",
-                    f"Install it. {remedy}",
-                )
-            case RuntimeError() if str(error).startswith("Process exited"):  # kr8s' word for it
-                cause, remedy = (
-                    "the kubeconfig's credential plugin failed",
-                    f"Log in again. {remedy}",
-                )
+                return _NoConnectionError(str(error), remedy)
             case _:
-                pass
-        return _NoConnectionError(cause, remedy, transient=transient)
+                cause = f"{type(error).__name__}: {str(error)[:200]}".replace("\n", " ")
+                return _NoConnectionError(cause, remedy)
 
 
 class Relay:

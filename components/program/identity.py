@@ -21,7 +21,7 @@ import pulumi
 import pulumi_random as random
 from pulumi_kubernetes import meta
 
-from ..cluster.access import ClusterAccess, answer, read
+from ..cluster.access import ClusterAccess, answer, read, why
 from ..network.flows import POSTGRES
 from ..postgres.component import CLUSTER, DATABASE
 from ..postgres.guard import RESOURCE
@@ -137,11 +137,9 @@ async def look(cluster: ClusterAccess) -> Sight:
         raise
     # A proxy, a credential plugin or the network may fail in any way.
     except Exception as error:  # noqa: BLE001
-        # Not the error's own text: a credential plugin may have printed a token.
-        reason = "no answer" if isinstance(error, TimeoutError) else type(error).__name__
         raise IdentityError(
-            f"the cluster of context {cluster.context} can't be asked whose it is ({reason}), so "
-            f"nothing was touched. Look: {cluster.kubectl} get namespaces"
+            f"the cluster of context {cluster.context} can't be asked whose it is "
+            f"({why(error)}), so nothing was touched. Look: {cluster.kubectl} get namespaces"
         ) from None
     if status != HTTPStatus.OK:
         raise IdentityError(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from components.cluster.access import ClusterAccess, ClusterError, disconnect
+from components.cluster.access import ClusterAccess, disconnect, why
 from operate.declared import Declared
 from operate.view import ForbiddenError, LookError, NotServedError, SkippedError, View
 
@@ -251,17 +251,11 @@ async def _version(view: View) -> str:
 def _unreachable(
     declared: Declared, access: ClusterAccess, error: Exception, seconds: float
 ) -> Report:
-    reason = f"no answer within {LAYER_PATIENCE:g} s"
-    if isinstance(error, ClusterError):
-        reason = str(error)
-    elif not isinstance(error, TimeoutError):
-        # Not the error's own text: a credential plugin may have printed a token.
-        reason = type(error).__name__
     finding = Finding(
         check="cluster.reachable",
         layer="cluster",
         severity=Severity.ERROR,
-        message=f"the cluster of context {declared.cluster.context} can't be reached: {reason}",
+        message=f"the cluster of context {declared.cluster.context} can't be reached: {why(error)}",
         runbook="docs/runbook.md#cluster-unreachable",
         remedy=f"{access.kubectl} version",
     )

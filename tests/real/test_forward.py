@@ -394,9 +394,12 @@ def test_a_context_that_does_not_exist(forward: Open) -> None:
     [
         (
             ["no-such-plugin"],
-            "the kubeconfig needs the command no-such-plugin, which is not found here",
+            "the kubeconfig needs the command no-such-plugin, which can't be run here",
         ),
-        (["sh", "-c", "echo s3cret >&2; exit 1"], "the kubeconfig's credential plugin failed"),
+        (
+            ["sh", "-c", "echo s3cret >&2; exit 1"],
+            "the kubeconfig's credential plugin sh failed (1)",
+        ),
     ],
     ids=["missing", "failing"],
 )
