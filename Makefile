@@ -18,9 +18,9 @@ kubeconfig = $(if $(filter command,$(origin KUBECONFIG)),--kubeconfig $(call quo
 json = $(if $(JSON),--json)
 operate = @$(PY) -m operate $@ $(stack)
 # For the environment make would expand them.
-unexport STACK DRILL
+unexport STACK DRILL FROM
 
-TARGETS := help setup preview test verify scratch-cluster lint hooks format check clean bench mutants \
+TARGETS := help setup preview new test verify scratch-cluster lint hooks format check clean bench mutants \
 	schema outdated live-preview drift up destroy refresh recover vault-renew forward doctor rights smoke \
 	drill restore-drill
 
@@ -67,6 +67,9 @@ setup: .venv/.locked policy/.venv/.locked ## install what the uv.lock files name
 
 preview: setup ## what STACK would hold; manifests in build/preview/STACK
 	@$(PY) -m offline $(stack)
+
+new: setup ## write Pulumi.STACK.yaml, like that of FROM; asks what differs
+	@$(PY) -m offline.new $(stack) $(if $(FROM),--like $(call quoted,FROM))
 
 ##@ With STACK's cluster and the pulumi command
 
@@ -144,7 +147,7 @@ mutants: setup ## break the program on purpose; name the check that notices
 schema: setup ## write Pulumi.schema.json and docs/configuration.md
 	@$(PY) -m offline.schema
 
-outdated: setup ## each pin, its newest release, and whether it is supported
+outdated: setup ## each pin, its newest release, whether it is supported
 	@$(PY) -m offline.outdated
 
 clean: ## delete build/ and all caches; .venv and .uv stay

@@ -13,7 +13,7 @@ from typing import Any, cast
 from components.settings import stack_file
 from components.settings.stack_file import PLACEHOLDER, StackFileError
 
-__all__ = ["PLACEHOLDER", "StackError", "configuration", "names"]
+__all__ = ["PLACEHOLDER", "StackError", "check_name", "configuration", "names"]
 
 StackError = StackFileError
 
@@ -26,6 +26,16 @@ def names(root: Path) -> list[str]:
     )
 
 
+def check_name(root: Path, stack: str) -> None:
+    """Raises StackError: the engine would not take this name."""
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", stack):
+        known = ", ".join(names(root)) or "none"
+        raise StackError(
+            f"{stack!r} is no name of a stack: letters, digits, dashes, dots and underscores; "
+            f"stacks: {known}"
+        )
+
+
 def configuration(root: Path, stack: str) -> tuple[dict[str, str], frozenset[str]]:
     """Configuration as the program gets it, and the keys or paths that are encrypted.
 
@@ -34,15 +44,12 @@ def configuration(root: Path, stack: str) -> tuple[dict[str, str], frozenset[str
     would ignore.
     """
     path = root / f"Pulumi.{stack}.yaml"
-    known = ", ".join(names(root)) or "none"
-    if not re.fullmatch(r"[A-Za-z0-9_.-]+", stack):
-        raise StackError(
-            f"{stack!r} is no name of a stack: letters, digits, dashes, dots and underscores; "
-            f"stacks: {known}"
-        )
+    check_name(root, stack)
     if not path.exists():
+        known = ", ".join(names(root)) or "none"
         raise StackError(
-            f"there is no stack {stack!r}: Pulumi.{stack}.yaml does not exist; stacks: {known}"
+            f"there is no stack {stack!r}: Pulumi.{stack}.yaml does not exist; stacks: {known}; "
+            f"to make one: make new STACK={stack}"
         )
     file = stack_file.read(path)
     if file.faults:
