@@ -1,9 +1,13 @@
 """Vault and SecretDelivery in somebody else's program, installed from this repository's wheel."""
 
+import ast
+import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from collections import Counter
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -13,10 +17,9 @@ from offline.record import ROOT, Recording, object_name, plain, record
 _PACKAGE = "shlink_components"
 
 
-@pytest.fixture(name="foreign", scope="module")
-def _foreign(tmp_path_factory: pytest.TempPathFactory) -> Recording:
-    """The example, run with nothing of this repository but the wheel's contents."""
-    folder = tmp_path_factory.mktemp("foreign")
+@pytest.fixture(name="wheel", scope="module")
+def _wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
     subprocess.run(  # noqa: S603 - this interpreter, our own command line
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)],
         cwd=ROOT,
@@ -24,6 +27,13 @@ def _foreign(tmp_path_factory: pytest.TempPathFactory) -> Recording:
         capture_output=True,
     )
     (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+@pytest.fixture(name="foreign", scope="module")
+def _foreign(wheel: Path) -> Recording:
+    """The example, run with nothing of this repository but the wheel's contents."""
+    folder = wheel.parent
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder)
     with pytest.MonkeyPatch.context() as patch:
@@ -69,3 +79,38 @@ def test_the_wheel_brings_the_scripts_of_the_job(foreign: Recording) -> None:
     job = plain(foreign.one("Job", "payments-vault-init").inputs)
     (container,) = job["spec"]["template"]["spec"]["containers"]
     assert "revoke_other_root_tokens" in container["command"][-1]
+
+
+MODULES = {
+    "httpx_ws": "httpx-ws",
+    "pydantic_core": "pydantic",
+    "pulumi_kubernetes": "pulumi-kubernetes",
+    "pulumi_postgresql": "pulumi-postgresql",
+    "pulumi_random": "pulumi-random",
+    "pulumi_tls": "pulumi-tls",
+    "pulumi_vault": "pulumi-vault",
+    "yaml": "pyyaml",
+}
+"""Where the name of a package on the index is not that of its module."""
+
+
+def test_the_wheel_asks_for_what_it_imports_and_leaves_the_version_open() -> None:
+    """It is installed beside other programs, whose lock decides."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    required = dict(re.findall(r"^([\w-]+)(.*)$", "\n".join(project["dependencies"]), re.MULTILINE))
+    imported: set[str] = set()
+    for path in (ROOT / "components").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {name.name.partition(".")[0] for name in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+                imported.add(node.module.partition(".")[0])
+    foreign = imported - sys.stdlib_module_names
+    assert {MODULES.get(name, name) for name in foreign} - required.keys() == set()
+    assert [name for name, versions in required.items() if "==" in versions] == []
+
+
+def test_the_wheel_is_typed(wheel: Path) -> None:
+    """Without this file another program's type checker takes everything in it for unknown."""
+    with zipfile.ZipFile(wheel) as archive:
+        assert f"{_PACKAGE}/py.typed" in archive.namelist()
