@@ -76,8 +76,8 @@ def _shlink(
 
 def _import(image: Path, server: PostgresServer, folder: Path) -> tuple[int, str]:
     inside = f"/{folder.relative_to(image)}/"
-    script = scripts.read("shlink_import.php").replace("/import/", f"{inside}pieces/")
-    script = script.replace("/tmp/", inside)  # noqa: S108 -- of the pod
+    script = scripts.read("shlink_import.php").replace("/tmp/", inside)  # noqa: S108 -- of the pod
+    script = script.replace("/import/", f"{inside}pieces/")
     request = '{"source": "csv", "answers": {"delimiter": ","}}'
     return _shlink(image, server, ["php", "-r", script], IMPORT=request)
 
