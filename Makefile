@@ -18,11 +18,11 @@ kubeconfig = $(if $(filter command,$(origin KUBECONFIG)),--kubeconfig $(call quo
 json = $(if $(JSON),--json)
 operate = @$(PY) -m operate $@ $(stack)
 # For the environment make would expand them.
-unexport STACK DRILL FROM
+unexport STACK DRILL FROM ORIGIN FILE
 
 TARGETS := help setup preview new test verify scratch-cluster lint hooks format check clean bench mutants \
 	schema outdated live-preview drift up destroy refresh recover vault-renew forward doctor rights smoke \
-	drill restore-drill
+	drill restore-drill import-links export-links
 
 .DEFAULT_GOAL := help
 .PHONY: $(TARGETS)
@@ -111,6 +111,12 @@ drill: setup ## rehearse a failure: DRILL=NAME; without it, list them
 
 restore-drill: setup ## restore the latest backup beside the live one, compare
 	$(operate) $(kubeconfig) $(json)
+
+import-links: setup ## bring links along: FROM=csv ORIGIN=links.csv; FROM=shlink ORIGIN=URL
+	$(operate) $(kubeconfig) $(call quoted,FROM) $(call quoted,ORIGIN)
+
+export-links: setup ## write all links into a CSV: FILE=links.csv
+	$(operate) $(kubeconfig) $(call quoted,FILE)
 
 forward: setup ## keep the forwards to Vault and PostgreSQL open
 	$(operate)

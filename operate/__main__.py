@@ -10,6 +10,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pulumi
@@ -17,12 +18,13 @@ from rich.console import Console
 
 from components.cluster.access import access
 
-from . import asking, forward, ownership, rights
+from . import asking, forward, import_links, ownership, rights
 from .declared import Declared, connectable
 from .doctor import preflight
 from .doctor.checks import CHECKS
 from .doctor.examine import BLIND, HEALTHY, ILL, examine
 from .doctor.report import show
+from .export_links import export_links
 from .rehearse import drills, restore_drill
 from .repair import recover, vault_renew
 from .repair.pulumi_cli import Pulumi
@@ -103,6 +105,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     restore_drill.add_options(restore)
     _add_json(restore)
+    links = command("import-links", _import_links, "bring links along", connects=True)
+    import_links.add_options(links)
+    export = command("export-links", _export_links, "write all links into a CSV", connects=True)
+    export.add_argument("file", help="which must not exist")
     return parser
 
 
@@ -216,6 +222,23 @@ def _restore_drill(options: Options) -> int:
     else:
         _say("\n".join(restore_drill.shown(outcome)))
     return HEALTHY if outcome.ok else ILL
+
+
+def _import_links(options: Options) -> int:
+    environment = _environment(options)
+    plan = import_links.plan(environment, options)
+    reached = access(environment.cluster)
+    ownership.check_by_stack(reached, environment)
+    _agree(environment, f"Imports from {options.origin or options.source}, for hours if need be")
+    run = import_links.Importing(reached, _say)
+    asyncio.run(restore_drill.interruptible(run.run(plan.job, plan.needs())))
+    return HEALTHY if run.complete else ILL
+
+
+def _export_links(options: Options) -> int:
+    environment = _environment(options)
+    export_links(environment, access(environment.cluster), Path(options.file), _say)
+    return HEALTHY
 
 
 def _environment(options: Options) -> Declared:
