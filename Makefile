@@ -112,7 +112,7 @@ drill: setup ## rehearse a failure: DRILL=NAME; without it, list them
 restore-drill: setup ## restore the latest backup beside the live one, compare
 	$(operate) $(kubeconfig) $(json)
 
-import-links: setup ## bring links along: FROM=csv ORIGIN=links.csv; FROM=shlink ORIGIN=URL
+import-links: setup ## bring links along: FROM=csv|shlink|... ORIGIN=FILE|URL
 	$(operate) $(kubeconfig) $(call quoted,FROM) $(call quoted,ORIGIN)
 
 export-links: setup ## write all links into a CSV: FILE=links.csv

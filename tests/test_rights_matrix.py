@@ -43,7 +43,10 @@ def test_a_kubeconfig_of_the_command_line_takes_the_place_of_the_stacks(
     assert "there is no kubeconfig at /nowhere/config" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("target", ["doctor", "rights", "smoke", "drill", "restore-drill"])
+@pytest.mark.parametrize(
+    "target",
+    ["doctor", "rights", "smoke", "drill", "restore-drill", "import-links", "export-links"],
+)
 def test_make_hands_a_kubeconfig_over(target: str) -> None:
     """It has to be named: the environment's own would not be the stack's."""
 
