@@ -27,7 +27,7 @@ class DrillApi(Api):
         if "delete" in self.world.forbidden:
             return httpx.Response(403, json={"kind": "Status"})
         name = path.rpartition("/")[2]
-        self.world.not_ready(name, seconds=5)
+        self.world.not_ready(name, seconds=SOON)
         self.world.find("Pod", name)["metadata"]["uid"] = "new"
         return httpx.Response(200, json={})
 
@@ -57,6 +57,10 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drills, "CONFIRM_SECONDS", 0.0)
     monkeypatch.setattr(drills, "smoke", works)
     monkeypatch.setattr(command.ownership, "check_by_stack", mock.Mock())
+
+
+SOON = -600
+"""Seconds since a pod was Ready last. Less than none: a slow machine ages it while it looks."""
 
 
 def drill(name: str) -> drills.Drill:
@@ -128,7 +132,7 @@ def test_a_recovery_that_does_not_last_is_none(monkeypatch: pytest.MonkeyPatch) 
             looks.append("look")
             fresh = healthy(world.declared)
             if len(looks) == 3:
-                fresh.not_ready("shlink-7f8b-0", seconds=4)
+                fresh.not_ready("shlink-7f8b-0", seconds=SOON)
             world.objects = fresh.objects
             return DrillApi(world)
 
@@ -146,7 +150,7 @@ def test_a_recovery_that_does_not_last_is_none(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_drill_waits_for_what_is_under_way_before_it_begins() -> None:
     world = healthy(declared("dev"))
-    world.not_ready("shlink-7f8b-0", seconds=7)
+    world.not_ready("shlink-7f8b-0", seconds=SOON)
     told: list[str] = []
     run(drill("vault-restart"), world.declared, access(world, heal_after=2), tell=told.append)
     waiting = [line for line in told if line.startswith("waiting for what is under way")]
@@ -156,7 +160,7 @@ def test_a_drill_waits_for_what_is_under_way_before_it_begins() -> None:
 
 def test_what_a_drill_waits_for_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
     world = healthy(declared("dev"))
-    world.not_ready("shlink-7f8b-0", seconds=7)
+    world.not_ready("shlink-7f8b-0", seconds=SOON)
 
     def why_not(_: object) -> str:
         return "one thing"
