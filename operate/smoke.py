@@ -239,20 +239,20 @@ class Smoke:
         return Step(name, time.monotonic() - started)
 
     def _healthy(self) -> None:
-        deadline = time.monotonic() + self._start_seconds
-        while True:
+        def look() -> str:
             try:
                 response = self._client.get("/rest/health")
-                if response.status_code == HTTPStatus.OK:
-                    return
-                fault = _unexpected(response)
             except httpx.HTTPError as error:
                 fault = self._silence(error)
-            if time.monotonic() > deadline:
-                if self._place.told is None:
-                    fault += f"; {resolution(self._place.url)}"
-                raise SmokeError(f"/rest/health: {fault}")
-            time.sleep(_INTERVAL)
+            else:
+                if response.status_code == HTTPStatus.OK:
+                    return ""
+                fault = _unexpected(response)
+            if self._place.told is None:
+                fault += f"; {resolution(self._place.url)}"
+            return f"/rest/health: {fault}"
+
+        _wait(look, self._start_seconds)
 
     def _silence(self, error: httpx.HTTPError) -> str:
         """Why there was no answer: what the forward says, where there is one."""
@@ -305,7 +305,12 @@ class Smoke:
 
     def _visit(self) -> None:
         path = f"/rest/v3/short-urls/{self._code}/visits"
-        self._until(lambda: len(self._visits(path)) == 1, "its one visit is not counted")
+
+        def look() -> str:
+            counted = len(self._visits(path)) == 1
+            return "" if counted else "its one visit is not counted"
+
+        _wait(look, self._visit_seconds)
 
     def _orphan(self) -> None:
         code = f"{self._code}-unknown"
@@ -313,24 +318,18 @@ class Smoke:
         if response.is_server_error:
             raise SmokeError(_unexpected(response))
 
-        def counted() -> bool:
+        def look() -> str:
             visits = self._visits("/rest/v3/visits/orphan?itemsPerPage=50")
-            return any(code in str(visit.get("visitedUrl", "")) for visit in visits)
+            counted = any(code in str(visit.get("visitedUrl", "")) for visit in visits)
+            return "" if counted else "the orphan visit is not counted"
 
-        self._until(counted, "the orphan visit is not counted")
+        _wait(look, self._visit_seconds)
 
     def _visits(self, path: str) -> list[Object]:
         response = self._client.get(path, headers=self._headers())
         if response.status_code != HTTPStatus.OK:
             raise SmokeError(_unexpected(response))
         return listed(mapped(response.json(), "visits"), "data")
-
-    def _until(self, check: Callable[[], bool], complaint: str) -> None:
-        deadline = time.monotonic() + self._visit_seconds
-        while not check():
-            if time.monotonic() > deadline:
-                raise SmokeError(f"{complaint} after {self._visit_seconds:g} s")
-            time.sleep(_INTERVAL)
 
     def _delete(self) -> None:
         response = self._client.delete(f"/rest/v3/short-urls/{self._code}", headers=self._headers())
@@ -342,6 +341,15 @@ class Smoke:
 
     def _headers(self) -> dict[str, str]:
         return {"X-Api-Key": self._key}
+
+
+def _wait(look: Callable[[], str], seconds: float) -> None:
+    """Look until there is no fault. Raises SmokeError."""
+    deadline = time.monotonic() + seconds
+    while fault := look():
+        if time.monotonic() > deadline:
+            raise SmokeError(f"{fault}, {seconds:g} s long")
+        time.sleep(_INTERVAL)
 
 
 def _unexpected(response: httpx.Response) -> str:

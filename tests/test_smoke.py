@@ -187,7 +187,7 @@ FAULTS = [
     ("empty hash", "it is found by its long URL", "finds no URL that was just created: status 400"),
     ("another", "it is found by its long URL", "docs/upgrades.md#shlink"),
     ("astray", "follow it", "but: 302 https://example.org/elsewhere"),
-    ("uncounted", "its visit is counted", "its one visit is not counted after 0 s"),
+    ("uncounted", "its visit is counted", "its one visit is not counted, 0 s long"),
     ("no orphans", "an unknown short URL is an orphan visit", "the orphan visit is not counted"),
     ("undeletable", "delete the short URL", "stays until 1:00:00 after its creation: status 422"),
 ]
@@ -269,7 +269,7 @@ def test_outside_tells_where_the_name_leads(
     answer = httpx.Response(404, request=httpx.Request("GET", "https://s.example.com"))
     with mock.patch.object(httpx.HTTPTransport, "handle_request", return_value=answer):
         (step,) = run(Place("https://s.example.com", "s.example.com"))
-    assert step.fault == f"/rest/health: status 404; {text}"
+    assert step.fault == f"/rest/health: status 404; {text}, 0 s long"
 
 
 def test_a_proxy_that_resolves_the_name_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

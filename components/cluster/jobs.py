@@ -8,15 +8,12 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pulumi
 
-from .access import ClusterAccess, answer, objects, read
-from .waits import Teller, blocked
-
-if TYPE_CHECKING:
-    from kr8s.asyncio import Api
+from .access import AnswerError, ClusterAccess, answer, objects, read
+from .waits import HopelessError, Teller, blocked, watch
 
 _GROUP = "batch/v1"
 
@@ -30,7 +27,7 @@ _SET_BY_CONTROLLER = {
 }
 
 
-class JobError(pulumi.RunError):
+class JobError(HopelessError):
     """A Job failed; the message ends with what its last pod said."""
 
 
@@ -61,52 +58,39 @@ def job_hook(name: str, access: ClusterAccess, job: JobTarget) -> pulumi.Resourc
 async def until_complete(access: ClusterAccess, job: JobTarget, interval: float = 2) -> None:
     """Check the Job every `interval` seconds. Raises JobError or TimeoutError."""
     namespace = str(await pulumi.Output.from_input(job.namespace).future())
-    run = _Run(namespace, job.name)
-    clock = asyncio.get_running_loop().time
-    began = said = clock()
     inspect = f"Its log: {access.kubectl} -n {namespace} logs -f job/{job.name}"
-    api: Api | None = None
-    while True:
-        try:
-            api = api or await access.client()
-            complete = await run.look(api)
-        except JobError as error:
-            raise JobError(f"{error}. {inspect}") from None
-        # An API server, a proxy or a credential plugin may answer anything; the timeout bounds it.
-        except Exception as error:  # noqa: BLE001
-            api, complete, run.words = None, False, f"{type(error).__name__}: {error}"
-        if complete:
-            return
-        if clock() - began > job.timeout:
-            raise TimeoutError(
-                f"Job {namespace}/{job.name}: not complete after {job.timeout:g} s; it runs on, "
-                f"and the next update waits again. {run.words} {inspect}"
-            )
-        if clock() - said > _SAY_SECONDS:
-            said = clock()
-            pulumi.log.info(f"{job.name} has run for {said - began:.0f} s. {inspect}")
-        await asyncio.sleep(interval)
+    run = _Run(namespace, job.name, inspect)
+    if missing := await watch(access, run.look, job.timeout, interval):
+        raise TimeoutError(
+            f"Job {namespace}/{job.name}: not complete after {job.timeout:g} s; it runs on, "
+            f"and the next update waits again. Last: {missing}. {inspect}"
+        )
 
 
 class _Run:
     """What is known of a Job from look to look."""
 
-    def __init__(self, namespace: str, name: str) -> None:
-        self.words = ""
-        """Why it is not complete."""
-        self._namespace, self._name = namespace, name
+    def __init__(self, namespace: str, name: str, inspect: str) -> None:
+        self._namespace, self._name, self._inspect = namespace, name, inspect
         self._teller = Teller()
+        self._began = self._said = asyncio.get_running_loop().time()
+        self._words = ""
+        """Of the last attempt that failed."""
         self._failed: Mapping[str, Any] | None = None
         """The Job of an earlier update, which had failed."""
         self._seen = False
 
-    async def look(self, api: Any) -> bool:
-        """Whether the Job is complete. Raises JobError when it has failed."""
+    async def look(self, api: Any) -> str:
+        """What is missing. Raises JobError when the Job has failed."""
+        now = asyncio.get_running_loop().time()
+        if now - self._said > _SAY_SECONDS:
+            self._said = now
+            pulumi.log.info(f"{self._name} has run for {now - self._began:.0f} s. {self._inspect}")
         item = await read(api, "jobs.v1.batch", self._namespace, self._name)
         if item is None:
             if self._failed is not None:
                 await self._send(api, "POST", "jobs", json=_fresh(self._failed))
-            return False
+            return "it does not exist yet"
         for text in await blocked(api, self._namespace):
             self._teller.warn(text)
         end, failures = _end(item), item.get("status", {}).get("failed", 0)
@@ -114,14 +98,18 @@ class _Run:
             self._teller.warn(f"{self._name} had failed; it runs again")
             options = {"propagationPolicy": "Background"}
             await self._send(api, "DELETE", f"jobs/{self._name}", params=options)
-            return False
+            return "it had failed before"
         self._seen = True
-        if failures and end != "Complete":
-            self.words = await _last_words(api, self._namespace, self._name)
-            self._teller.warn(f"{self._name}: attempt {failures} failed: {self.words}")
+        if end == "Complete":
+            return ""
+        if failures:
+            self._words = await _last_words(api, self._namespace, self._name)
+            self._teller.warn(f"{self._name}: attempt {failures} failed: {self._words}")
         if end == "Failed":
-            raise JobError(f"Job {self._namespace}/{self._name} failed: {self.words}")
-        return end == "Complete"
+            raise JobError(
+                f"Job {self._namespace}/{self._name} failed: {self._words}. {self._inspect}"
+            )
+        return self._words or "it runs"
 
     def _runs_again(self, item: Mapping[str, Any]) -> bool:
         """Whether it had failed before this wait began."""
@@ -134,7 +122,7 @@ class _Run:
     async def _send(self, api: Any, method: str, url: str, **more: Any) -> None:
         status, text = await answer(api, method, _GROUP, self._namespace, url, **more)
         if status >= HTTPStatus.BAD_REQUEST and status != HTTPStatus.NOT_FOUND:
-            raise ConnectionError(f"{status} from the API server: {text}")
+            raise AnswerError(status, text)
 
 
 def _end(item: Mapping[str, Any]) -> str:

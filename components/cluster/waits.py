@@ -7,13 +7,14 @@ finished is recorded (engine 3.259, CreateStep.Apply), and a failed after-hook i
 
 import asyncio
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import pulumi
 
 from .access import ClusterAccess, objects, read
+from .polling import poll
 
 if TYPE_CHECKING:
     from kr8s.asyncio import Api
@@ -63,30 +64,48 @@ async def until_ready(access: ClusterAccess, target: WaitTarget, interval: float
     namespace = await _value(target.namespace)
     name = await _value(target.name)
     not_ready = cast("ReadinessCheck", await pulumi.Output.from_input(target.not_ready).future())
-    deadline = asyncio.get_running_loop().time() + target.timeout
-    api: Api | None = None
-    teller = Teller()
-    for look in itertools.count(1):
+    teller, looks = Teller(), itertools.count(1)
+
+    async def look(api: Any) -> str:
+        item = await read(api, target.resource, namespace, name)
+        reason = "it does not exist yet" if item is None else not_ready(item)
+        if reason is not None and next(looks) % _LOOKS_BETWEEN == 0:
+            for text in await blocked(api, namespace):
+                teller.warn(text)
+        return reason or ""
+
+    if reason := await watch(access, look, target.timeout, interval):
+        raise TimeoutError(
+            f"{target.resource} {namespace}/{name}: not ready after {target.timeout:g} s: "
+            f"{reason}. Inspect it with: "
+            f"{access.kubectl} -n {namespace} describe {target.resource} {name}"
+        )
+
+
+async def watch(
+    access: ClusterAccess, look: Callable[[Any], Awaitable[str]], patience: float, interval: float
+) -> str:
+    """Poll with one client. Returns what is missing, and raises HopelessError only."""
+    client: Api | None = None
+
+    async def attempt() -> str:
+        nonlocal client
         try:
-            api = api or await access.client()
-            item = await read(api, target.resource, namespace, name)
-            reason = "it does not exist yet" if item is None else not_ready(item)
-            if reason is not None and look % _LOOKS_BETWEEN == 0:
-                for text in await blocked(api, namespace):
-                    teller.warn(text)
-        # An API server, a proxy or a credential plugin may answer anything; the timeout bounds it.
+            client = client or await access.client()
+            return await look(client)
+        except HopelessError:
+            raise
+        # An API server, a proxy or a credential plugin may answer anything.
         except Exception as error:  # noqa: BLE001
-            # With a new client the next check logs in again.
-            api, reason = None, f"{type(error).__name__}: {error}"
-        if reason is None:
-            return
-        if asyncio.get_running_loop().time() > deadline:
-            raise TimeoutError(
-                f"{target.resource} {namespace}/{name}: not ready after {target.timeout:g} s: "
-                f"{reason}. Inspect it with: "
-                f"{access.kubectl} -n {namespace} describe {target.resource} {name}"
-            )
-        await asyncio.sleep(interval)
+            # With a new client the next look logs in again.
+            client = None
+            return f"{type(error).__name__}: {error}"
+
+    return await poll(attempt, patience, interval)
+
+
+class HopelessError(pulumi.RunError):
+    """To wait longer is of no use; the message says why."""
 
 
 class Teller:

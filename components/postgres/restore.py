@@ -17,6 +17,7 @@ import pulumi
 
 from ..cluster.access import ClusterAccess, answer, label_selector, named, objects
 from ..cluster.execute import Container, ExecuteError, execute
+from ..cluster.polling import poll
 from ..manifests.placement import Placement
 from ..manifests.pods import CONTAINER_SECURITY
 from ..settings.postgres import InPlaceRestore, StoreRestore
@@ -186,29 +187,24 @@ async def _stop(access: ClusterAccess, workload: Workload) -> None:
         replicas = int(deployment.raw["spec"].get("replicas", 1))
         selector = label_selector(deployment.raw["spec"]["selector"]["matchLabels"])
         pulumi.log.info(f"Deployment {workload.namespace}/{workload.name} stops for the restore")
-        try:
-            async with asyncio.timeout(_STOP_SECONDS):
-                await _empty(api, workload, selector)
-        except TimeoutError:
+
+        async def look() -> str:
+            # Each time: an autoscaler may have decided on a number just before, and leaves 0
+            # alone. The Deployment's next server-side apply takes the field back, and with it
+            # starts the pods.
+            current = await _deployment(api, workload)
+            if current is not None and current.raw["spec"].get("replicas") != 0:
+                await current.patch({"spec": {"replicas": 0}})
+            return ", ".join(await _pods(api, workload.namespace, selector))
+
+        if left := await poll(look, _STOP_SECONDS, _INTERVAL):
             await deployment.patch({"spec": {"replicas": replicas}})
             raise pulumi.RunError(
                 f"Deployment {workload.namespace}/{workload.name} was told to stop before the "
-                f"restore, and has pods left after {_STOP_SECONDS:g} s. The database was not "
-                f"touched, and the Deployment runs again. Inspect its pods with: {access.kubectl} "
-                f"-n {workload.namespace} get pods -l {selector}"
-            ) from None
-
-
-async def _empty(api: Any, workload: Workload, selector: str) -> None:
-    while True:
-        # Each time: an autoscaler may have decided on a number just before, and leaves 0 alone.
-        # The Deployment's next server-side apply takes the field back, and with it starts the pods.
-        deployment = await _deployment(api, workload)
-        if deployment is not None and deployment.raw["spec"].get("replicas") != 0:
-            await deployment.patch({"spec": {"replicas": 0}})
-        if not await _pods(api, workload.namespace, selector):
-            return
-        await asyncio.sleep(_INTERVAL)
+                f"restore, and has pods left after {_STOP_SECONDS:g} s: {left}. The database was "
+                f"not touched, and the Deployment runs again. Inspect its pods with: "
+                f"{access.kubectl} -n {workload.namespace} get pods -l {selector}"
+            )
 
 
 async def _deployment(api: Any, workload: Workload) -> Any:

@@ -17,6 +17,7 @@ from typing import Any
 import pulumi
 
 from components.cluster.access import ClusterAccess, answer
+from components.cluster.polling import poll
 from components.postgres.component import PRIMARY
 from components.vault.component import forward_target
 from operate.declared import Declared
@@ -95,13 +96,14 @@ async def _delete_pods(
 
 async def _gone(api: Any, namespace: str, uids: set[Any]) -> None:
     """Returns when no pod has one of these identities: a pod that stops still answers."""
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
+
+    async def look() -> str:
         pods = await View(api).objects("v1/pods", namespace)
-        if not uids & {pod["metadata"]["uid"] for pod in pods}:
-            return
-        await asyncio.sleep(_INTERVAL / 4)
-    raise DrillError(f"a deleted pod in namespace {namespace} does not stop")
+        left = [pod["metadata"]["name"] for pod in pods if pod["metadata"]["uid"] in uids]
+        return ", ".join(left)
+
+    if left := await poll(look, PATIENCE, _INTERVAL / 4):
+        raise DrillError(f"a deleted pod in namespace {namespace} does not stop: {left}")
 
 
 async def _delete_pod(api: Any, namespace: str, name: str) -> None:
@@ -187,11 +189,13 @@ async def _lost_node(access: ClusterAccess, tell: Tell) -> str:
                 f"Stop node {name} now: switch it off, or `systemctl stop kubelet` on it. "
                 f"Kubernetes notices after about 40 s. Waiting up to {PATIENCE:.0f} s."
             )
-            deadline = time.monotonic() + PATIENCE
-            while _is_ready(await View(api).named("v1/nodes", "", name)):
-                if time.monotonic() > deadline:
-                    raise DrillError(f"node {name} is still Ready: nobody stopped it")
-                await asyncio.sleep(_INTERVAL)
+
+            async def look() -> str:
+                ready = _is_ready(await View(api).named("v1/nodes", "", name))
+                return name if ready else ""
+
+            if await poll(look, PATIENCE, _INTERVAL):
+                raise DrillError(f"node {name} is still Ready: nobody stopped it")
     except LookError as error:
         raise DrillError(str(error)) from None
     tell(

@@ -22,6 +22,7 @@ import pulumi
 
 from components.cluster.access import ClusterAccess, answer
 from components.cluster.execute import Container, ExecuteError, execute
+from components.cluster.polling import poll
 from components.network.flows import RESTORE_DRILL
 from components.postgres.backup_info import Backup, RepositoryContent, summary
 from components.postgres.component import CLUSTER, PRIMARY
@@ -262,20 +263,21 @@ class Drill:
 
     async def _restored(self) -> Content:
         """What the copy holds, once it answers as a primary."""
-        deadline = time.monotonic() + self._patience
-        reason = "it does not exist yet"
-        while time.monotonic() < deadline:
+
+        async def look() -> str:
             await self._read_log()
             try:
-                if await self._ask(COPY, "SELECT pg_is_in_recovery()") == "f":
-                    return await self._content(COPY)
+                recovers = await self._ask(COPY, "SELECT pg_is_in_recovery()") != "f"
             except ExecuteError as error:
-                reason = str(error)
-            await asyncio.sleep(_INTERVAL)
-        raise RestoreDrillError(
-            f"the copy does not answer after {self._patience:g} s: {reason}. The end of the "
-            f"restore's log:\n{_tail(self._log)}"
-        )
+                return str(error)
+            return "it is in recovery" if recovers else ""
+
+        if reason := await poll(look, self._patience, _INTERVAL):
+            raise RestoreDrillError(
+                f"the copy does not answer after {self._patience:g} s: {reason}. The end of the "
+                f"restore's log:\n{_tail(self._log)}"
+            )
+        return await self._content(COPY)
 
     async def _read_log(self) -> None:
         """Keep the log of the restoring Job, which PGO deletes when the copy runs."""
@@ -331,19 +333,14 @@ class Drill:
         status = await self._call("DELETE", f"postgresclusters/{COPY}")
         if status == HTTPStatus.NOT_FOUND:
             return
-        deadline = time.monotonic() + _REMOVAL_SECONDS
-        while time.monotonic() < deadline:
-            left = await self._left()
-            if not left:
-                self._tell(f"{COPY} is removed")
-                return
-            await asyncio.sleep(_INTERVAL)
-        raise RestoreDrillError(
-            f"{COPY} is not gone after {_REMOVAL_SECONDS:g} s. Look at it: {self._cluster.kubectl} "
-            f"-n {self._namespace} describe postgrescluster {COPY}"
-        )
+        if left := await poll(self._left, _REMOVAL_SECONDS, _INTERVAL):
+            raise RestoreDrillError(
+                f"{left}: not gone after {_REMOVAL_SECONDS:g} s. Look at it: "
+                f"{self._cluster.kubectl} -n {self._namespace} describe postgrescluster {COPY}"
+            )
+        self._tell(f"{COPY} is removed")
 
-    async def _left(self) -> list[str]:
+    async def _left(self) -> str:
         left: list[str] = []
         async with self._cluster.connected() as api:
             view = View(api)
@@ -356,7 +353,7 @@ class Drill:
                     left += [str(item["metadata"]["name"]) for item in own]
             except LookError as error:
                 left.append(str(error))
-        return left
+        return ", ".join(left)
 
     async def _call(self, method: str, url: str, body: Object | None = None) -> int:
         more: dict[str, Any] = {} if body is None else {"json": body}

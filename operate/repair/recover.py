@@ -13,12 +13,12 @@ A killed run leaves three things behind. Each is undone here; nothing that holds
 """
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from components.cluster.access import ClusterAccess, access, objects, read
+from components.cluster.polling import poll
 from components.program.identity import ADOPT, LOOKED, State
 from components.settings import environment as settings
 from offline import record as offline
@@ -239,16 +239,17 @@ def _after_destroy(
 
 async def until_gone(cluster: ClusterAccess, deletions: Sequence[Record]) -> None:
     """Wait until nothing of this is still being deleted in the cluster. Raises PulumiError."""
-    deadline = time.monotonic() + _PATIENCE
     async with cluster.connected() as api:
-        while ending := [item async for item in _ending(api, deletions)]:
-            if time.monotonic() > deadline:
-                names = "; ".join(ending)
-                raise PulumiError(
-                    f"still being deleted after {_PATIENCE:g} s: {names}. Look why, then run this "
-                    "command again, or go on deleting: make destroy"
-                )
-            await asyncio.sleep(_INTERVAL)
+
+        async def look() -> str:
+            return "; ".join([item async for item in _ending(api, deletions)])
+
+        ending = await poll(look, _PATIENCE, _INTERVAL)
+    if ending:
+        raise PulumiError(
+            f"still being deleted after {_PATIENCE:g} s: {ending}. Look why, then run this "
+            "command again, or go on deleting: make destroy"
+        )
 
 
 async def _ending(api: Any, deletions: Sequence[Record]) -> AsyncGenerator[str]:

@@ -11,13 +11,13 @@ what others put there. The steps, each of which may be repeated:
 """
 
 import asyncio
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from components.cluster.access import ClusterAccess, access, label_selector, named, objects
+from components.cluster.polling import poll
 from components.network.flows import VAULT
 from components.program.identity import State
 from components.settings import environment as settings
@@ -171,12 +171,12 @@ async def _all(api: Any, kind: str) -> list[Any]:
 
 async def _gone(api: Any, kind: str) -> None:
     """Wait until none of Vault's is left. Raises PulumiError."""
-    deadline = time.monotonic() + _PATIENCE
-    while left := await _all(api, kind):
-        if time.monotonic() > deadline:
-            names = ", ".join(item.name for item in left)
-            raise PulumiError(
-                f"{kind} in namespace {VAULT} still there after {_PATIENCE:g} s: {names}. "
-                "Look why, then run this command again"
-            )
-        await asyncio.sleep(_INTERVAL)
+
+    async def look() -> str:
+        return ", ".join(item.name for item in await _all(api, kind))
+
+    if left := await poll(look, _PATIENCE, _INTERVAL):
+        raise PulumiError(
+            f"{kind} in namespace {VAULT} still there after {_PATIENCE:g} s: {left}. "
+            "Look why, then run this command again"
+        )
