@@ -776,8 +776,8 @@ MUTANTS = [
         [
             Change(
                 "components/postgres/restore.py",
-                """deployment.raw["spec"].get("replicas") != 0:""",
-                """deployment.raw["spec"].get("replicas") == 3:""",
+                """current.raw["spec"].get("replicas") != 0:""",
+                """current.raw["spec"].get("replicas") == 3:""",
             )
         ],
         ["tests/test_restores.py", "-k", "overruled"],
