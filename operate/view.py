@@ -8,17 +8,19 @@ import asyncio
 import contextlib
 import math
 import ssl
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any, TypeAlias, TypeVar, cast
 
+from components.cluster.access import REFUSED_LOGIN
+
 T = TypeVar("T")
 Object: TypeAlias = Mapping[str, Any]
 """A Kubernetes object, as the API server returns it."""
 
-ACCESS_REVIEW = "authorization.k8s.io/v1/selfsubjectaccessreviews"
+_ACCESS_REVIEW = "authorization.k8s.io/v1/selfsubjectaccessreviews"
 PATIENCE = 5.0
 """Seconds that one answer may take."""
 
@@ -35,12 +37,20 @@ class ForbiddenError(LookError):
     """The right to read this is missing."""
 
 
+class UnauthorizedError(LookError):
+    """The API server does not know this login, or no longer."""
+
+
 class NotServedError(LookError):
     """The API server does not know this kind of object."""
 
 
 class SkippedError(LookError):
     """A look beyond the read role that this login may not take; the message says what it needs."""
+
+
+class AbsentError(LookError):
+    """What a check asks about is not declared, or not there yet: another check tells of it."""
 
 
 @dataclass(frozen=True)
@@ -115,22 +125,30 @@ class View:
         # Shielded: a check that gives up must not take the answer away from the others.
         return await asyncio.shield(self._reads[key])
 
-    async def post(self, resource: str, body: Object) -> Reply:
-        """The answer to a question that is asked by POST, as SelfSubjectAccessReviews are."""
-        return await self._call("POST", resource, "", None, json=body)
-
-    async def may(self, verb: str, resource: str, subresource: str, namespace: str) -> bool:
+    async def may(
+        self, verb: str, resource: str, subresource: str, namespace: str, group: str = ""
+    ) -> bool:
         """Whether this login may do something in a namespace. Raises LookError."""
         attributes = {
             "verb": verb,
+            "group": group,
             "resource": resource,
             "subresource": subresource,
             "namespace": namespace,
         }
-        review = {"spec": {"resourceAttributes": attributes}}
+        review = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": attributes},
+        }
         reply = await self.once(
-            ("may", *attributes.values()), lambda: self.post(ACCESS_REVIEW, review)
+            ("may", *attributes.values()),
+            lambda: self._call("POST", _ACCESS_REVIEW, "", None, json=review),
         )
+        if reply.status >= HTTPStatus.BAD_REQUEST:
+            # An admission webhook that is down refuses even this.
+            reason = str(reply.fields.get("message", ""))[:200]
+            raise NoAnswerError(f"the API server can't tell this login's rights: {reason}")
         return bool(at(reply.fields, "status", "allowed"))
 
     @contextlib.asynccontextmanager
@@ -180,8 +198,10 @@ class View:
             ) from None
         if reply.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
             if "/proxy/" in resource and reply.fields.get("kind") != "Status":
-                # Not the API server says so, but a network between it and the pod, or the pod.
+                # Not the API server refuses it, but a network between it and the pod, or the pod.
                 raise NoAnswerError(f"{resource} is refused behind the API server ({reply.status})")
+            if reply.status == HTTPStatus.UNAUTHORIZED:
+                raise UnauthorizedError(REFUSED_LOGIN)
             raise ForbiddenError(f"no right to read {resource} {where} ({reply.status})")
         return reply
 
@@ -232,6 +252,21 @@ def listed(item: Object, *path: str) -> list[Object]:
 def labels_of(item: Object) -> Mapping[str, str]:
     """An object's labels."""
     return mapped(item, "metadata", "labels")
+
+
+def place(item: Object) -> tuple[str, str]:
+    """An object's namespace, empty for one of the cluster's own kinds, and its name."""
+    return str(at(item, "metadata", "namespace") or ""), str(item["metadata"]["name"])
+
+
+def names(items: Iterable[Object]) -> list[str]:
+    """The names of some objects."""
+    return [item["metadata"]["name"] for item in items]
+
+
+def resource(item: Object) -> str:
+    """The path of an object's list: `apps/v1/deployments`."""
+    return f"{item['apiVersion']}/{plural(item['kind'])}"
 
 
 def age(view: View, moment: str | None) -> float:

@@ -7,9 +7,12 @@ import io
 import json
 import re
 import shlex
+from collections.abc import AsyncIterator
 from functools import cache
 from typing import Any
 
+import httpx
+import kr8s
 import pytest
 from rich.console import Console
 
@@ -24,7 +27,7 @@ from operate.doctor.findings import Check, Environment, Problem, Severity, fold
 from operate.doctor.report import show
 from tests import configurations, faults
 from tests.faults import FAULTS, Fault
-from tests.world import PGO, Api, World, ago, broken, healthy, pod
+from tests.world import PGO, Api, World, ago, broken, healthy, pod, slices
 from tests.world import scaled as scaled_as
 
 
@@ -60,6 +63,12 @@ def printed(result: Report, width: int = 160) -> str:
     return text.getvalue()
 
 
+async def nothing(_: Environment) -> AsyncIterator[Problem]:
+    """A check that finds nothing."""
+    for problem in ():
+        yield problem
+
+
 # Causes
 
 
@@ -71,6 +80,7 @@ def test_the_first_finding_is_the_cause(fault: Fault) -> None:
     assert first.severity is Severity.ERROR
     roots = [item.message for item in result.findings if item.severity is Severity.ERROR]
     assert len(roots) == 1, roots
+    assert {item.runbook.partition("#")[2] for item in result.findings} <= _headings()
 
 
 def test_there_are_enough_faults() -> None:
@@ -627,6 +637,126 @@ def test_the_step_that_shlinks_start_has_reached_is_told() -> None:
     assert "hunter2" not in first.message
 
 
+def webhook(world: World, namespace: str, **more: Any) -> None:
+    """Somebody's webhook that judges ExternalSecrets."""
+    service = {"name": "webhook", "namespace": namespace}
+    rules = [{"resources": ["externalsecrets"]}]
+    entry = {"name": "v.example", "rules": rules, "clientConfig": {"service": service}, **more}
+    world.objects.append(
+        {
+            "apiVersion": "admissionregistration.k8s.io/v1",
+            "kind": "ValidatingWebhookConfiguration",
+            "metadata": {"name": "webhook"},
+            "webhooks": [entry],
+        }
+    )
+
+
+def test_a_webhook_without_a_ready_pod_is_found_before_it_refuses_anything() -> None:
+    world = healthy(stack("dev"))
+    webhook(world, "elsewhere")
+    (finding,) = report(world).findings
+    assert (finding.check, finding.severity) == ("cluster.admission", Severity.WARNING)
+    assert "v.example" in finding.message
+    slices(world, "elsewhere", "webhook", "coredns-")
+    world.count()
+    assert list(report(world).findings) == []
+
+
+def test_a_webhook_that_refuses_nothing_is_no_finding() -> None:
+    world = healthy(stack("dev"))
+    webhook(world, "elsewhere", failurePolicy="Ignore")
+    assert list(report(world).findings) == []
+
+
+REFUSED = 'Internal error occurred: failed calling webhook "all.example": no endpoints available'
+
+
+def test_a_webhook_that_refuses_a_question_of_rights_is_the_reason_that_is_told() -> None:
+    """It is no missing right."""
+    world = healthy(stack("dev"))
+    world.reviews_refused = REFUSED
+    result = report(world)
+    assert [finding.check for finding in result.findings] == ["cluster.admission"]
+    reasons = {skip.reason for skip in result.skipped}
+    assert reasons
+    assert all("all.example" in reason for reason in reasons)
+
+
+def test_an_operator_of_somebody_else_that_is_down_is_found() -> None:
+    world = healthy(stack("operators-there"))
+    first = report(world).findings[0]
+    assert (first.check, first.runbook) == (
+        "operators.available",
+        "docs/runbook.md#operator-down",
+    )
+
+
+def test_an_expired_login_is_told() -> None:
+    class Expired(ClusterAccess):
+        async def client(self) -> Any:
+            raise kr8s.ServerError("Unauthorized", response=httpx.Response(401))
+
+    (finding,) = asyncio.run(examine(stack("dev"), Expired("lab"))).findings
+    assert "does not accept this login (401): its token or certificate has expired" in (
+        finding.message
+    )
+    world = healthy(stack("dev"))
+    world.unauthorized = True
+    assert "(401)" in report(world).findings[0].message
+
+
+def test_an_image_of_the_stacks_file_is_mended_by_its_setting() -> None:
+    declared = stack("app")
+    world = broken(declared, [lambda world: world.waiting("shlink-7f8b-0", "ErrImagePull")])
+    images = declared.settings.images
+    status = world.pods("shlink-7f8b-0")[0]["status"]["containerStatuses"][0]
+    status["image"] = str(images.shlink)
+    given = images.model_copy()
+    given.model_fields_set.add("shlink")
+    settings = declared.settings.model_copy(update={"images": given})
+    world.declared = dataclasses.replace(declared, settings=settings)
+    remedy = report(world).findings[0].remedy
+    assert "--path shlink:images.shlink docker.io/shlinkio/shlink:VERSION" in remedy
+
+
+def test_a_volume_that_stays_small_is_found() -> None:
+    world = healthy(stack("dev"))
+    claim = world.find("PersistentVolumeClaim", "data-vault-0")
+    claim["spec"] = {"resources": {"requests": {"storage": "2Gi"}}}
+    claim["status"]["capacity"] = {"storage": "1Gi"}
+    world.event("PersistentVolumeClaim", "data-vault-0", "vault", "VolumeResizeFailed", "no room")
+    (finding,) = report(world).findings
+    assert finding.message.endswith("asks for 2Gi and has 1Gi: no room")
+    entry = {"type": "Resizing", "status": "True", "lastTransitionTime": ago(10)}
+    claim["status"]["conditions"] = [entry]
+    assert [item.severity for item in report(world).findings] == [Severity.PROGRESS]
+
+
+def test_a_volume_that_pgo_may_not_enlarge_is_found() -> None:
+    world = healthy(stack("dev"))
+    world.forbidden_inside = {"exec"}
+    entry = {"type": "PersistentVolumeResizing", "status": "False", "message": "it is forbidden"}
+    world.find("PostgresCluster", "")["status"]["conditions"].append(entry)
+    (finding,) = report(world).findings
+    assert (finding.check, finding.severity) == ("postgres.volumes", Severity.ERROR)
+    assert "it is forbidden" in finding.message
+
+
+@pytest.mark.parametrize(
+    ("interval", "hours", "number"),
+    [("1h", 2.1, 1), ("1h", 1.9, 0), ("1h0m0s", 2.1, 1), ("0", 99, 0)],
+)
+def test_two_missed_refreshes_are_found(interval: str, hours: float, number: int) -> None:
+    world = healthy(stack("dev"))
+    external = world.find("ExternalSecret", "redis-credentials")
+    external["spec"]["refreshInterval"] = interval
+    external["status"]["refreshTime"] = ago(hours * 3600)
+    # An interval that somebody wrote in another way explains it.
+    told = json.dumps(report(world).as_json())
+    assert told.count("#secret-not-refreshed") == number
+
+
 def _with_more(switch: str) -> Declared:
     """A stack with a setting of tests.configurations."""
     settings = parse(configurations.configuration(switch))
@@ -766,16 +896,13 @@ def test_an_unreachable_cluster_is_told_without_what_a_plugin_printed() -> None:
 def test_a_silent_layer_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A check that never ends does not keep the others from telling."""
 
-    async def never(_: Environment) -> list[Problem]:
+    async def never(_: Environment) -> AsyncIterator[Problem]:
         await asyncio.Event().wait()
-        return []
-
-    async def fine(_: Environment) -> list[Problem]:
-        return []
+        yield Problem("", "")
 
     monkeypatch.setattr("operate.doctor.examine.LAYER_PATIENCE", 0.05)
     checks = (
-        Check("cluster.reachable", "the API server answers", (), fine),
+        Check("cluster.reachable", "the API server answers", (), nothing),
         Check("vault.unsealed", "Vault is unsealed", (), never),
     )
     world = healthy(stack("dev"))
@@ -892,9 +1019,6 @@ def test_dependencies_come_earlier_in_the_table() -> None:
 
 
 def test_a_warning_explains_nothing() -> None:
-    async def nothing(_: Environment) -> list[Problem]:
-        return []
-
     checks = [
         Check("a.first", "first", (), nothing),
         Check("b.second", "second", ("a.first",), nothing),

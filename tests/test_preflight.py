@@ -13,6 +13,7 @@ from components.program.identity import MARK
 from operate.declared import declared
 from operate.doctor import preflight
 from operate.doctor.examine import HEALTHY, ILL, Report, examine
+from operate.doctor.findings import Severity
 from operate.doctor.preflight import CHECKS
 from tests.world import Api, World
 
@@ -190,4 +191,26 @@ def test_an_environment_of_this_stack_is_no_obstacle() -> None:
     the_guides_operator(world)
     for name in world.declared.namespaces:
         world.objects.append(namespace(name, "shlink/dev/1a2b"))
+    assert report(world).findings == []
+
+
+def test_a_webhook_that_is_down_is_told_by_a_finding() -> None:
+    world = empty()
+    world.reviews_refused = 'failed calling webhook "all.example": no endpoints available'
+    (finding,) = report(world).findings
+    assert finding.check == "cluster.rights"
+    assert "all.example" in finding.message
+
+
+def test_a_class_that_can_not_expand_is_told_where_a_size_is_set() -> None:
+    world = empty()
+    assert report(world).findings == []
+    settings = world.declared.settings
+    database = settings.postgres.model_copy()
+    database.model_fields_set.add("storage")
+    settings = settings.model_copy(update={"postgres": database})
+    world.declared = dataclasses.replace(world.declared, settings=settings)
+    (finding,) = report(world).findings
+    assert (finding.severity, report(world).exit_code) == (Severity.WARNING, HEALTHY)
+    world.of("StorageClass")[0]["allowVolumeExpansion"] = True
     assert report(world).findings == []

@@ -62,6 +62,7 @@ PLURALS = {
     "StorageClass": "storageclasses",
     "CustomResourceDefinition": "customresourcedefinitions",
     "ValidatingWebhookConfiguration": "validatingwebhookconfigurations",
+    "MutatingWebhookConfiguration": "mutatingwebhookconfigurations",
 }
 
 
@@ -135,6 +136,10 @@ class World:
     )
     """Of Deployments, by name."""
     version: str = "v1.36.3"
+    reviews_refused: str = ""
+    """What a webhook that is down answers to each question about this login's rights."""
+    unauthorized: bool = False
+    """Whether the API server does not know this login any more."""
     silent: bool = False
     """Whether the API server never answers."""
     asked: list[str] = field(default_factory=list[str])
@@ -690,7 +695,10 @@ class Api:
         self.world.asked.append(f"{method} {path}")
         if self.world.silent:
             raise httpx.ConnectTimeout("")
-        yield self.answer(method, path, more.get("json"))
+        if self.world.unauthorized:
+            yield httpx.Response(401, json={"kind": "Status"})
+        else:
+            yield self.answer(method, path, more.get("json"))
 
     def answer(self, method: str, path: str, body: Any = None) -> httpx.Response:
         """What the API server answers."""
@@ -719,6 +727,9 @@ class Api:
 
     def _reviewed(self, attributes: Mapping[str, str]) -> httpx.Response:
         """Whether this login may do something."""
+        if self.world.reviews_refused:
+            status = {"kind": "Status", "status": "Failure"}
+            return httpx.Response(500, json={**status, "message": self.world.reviews_refused})
         allowed = attributes["resource"] not in self.world.forbidden
         if attributes.get("subresource") in self.world.forbidden_inside:
             allowed = False

@@ -47,10 +47,21 @@ class AnswerError(ConnectionError):
         self.status = status
 
 
+REFUSED_LOGIN = (
+    "the API server does not accept this login (401): its token or certificate has expired, or "
+    "belongs to another cluster"
+)
+
+
 def why(error: Exception) -> str:
     """Why a cluster can't be asked. Another error's text may hold what a plugin printed."""
     if isinstance(error, ClusterError | UnreachableError | AnswerError):
         return str(error)
+    # Of kr8s, whose import is slow.
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status is not None:
+        refused = status == HTTPStatus.UNAUTHORIZED
+        return REFUSED_LOGIN if refused else f"the API server answers {status}"
     return "no answer" if isinstance(error, TimeoutError) else type(error).__name__
 
 

@@ -7,15 +7,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from components.cluster.streams import PortStream
-from operate.view import NoAnswerError, Object, SkippedError, at
+from components.monitoring.thresholds import CERTIFICATE_DAYS
+from operate.view import NoAnswerError, Object, SkippedError, at, place
 
 from .findings import Environment, Problem, Severity, error_unless, skip
 from .inside import authority, certificate, days_left, trusting, tunnel
 from .pod_problems import moved
 
-_WARNING_DAYS = 21
-"""Days before the end that are worth a warning; the alert's threshold too. Any `up` renews a
-server's certificate a year earlier, so nobody has run one for that long."""
+_REFUSED = "certificate-refused"
 
 _ROTATION_SECONDS = 60.0
 """Seconds after a server's restart in which its clients learn of another authority."""
@@ -59,7 +58,7 @@ async def problems(
         context = trusting(trusted)
     except ssl.SSLError:
         text = f"the authority that {title}'s clients trust can't be read"
-        return [Problem(text, "certificate-refused", environment.make("refresh"))]
+        return [Problem(text, _REFUSED)]
     problems = _authority_problems(environment, context)
     client = _Client(context=context, port=port, name=name, opening=opening)
     shown = await asyncio.gather(*(_shown(environment, pod, client) for pod in pods))
@@ -81,11 +80,8 @@ class _Client:
 
 async def _shown(environment: Environment, pod: Object, client: _Client) -> _Shown:
     """The certificate that a pod shows, or why a client gets none."""
-    metadata = pod["metadata"]
     try:
-        async with tunnel(
-            environment.view, metadata["namespace"], metadata["name"], client.port
-        ) as connection:
+        async with tunnel(environment.view, *place(pod), client.port) as connection:
             await client.opening(connection)
             return await certificate(connection, client.context, client.name)
     except (ssl.SSLError, NoAnswerError, SkippedError) as error:
@@ -98,7 +94,7 @@ def _judge(environment: Environment, title: str, pod: Object, shown: _Shown) -> 
         return [skip(str(shown))]
     if isinstance(shown, NoTlsError):
         text = f"{server} offers no TLS, and its clients ask for it"
-        return [Problem(text, "certificate-refused", environment.make("refresh"))]
+        return [Problem(text, _REFUSED)]
     if isinstance(shown, NoAnswerError):
         # Why it does not answer is for the checks of its pods to tell.
         return [skip(f"{server} shows no certificate: {shown}")]
@@ -106,8 +102,7 @@ def _judge(environment: Environment, title: str, pod: Object, shown: _Shown) -> 
         text = f"{server} shows a certificate that its clients refuse: {shown.verify_message}"
         # A rotation gives the servers their new certificate before the stores learn its authority.
         severity = error_unless(changing=moved(environment.view, pod, _ROTATION_SECONDS))
-        remedy = environment.make("refresh")
-        return [Problem(text, "certificate-refused", remedy, severity=severity)]
+        return [Problem(text, _REFUSED, severity=severity)]
     if isinstance(shown, ssl.SSLError):
         return [skip(f"{server} does not complete a TLS handshake")]
     return _ending(environment, f"the certificate of {server}", shown)
@@ -128,11 +123,11 @@ def _end(entry: Object) -> float:
 
 def _ending(environment: Environment, what: str, shown: Object) -> list[Problem]:
     days = days_left(environment.view, shown)
-    if days > _WARNING_DAYS:
+    if days > CERTIFICATE_DAYS:
         return []
     remedy = environment.make("up")
     if days < 0:
         text = f"{what} ended {-days:.0f} days ago"
-        return [Problem(text, "certificate-refused", remedy)]
+        return [Problem(text, _REFUSED, remedy)]
     text = f"{what} ends in {days:.0f} days"
     return [Problem(text, "certificate-near-its-end", remedy, severity=Severity.WARNING)]

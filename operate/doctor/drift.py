@@ -3,7 +3,7 @@
 The API server records who wrote each field of an object (`metadata.managedFields`). So a change by
 hand is told from a setting that was changed and not applied yet, and from what a controller writes.
 A field that is gone has no record: then it counts whether the file has changed since the last
-completed update (operate/doctor/last_update.py).
+completed update (last_update.py).
 https://kubernetes.io/docs/reference/using-api/server-side-apply/#field-management
 """
 
@@ -15,10 +15,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from components.settings.types import amount
-from operate.view import Object, View, age, listed, mapped
-
-from . import last_update
-from .findings import Check, Environment, Problem, Severity
+from operate.view import Object, View, age, labels_of, listed, mapped
 
 COMMANDS = "kr8s"
 """The name under which this program's own commands and hooks write: a restore stops Shlink."""
@@ -45,9 +42,6 @@ where a database's backups are in an object store."""
 
 _NEVER_TOLD = frozenset({"env", "args", "command", "data"})
 """Fields beneath which somebody may have typed a secret."""
-
-_LEADS_USERS = frozenset({"Service", "Ingress", "HTTPRoute"})
-"""Kinds whose every field decides where requests go; nothing behind them notices a change."""
 
 _SHOWN = 3
 """Differences that one finding lists."""
@@ -79,7 +73,7 @@ class Change:
     def __str__(self) -> str:
         # A record of the subresource `scale` may have no time.
         who = f" ({', '.join(filter(None, (self.manager, self.time)))})" if self.manager else ""
-        return f"{_shown_path(self.path)} {self._what()}{who}"
+        return f"{'.'.join(self.path)} {self._what()}{who}"
 
     def _what(self) -> str:
         if self.actual is None:
@@ -101,17 +95,17 @@ def changes(declared: Object, actual: Object, *, applied: bool = True) -> list[C
     """
     writers = list(_writers(actual))
     people = [writer for writer in writers if writer.is_person]
-    found: list[Change] = []
+    differences: list[Change] = []
     for key in declared:
         if key not in _NOT_COMPARED:
-            found += _differences((key,), declared[key], actual.get(key))
-    found += _differences(("metadata", "labels"), _labels(declared), _labels(actual))
-    owned = [_owned(change, people) for change in found]
-    judged = [
-        dataclasses.replace(change, pending=_pending(change, writers, applied=applied))
-        for change in owned
-    ]
-    return [*judged, *_added(declared, actual, people, {change.path for change in found})]
+            differences += _differences((key,), declared[key], actual.get(key))
+    differences += _differences(("metadata", "labels"), labels_of(declared), labels_of(actual))
+    judged: list[Change] = []
+    for difference in differences:
+        change = _owned(difference, people)
+        is_pending = _pending(change, writers, applied=applied)
+        judged.append(dataclasses.replace(change, pending=is_pending))
+    return [*judged, *_added(declared, actual, people, {change.path for change in differences})]
 
 
 def by_hand(actual: Object) -> list[Change]:
@@ -135,90 +129,11 @@ def commanded(view: View, actual: Object, path: Path) -> float:
     return min(times, default=math.inf)
 
 
-def unchanged(name: str, kinds: Mapping[str, str]) -> Check:
-    """A check that objects of these kinds are as declared; one that does not exist is another's.
-
-    `kinds`: each kind with what its list is called, such as `apps/v1/deployments`.
-    """
-
-    async def look(environment: Environment) -> list[Problem]:
-        problems: list[Problem] = []
-        for kind, resource in kinds.items():
-            for manifest in environment.declared.of_kind(kind):
-                actual = await last_update.find(environment, resource, manifest)
-                if actual is not None:
-                    differences = await compared(environment, manifest, actual)
-                    problems += told(environment, kind, actual, differences)
-        return problems
-
-    return Check(
-        name=name,
-        description="nobody has changed what the program declares",
-        depends_on=("cluster.reachable", "cluster.namespaces"),
-        look=look,
-    )
-
-
-async def compared(environment: Environment, manifest: Object, actual: Object) -> list[Change]:
-    """The differences, and which of them an update that has not come to its end would write."""
-    known = await last_update.applied(environment)
-    return changes(manifest, actual, applied=known.as_declared(manifest))
-
-
-def told(
-    environment: Environment,
-    kind: str,
-    actual: Object,
-    differences: Sequence[Change],
-    *,
-    hidden: bool = False,
-) -> list[Problem]:
-    """A warning for an object that is not as declared, which may explain what fails behind it.
-
-    What the next update writes is told apart from it, and explains nothing.
-    `hidden`: told only then, because what it should be is not known.
-    """
-    namespace, name = actual["metadata"].get("namespace", ""), actual["metadata"]["name"]
-    place = f"{kind} {namespace}/{name}" if namespace else f"{kind} {name}"
-    problems: list[Problem] = []
-    ahead = [change for change in differences if change.pending]
-    if ahead:
-        text = f"{place} is not yet as the stack's file asks: {listing(ahead)}"
-        problems.append(last_update.pending(environment, text))
-    differences = [change for change in differences if not change.pending]
-    if not differences:
-        return problems
-    # The program writes the fields that it declares, and leaves alone what others added.
-    remedy = environment.make("refresh")
-    if all(change.added for change in differences):
-        remedy = f"{environment.kubectl} edit {kind.lower()} {name}"
-        if namespace:
-            remedy = environment.kubectl_in(namespace, f"edit {kind.lower()} {name}")
-    text = f"{place} is not as declared: {listing(differences)}"
-    edited = not hidden and any(change.manager for change in differences)
-    severity = Severity.ERROR if edited and kind in _LEADS_USERS else Severity.WARNING
-    return [
-        *problems,
-        Problem(
-            text,
-            "not-as-declared",
-            remedy,
-            severity=severity,
-            may_explain=True,
-            hidden=hidden,
-        ),
-    ]
-
-
 def listing(differences: Sequence[Change]) -> str:
     """The first of some differences, and how many more there are."""
-    told = "; ".join(str(change) for change in differences[:_SHOWN])
+    shown = "; ".join(str(change) for change in differences[:_SHOWN])
     more = len(differences) - _SHOWN
-    return f"{told}; and {more} more" if more > 0 else told
-
-
-def _labels(item: Object) -> Mapping[str, str]:
-    return mapped(item, "metadata", "labels")
+    return f"{shown}; and {more} more" if more > 0 else shown
 
 
 # Values
@@ -443,7 +358,3 @@ def _in_list(items: list[Any], key: str) -> Any:
             if all(fields.get(name, value) == value for name, value in wanted.items()):
                 return fields
     return _Missing
-
-
-def _shown_path(path: Path) -> str:
-    return ".".join(path)

@@ -12,7 +12,14 @@ from typing import Any
 
 from components.cluster.access import ClusterAccess, disconnect, why
 from operate.declared import Declared
-from operate.view import ForbiddenError, LookError, NotServedError, SkippedError, View
+from operate.view import (
+    AbsentError,
+    ForbiddenError,
+    LookError,
+    NotServedError,
+    SkippedError,
+    View,
+)
 
 from .checks import CHECKS
 from .findings import Check, Environment, Finding, Problem, Severity, fold, skip, suspected
@@ -138,12 +145,12 @@ def _without_skips(
     problems: Mapping[str, Sequence[Problem]],
 ) -> tuple[dict[str, Sequence[Problem]], list[Skip]]:
     """The problems, and apart from them what was not looked at."""
-    told: dict[str, Sequence[Problem]] = {}
+    seen: dict[str, Sequence[Problem]] = {}
     skipped: list[Skip] = []
     for name, items in problems.items():
-        told[name] = [item for item in items if item.severity is not Severity.SKIPPED]
-        skipped += [Skip(name, item.message) for item in items if item not in told[name]]
-    return told, skipped
+        seen[name] = [item for item in items if item.severity is not Severity.SKIPPED]
+        skipped += [Skip(name, item.message) for item in items if item not in seen[name]]
+    return seen, skipped
 
 
 async def _look(
@@ -162,16 +169,29 @@ async def _look(
 
 
 async def _run(check: Check, environment: Environment) -> Sequence[Problem]:
+    problems: list[Problem] = []
     try:
         async with asyncio.timeout(LAYER_PATIENCE):
-            return await check.look(environment)
+            async for problem in check.look(environment):
+                # What was seen before an error counts.
+                problems.append(_mended(environment, problem))  # noqa: PERF401
+    except AbsentError:
+        pass
     except (LookError, TimeoutError) as error:
-        return [_blind(check, environment, error)]
+        problems.append(_blind(check, environment, error))
     # What no check has foreseen must not take away what the others see.
     except Exception as error:  # noqa: BLE001
         text = f"{check.description}: doctor can't judge what it sees ({type(error).__name__})"
         remedy = environment.make("drift")
-        return [Problem(text, "look-failed", remedy, severity=Severity.UNKNOWN)]
+        problems.append(Problem(text, "look-failed", remedy, severity=Severity.UNKNOWN))
+    return problems
+
+
+def _mended(environment: Environment, problem: Problem) -> Problem:
+    """The problem with its command."""
+    if problem.remedy or problem.severity is Severity.SKIPPED:
+        return problem
+    return dataclasses.replace(problem, remedy=environment.make("refresh"))
 
 
 def _blind(check: Check, environment: Environment, error: Exception) -> Problem:
@@ -212,8 +232,8 @@ def _severities(problems: Sequence[Problem]) -> set[Severity]:
 
 def _weighty(problems: Mapping[str, Sequence[Problem]]) -> bool:
     """Whether any check has an error or a warning."""
-    found = [_severities(items) for items in problems.values()]
-    return any(severities & {Severity.ERROR, Severity.WARNING} for severities in found)
+    severities = [_severities(items) for items in problems.values()]
+    return any(item & {Severity.ERROR, Severity.WARNING} for item in severities)
 
 
 def _confirmed(
@@ -225,7 +245,7 @@ def _confirmed(
     """
     confirmed: dict[str, Sequence[Problem]] = {}
     for name, items in later.items():
-        known = _severities(first[name])
+        before = _severities(first[name])
         kept: list[Problem] = []
         for problem in items:
             severity = problem.severity
@@ -233,7 +253,7 @@ def _confirmed(
             if severity is Severity.WARNING:
                 needed.add(Severity.WARNING)
             weighty = severity in (Severity.ERROR, Severity.WARNING) and not problem.hidden
-            if weighty and not needed & known:
+            if weighty and not needed & before:
                 severity = Severity.PROGRESS
             kept.append(dataclasses.replace(problem, severity=severity))
         confirmed[name] = kept

@@ -1,7 +1,7 @@
 """What a check says, and how findings with one cause become one."""
 
 import dataclasses
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -42,8 +42,9 @@ class Problem:
     """A sentence without a secret in it: what is wrong, with names and numbers."""
     anchor: str
     """The section of docs/runbook.md that explains it."""
-    remedy: str
-    """A command for the person who reads this: it mends the fault, or shows what to decide."""
+    remedy: str = ""
+    """A command for the person who reads this: it mends the fault, or shows what to decide. Empty:
+    `make refresh`, which writes everything as it is declared."""
     severity: Severity = Severity.ERROR
     causes: tuple[str, ...] | None = None
     """The checks whose failure would explain this one; the check's own dependencies when None."""
@@ -56,7 +57,7 @@ class Problem:
 
 def skip(reason: str) -> Problem:
     """A look that is not taken: what it takes. No finding, and the report lists it apart."""
-    return Problem(reason, "looks-beyond-the-read-role", "", severity=Severity.SKIPPED)
+    return Problem(reason, "looks-beyond-the-read-role", severity=Severity.SKIPPED)
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,11 @@ class Environment:
         """A make command for this stack."""
         return f"make {target} STACK={self.declared.stack}"
 
+    def setting(self, path: str, value: object) -> str:
+        """A command that changes a setting in this stack's file."""
+        stack = self.declared.stack
+        return f"pulumi config set --stack {stack} --path shlink:{path} {value}"
+
     def kubectl_in(self, namespace: str, command: str) -> str:
         """A kubectl command in a namespace of this cluster."""
         return f"{self.kubectl} -n {namespace} {command}"
@@ -84,8 +90,8 @@ class Environment:
         return f"{helm} rollback {release} {revision}"
 
 
-Look = Callable[[Environment], Awaitable[Sequence[Problem]]]
-"""What a check does."""
+Look = Callable[[Environment], AsyncIterator[Problem]]
+"""What a check does. Raises LookError; AbsentError: there is nothing to look at."""
 
 Decorator = Callable[[Look], Look]
 

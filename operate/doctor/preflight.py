@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import re
 import socket
-from typing import Any
+from collections.abc import AsyncIterator
 
 from components.cluster.forward import local_port
 from components.network.flows import EXTERNAL_SECRETS, POSTGRES, VAULT
@@ -15,9 +15,9 @@ from components.postgres import component as postgres
 from components.program.identity import Identity, Marked
 from components.vault import component as vault
 from operate.ownership import PROJECT
-from operate.view import ACCESS_REVIEW, ForbiddenError, Object, mapped, plural
+from operate.view import ForbiddenError, Object, mapped, place, plural
 
-from .findings import Checks, Environment, Problem
+from .findings import Checks, Environment, Problem, Severity
 
 CHECKS = Checks()
 
@@ -27,6 +27,8 @@ OLDEST = (1, 27)
 """The oldest Kubernetes that serves everything declared: policies, Pod Security, slices."""
 
 _DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
+
+_NO_VOLUME = "volume-not-bound"
 
 _HELM = {
     "external-secrets.io": "external-secrets",
@@ -52,27 +54,23 @@ _SECRETS_OBJECTS = (
 
 
 @check("cluster.reachable", "the API server answers")
-async def _reachable(environment: Environment) -> list[Problem]:
-    await environment.view.reply("/version")
-    return []
+async def _reachable(environment: Environment) -> AsyncIterator[Problem]:
+    reply = await environment.view.reply("/version")
+    if "gitVersion" not in reply.fields:
+        context = environment.declared.cluster.context
+        text = f"what answers at context {context} is no API server (status {reply.status})"
+        yield Problem(text, "cluster-unreachable", f"{environment.kubectl} version")
 
 
 @check("cluster.version", "Kubernetes is new enough", after=("cluster.reachable",))
-async def _version(environment: Environment) -> list[Problem]:
+async def _version(environment: Environment) -> AsyncIterator[Problem]:
     reply = await environment.view.reply("/version")
     text = str(reply.fields.get("gitVersion", ""))
     match = re.match(r"v(\d+)\.(\d+)", text)
-    if match and (int(match[1]), int(match[2])) >= OLDEST:
-        return []
-    oldest = ".".join(map(str, OLDEST))
-    return [
-        Problem(
-            f"the cluster runs Kubernetes {text or 'of an unknown version'}; "
-            f"{oldest} or newer is needed",
-            "cluster-too-old",
-            f"{environment.kubectl} version",
-        )
-    ]
+    if not match or (int(match[1]), int(match[2])) < OLDEST:
+        oldest = ".".join(map(str, OLDEST))
+        text = f"the cluster runs Kubernetes {text or 'of an unknown version'}; {oldest} or newer"
+        yield Problem(f"{text} is needed", "cluster-too-old", f"{environment.kubectl} version")
 
 
 @check(
@@ -80,66 +78,56 @@ async def _version(environment: Environment) -> list[Problem]:
     "this login may create everything that is declared",
     after=("cluster.reachable",),
 )
-async def _rights(environment: Environment) -> list[Problem]:
+async def _rights(environment: Environment) -> AsyncIterator[Problem]:
     """Whether this login may create Helm's own Secrets and every kind that the program declares."""
-    namespaces = environment.declared.namespaces
-    asked = {("", "secrets", namespace) for namespace in namespaces}
+    rights = {("secrets", "", namespace) for namespace in environment.declared.namespaces}
     for item in environment.declared.manifests:
         group = item["apiVersion"].rpartition("/")[0]
-        namespace = str(item["metadata"].get("namespace", ""))
-        asked.add((group, plural(item["kind"]), namespace))
-    questions = sorted(asked)
-    answers = await asyncio.gather(*(_may_create(environment, *item) for item in questions))
-    lacking: list[str] = []
-    for (group, resource, namespace), allowed in zip(questions, answers, strict=True):
-        if not allowed:
-            kind = f"{resource}.{group}" if group else resource
-            place = f" in {namespace}" if namespace else ""
-            lacking.append(f"{kind}{place}")
-    if not lacking:
-        return []
-    shown = ", ".join(lacking[:5])
-    more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""  # noqa: PLR2004 -- shown
-    return [
-        Problem(
-            f"this login may not create: {shown}{more}",
-            "rights-missing",
-            f"{environment.kubectl} apply -f deploy/rbac/deploy.yaml",
+        rights.add((plural(item["kind"]), group, place(item)[0]))
+    questions = sorted(rights)
+    answers = await asyncio.gather(
+        *(
+            environment.view.may("create", kind, "", namespace, group)
+            for kind, group, namespace in questions
         )
-    ]
-
-
-async def _may_create(environment: Environment, group: str, resource: str, namespace: str) -> bool:
-    attributes = {"verb": "create", "group": group, "resource": resource, "namespace": namespace}
-    body: dict[str, Any] = {
-        "apiVersion": "authorization.k8s.io/v1",
-        "kind": "SelfSubjectAccessReview",
-        "spec": {"resourceAttributes": attributes},
-    }
-    reply = await environment.view.post(ACCESS_REVIEW, body)
-    return bool(mapped(reply.fields, "status").get("allowed"))
+    )
+    lacking: list[str] = []
+    for (kind, group, namespace), allowed in zip(questions, answers, strict=True):
+        if not allowed:
+            where = f" in {namespace}" if namespace else ""
+            lacking.append(f"{'.'.join(filter(None, (kind, group)))}{where}")
+    if lacking:
+        more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""  # noqa: PLR2004 -- shown
+        text = f"this login may not create: {', '.join(lacking[:5])}{more}"
+        remedy = f"{environment.kubectl} apply -f deploy/rbac/deploy.yaml"
+        yield Problem(text, "rights-missing", remedy)
 
 
 @check("cluster.storage", "the storage classes exist", after=("cluster.reachable",))
-async def _storage(environment: Environment) -> list[Problem]:
+async def _storage(environment: Environment) -> AsyncIterator[Problem]:
     """Each storage class that is named exists; otherwise there is a default."""
-    classes = await environment.view.objects("storage.k8s.io/v1/storageclasses")
-    names = {item["metadata"]["name"] for item in classes}
-    defaults = [
-        item
-        for item in classes
-        if mapped(item, "metadata", "annotations").get(_DEFAULT_CLASS) == "true"
-    ]
+    classes: dict[str, Object] = {}
+    default: str | None = None
+    for item in await environment.view.objects("storage.k8s.io/v1/storageclasses"):
+        classes[item["metadata"]["name"]] = item
+        if mapped(item, "metadata", "annotations").get(_DEFAULT_CLASS) == "true":
+            default = item["metadata"]["name"]
     named = _named_classes(environment)
-    missing = sorted({name for name in named if name} - names)
+    missing = sorted({name for name in named if name} - classes.keys())
     remedy = f"{environment.kubectl} get storageclass"
     if missing:
         text = f"the storage class does not exist: {', '.join(missing)}"
-        return [Problem(text, "volume-not-bound", remedy)]
-    if None in named and not defaults:
+        yield Problem(text, _NO_VOLUME, remedy)
+    elif None in named and default is None:
         text = "the cluster has no default storage class, and the stack's file names none"
-        return [Problem(text, "volume-not-bound", remedy)]
-    return []
+        yield Problem(text, _NO_VOLUME, remedy)
+    settings = environment.declared.settings
+    used = classes.get(settings.postgres.storage.storage_class or default or "")
+    is_set = "storage" in settings.postgres.model_fields_set
+    if is_set and used is not None and not used.get("allowVolumeExpansion"):
+        text = f"volumes of class {used['metadata']['name']} can't be enlarged"
+        text = f"{text} (allowVolumeExpansion): shlink:postgres.storage.size is for good"
+        yield Problem(text, "volume-not-enlarged", remedy, severity=Severity.WARNING)
 
 
 def _named_classes(environment: Environment) -> set[str | None]:
@@ -155,46 +143,46 @@ def _named_classes(environment: Environment) -> set[str | None]:
     "no other installation owns the operators' kinds",
     after=("cluster.reachable",),
 )
-async def _owners(environment: Environment) -> list[Problem]:
+async def _owners(environment: Environment) -> AsyncIterator[Problem]:
     """The operators' kinds that are there already belong to this environment's own releases."""
-    definitions = await environment.view.objects(
-        "apiextensions.k8s.io/v1/customresourcedefinitions"
-    )
     own = await _own_releases(environment)
-    # By the chart's name: what is there, and the namespace of who owns it.
+    installed = {install.name for install in environment.declared.operators}
+    # By the chart's name: what exists, and the namespace of who owns it.
     foreign: dict[str, list[str]] = {}
     places: dict[str, str] = {}
-    for definition in definitions:
+    for definition in await environment.view.objects(
+        "apiextensions.k8s.io/v1/customresourcedefinitions"
+    ):
         group = str(definition["spec"]["group"])
         release = _HELM.get(group)
         notes = mapped(definition, "metadata", "annotations")
         owner = notes.get("meta.helm.sh/release-name")
-        place = str(notes.get("meta.helm.sh/release-namespace", ""))
-        if release is None or release not in _installed(environment) or (owner, place) in own:
+        home = str(notes.get("meta.helm.sh/release-namespace", ""))
+        if release is None or release not in installed or (owner, home) in own:
             continue
         if owner is None and release != _SECRETS:
             # Helm notes no owner on the CRDs of a chart's crds/ folder.
             continue
-        by = f"release {owner} in {place}" if owner else "not by Helm"
+        by = f"release {owner} in {home}" if owner else "not by Helm"
         _note(foreign, release, f"{group} ({by})")
-        places[release] = places.get(release) or place
-    if _SECRETS in _installed(environment) and (_SECRETS, EXTERNAL_SECRETS) not in own:
+        places[release] = places.get(release) or home
+    if _SECRETS in installed and (_SECRETS, EXTERNAL_SECRETS) not in own:
         for text in await _secrets_objects(environment):
             _note(foreign, _SECRETS, text)
-    return [
-        _there(environment, release, texts, places.get(release) or "NAMESPACE")
-        for release, texts in sorted(foreign.items())
-    ]
+    for release, texts in sorted(foreign.items()):
+        key = f"operators.{_SETTING[release]}"
+        text = f"another installation of {release} is in the cluster: {', '.join(texts)}"
+        text = f"{text}; two operators would work against each other. If that one is to serve, set"
+        text = f"{text} shlink:{key}.install to false and its namespace"
+        command = environment.setting(f"{key}.install", "false")
+        home = places.get(release) or "NAMESPACE"
+        remedy = f"{command} && {environment.setting(f'{key}.namespace', home)}"
+        yield Problem(text, "operator-there-already", remedy)
 
 
 def _note(texts: dict[str, list[str]], key: str, text: str) -> None:
     if text not in texts.setdefault(key, []):
         texts[key].append(text)
-
-
-def _installed(environment: Environment) -> set[str]:
-    """The operators' releases that this stack would install."""
-    return {install.name for install in environment.declared.operators}
 
 
 async def _own_releases(environment: Environment) -> set[tuple[str, str]]:
@@ -209,47 +197,29 @@ async def _own_releases(environment: Environment) -> set[tuple[str, str]]:
 
 async def _secrets_objects(environment: Environment) -> list[str]:
     """What a chart of External Secrets makes in the cluster, under its default names."""
-    there: list[str] = []
+    existing: list[str] = []
     for resource, name in _SECRETS_OBJECTS:
         # The webhooks are seen by an administrator only.
         with contextlib.suppress(ForbiddenError):
             if await environment.view.named(resource, "", name) is not None:
-                there.append(f"{resource.rpartition('/')[2]} {name}")
-    return there
-
-
-def _there(environment: Environment, release: str, texts: list[str], place: str) -> Problem:
-    key = f"shlink:operators.{_SETTING[release]}"
-    command = f"pulumi config set --stack {environment.declared.stack} --path {key}"
-    return Problem(
-        f"another installation of {release} is in the cluster: {', '.join(texts)}; two operators "
-        f"would work against each other. If that one is to serve, set {key}.install to false and "
-        "its namespace",
-        "operator-there-already",
-        f"{command}.install false && {command}.namespace {place}",
-    )
+                existing.append(f"{resource.rpartition('/')[2]} {name}")
+    return existing
 
 
 @check(
     "cluster.optional", "the cluster serves what it must bring itself", after=("cluster.reachable",)
 )
-async def _optional(environment: Environment) -> list[Problem]:
+async def _optional(environment: Environment) -> AsyncIterator[Problem]:
     """Kinds that the cluster itself must bring: the Gateway API, Prometheus' operator, Cilium."""
-    problems: list[Problem] = []
     for version in sorted({item["apiVersion"] for item in environment.declared.manifests}):
         group = version.partition("/")[0]
         if "." not in group or group.endswith(".k8s.io") or group in _HELM:
             continue
         reply = await environment.view.reply(f"/apis/{version}")
         if "resources" not in reply.fields:
-            problems.append(
-                Problem(
-                    f"the cluster does not serve {version}, which the stack's file asks for",
-                    "custom-resource-missing",
-                    f"{environment.kubectl} get customresourcedefinitions",
-                )
-            )
-    return problems
+            text = f"the cluster does not serve {version}, which the stack's file asks for"
+            remedy = f"{environment.kubectl} get customresourcedefinitions"
+            yield Problem(text, "custom-resource-missing", remedy)
 
 
 @check(
@@ -257,7 +227,7 @@ async def _optional(environment: Environment) -> list[Problem]:
     "the namespaces are new or this stack's, and no other environment is here",
     after=("cluster.reachable",),
 )
-async def _marks(environment: Environment) -> list[Problem]:
+async def _marks(environment: Environment) -> AsyncIterator[Problem]:
     """The namespaces of this stack are new or bear its mark, and nobody else's mark is here."""
     others: dict[str, list[str]] = {}
     unmarked: list[str] = []
@@ -267,25 +237,14 @@ async def _marks(environment: Environment) -> list[Problem]:
             others.setdefault(str(owner), []).append(name)
         elif owner is None and name in environment.declared.namespaces:
             unmarked.append(name)
-    problems = [
-        Problem(
-            f"another environment is in this cluster, {owner}, in {', '.join(names)}; each needs "
-            "a cluster of its own",
-            "another-environment",
-            f"{environment.kubectl} get namespaces",
-        )
-        for owner, names in sorted(others.items())
-    ]
-    problems += [
-        Problem(
-            f"namespace {name} exists already and bears no mark of this stack, so an update would "
-            "stop at it",
-            "namespace-there-already",
-            f"{environment.kubectl} describe namespace {name}",
-        )
-        for name in unmarked
-    ]
-    return problems
+    for owner, spaces in sorted(others.items()):
+        text = f"another environment is in this cluster, {owner}, in {', '.join(spaces)}"
+        remedy = f"{environment.kubectl} get namespaces"
+        yield Problem(f"{text}; each needs a cluster of its own", "another-environment", remedy)
+    for name in unmarked:
+        text = f"namespace {name} exists already and bears no mark of this stack, so an update"
+        remedy = f"{environment.kubectl} describe namespace {name}"
+        yield Problem(f"{text} would stop at it", "namespace-there-already", remedy)
 
 
 def _owner(namespace: Object) -> Identity | None:
@@ -299,7 +258,7 @@ def _is_own(environment: Environment, owner: Identity) -> bool:
 
 
 @check("machine.ports", "the ports of the forwards are free")
-async def _ports(environment: Environment) -> list[Problem]:
+async def _ports(environment: Environment) -> AsyncIterator[Problem]:
     """The local ports of the forwards are free on this machine."""
     settings, stack = environment.declared.settings, environment.declared.stack
     ports: dict[str, int] = {}
@@ -309,17 +268,10 @@ async def _ports(environment: Environment) -> list[Problem]:
     if settings.postgres.address is None:
         service = postgres.PRIMARY.service
         ports[POSTGRES] = settings.postgres.local_port or local_port(PROJECT, stack, service)
-    problems: list[Problem] = []
     for layer, port in ports.items():
         try:
             socket.create_server(("127.0.0.1", port)).close()
         except OSError:
-            problems.append(
-                Problem(
-                    f"port {port} of this machine is taken; the forward to {layer} needs it",
-                    "local-port-taken",
-                    f"pulumi config set --stack {stack} --path shlink:{layer}.localPort 20001",
-                    causes=(),
-                )
-            )
-    return problems
+            text = f"port {port} of this machine is taken; the forward to {layer} needs it"
+            remedy = environment.setting(f"{layer}.localPort", 20001)
+            yield Problem(text, "local-port-taken", remedy, causes=())

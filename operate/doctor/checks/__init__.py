@@ -2,10 +2,11 @@
 
 from operate.doctor.findings import Check
 
-from . import cluster, postgres, redis, secrets, shlink, vault
+from . import cluster, operators, postgres, redis, secrets, shlink, vault
 
 CHECKS: tuple[Check, ...] = (
     *cluster.CHECKS,
+    *operators.CHECKS,
     *vault.CHECKS,
     *secrets.CHECKS,
     *postgres.CHECKS,

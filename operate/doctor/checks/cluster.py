@@ -1,23 +1,19 @@
-"""The cluster itself, its namespaces and network, and the operators that everything else needs."""
+"""The cluster itself: its namespaces, nodes, network and volumes."""
 
 import re
-from collections.abc import Mapping, Sequence
-from http import HTTPStatus
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from components import ports
-from operate.doctor import drift, last_update
-from operate.doctor.endpoints import behind, serves
+from components.network.flows import POSTGRES
+from components.program.inventory import NAME
+from components.settings.types import amount
+from operate.doctor.as_declared import actual, as_declared
+from operate.doctor.endpoints import Served, any_ready, endpoints, pods_behind, served
 from operate.doctor.findings import Checks, Environment, Problem, Severity, error_unless, skip
 from operate.doctor.inside import output
-from operate.doctor.pod_problems import (
-    GRACE,
-    Workload,
-    container_runs,
-    last_seen,
-    pod_problems,
-    pods_of,
-)
+from operate.doctor.last_update import inventory, last_update, pending
+from operate.doctor.pod_problems import GRACE, container_runs, last_seen, pods_of
 from operate.view import (
     ForbiddenError,
     NoAnswerError,
@@ -28,9 +24,11 @@ from operate.view import (
     labels_of,
     listed,
     mapped,
+    names,
+    place,
+    plural,
 )
 
-from . import operator_rights
 from .postgres_cluster import instances
 
 CHECKS = Checks()
@@ -39,6 +37,8 @@ check = CHECKS.check
 
 CLUSTER = ("cluster.reachable", "cluster.namespaces")
 """What every check of an object in a namespace depends on."""
+
+_GRANTED = "deploy/rbac/doctor.yaml grants it"
 
 _PRESSURES = ("DiskPressure", "MemoryPressure", "PIDPressure")
 
@@ -49,37 +49,29 @@ _TIMED_OUT = "124"
 """How `timeout` ends where it had to."""
 
 _NO_ADDRESS = {"2": f"does not know {_A_NAME}", _TIMED_OUT: "does not answer"}
-"""What getent's and timeout's exit codes say."""
+"""What the exit codes of getent and timeout mean."""
 
 _STATES = "node.kubernetes.io/"
 
 _WEBHOOK = re.compile(r'failed calling webhook "([^"]+)"')
 
 _WEBHOOK_SECONDS = 600
-"""How long an event of a webhook that does not answer still says something."""
+"""How long an event of a webhook that does not answer still counts."""
+
+_WEBHOOKS = ("validatingwebhookconfigurations", "mutatingwebhookconfigurations")
 
 _NAMESPACE_LABEL = "kubernetes.io/metadata.name"
-
-_POLICIES = "networking.k8s.io/v1/networkpolicies"
-
-_RBAC = "rbac.authorization.k8s.io/v1"
 
 _POD_SECURITY = "pod-security.kubernetes.io/enforce"
 
 
 @check("cluster.reachable", "the API server answers")
-async def _reachable(environment: Environment) -> list[Problem]:
+async def _reachable(environment: Environment) -> AsyncIterator[Problem]:
     reply = await environment.view.reply("/version")
-    if "gitVersion" in reply.fields:
-        return []
-    return [
-        Problem(
-            f"what answers at context {environment.declared.cluster.context} is no API server "
-            f"(status {reply.status})",
-            "cluster-unreachable",
-            f"{environment.kubectl} version",
-        )
-    ]
+    if "gitVersion" not in reply.fields:
+        context = environment.declared.cluster.context
+        text = f"what answers at context {context} is no API server (status {reply.status})"
+        yield Problem(text, "cluster-unreachable", f"{environment.kubectl} version")
 
 
 @check(
@@ -87,59 +79,56 @@ async def _reachable(environment: Environment) -> list[Problem]:
     "the namespaces exist, with their Pod Security level",
     after=("cluster.reachable",),
 )
-async def _namespaces(environment: Environment) -> list[Problem]:
-    declared = environment.declared
-    there: dict[str, Object] = {}
+async def _namespaces(environment: Environment) -> AsyncIterator[Problem]:
+    declared, existing = environment.declared, dict[str, Object]()
     for namespace in await environment.view.objects("v1/namespaces"):
-        there[namespace["metadata"]["name"]] = namespace
-    problems: list[Problem] = []
-    absent = [name for name in declared.namespaces if name not in there]
-    before = await last_update.applied(environment)
-    missing = [name for name in absent if before.has("Namespace", "", name)]
+        existing[namespace["metadata"]["name"]] = namespace
+    update = await last_update(environment)
+    absent = [name for name in declared.namespaces if name not in existing]
+    missing = [name for name in absent if update.has("Namespace", "", name)]
     new = [name for name in absent if name not in missing]
     if new:
-        text = f"namespaces that do not exist yet: {', '.join(new)}"
-        problems.append(last_update.pending(environment, text))
+        yield pending(environment, f"namespaces that do not exist yet: {', '.join(new)}")
     if missing:
         command = "up" if len(missing) == len(declared.namespaces) else "refresh"
-        problems.append(
-            Problem(
-                f"missing namespaces: {', '.join(missing)}",
-                "namespace-missing",
-                environment.make(command),
-            )
-        )
+        text = f"missing namespaces: {', '.join(missing)}"
+        yield Problem(text, "namespace-missing", environment.make(command))
     for manifest in declared.of_kind("Namespace"):
         name = manifest["metadata"]["name"]
-        if name not in there:
+        if name not in existing:
             continue
-        if at(there[name], "status", "phase") == "Terminating":
-            problems.append(
-                Problem(
-                    f"namespace {name} is being deleted",
-                    "namespace-terminating",
-                    f"{environment.kubectl} describe namespace {name}",
-                )
-            )
+        if at(existing[name], "status", "phase") == "Terminating":
+            remedy = f"{environment.kubectl} describe namespace {name}"
+            yield Problem(f"namespace {name} is being deleted", "namespace-terminating", remedy)
         level = labels_of(manifest).get(_POD_SECURITY)
-        actual = labels_of(there[name]).get(_POD_SECURITY)
-        if level != actual:
-            problems.append(
-                Problem(
-                    f"namespace {name} enforces Pod Security {actual or 'privileged'}, not {level}",
-                    "pod-security-changed",
-                    environment.make("refresh"),
-                    severity=Severity.WARNING,
-                )
-            )
-    return problems
+        enforced = labels_of(existing[name]).get(_POD_SECURITY)
+        if level != enforced:
+            text = f"namespace {name} enforces Pod Security {enforced or 'privileged'}, not {level}"
+            yield Problem(text, "pod-security-changed", severity=Severity.WARNING)
 
 
-CHECKS.append(last_update.CHECK)
+@check(
+    "cluster.inventory",
+    "an update with this version of the program has completed",
+    after=CLUSTER,
+)
+async def _inventory(environment: Environment) -> AsyncIterator[Problem]:
+    try:
+        applied = await inventory(environment)
+    except ForbiddenError as error:
+        yield skip(f"{error}; {_GRANTED}")
+        return
+    if environment.declared.named("ConfigMap", NAME) is None:
+        return
+    if not (await last_update(environment)).exists:
+        reason = "the list of what was applied can't be read"
+        if applied is None:
+            reason = "no update with this version of the program has completed"
+        yield pending(environment, f"{reason}, so what is not applied yet counts as deleted")
 
 
 @check("cluster.nodes", "the nodes in use are Ready and take pods", after=CLUSTER)
-async def _nodes(environment: Environment) -> list[Problem]:
+async def _nodes(environment: Environment) -> AsyncIterator[Problem]:
     view = environment.view
     used: set[str] = set()
     for namespace in environment.declared.namespaces:
@@ -147,20 +136,19 @@ async def _nodes(environment: Environment) -> list[Problem]:
             used.add(str(pod.get("spec", {}).get("nodeName", "")))
     nodes = await view.objects("v1/nodes")
     closed = all(mapped(node, "spec").get("unschedulable") for node in nodes)
-    problems: list[Problem] = []
     for node in nodes:
         name, ready = node["metadata"]["name"], condition(node, "Ready")
-        describe = f"{environment.kubectl} describe node {name}"
         if name in used and (ready is None or ready["status"] != "True"):
             reason = ready.get("reason", "") if ready else "no status"
             text = f"node {name}, which runs pods of this environment, is not Ready ({reason})"
-            problems.append(Problem(text, "node-not-ready", describe))
+            remedy = f"{environment.kubectl} describe node {name}"
+            yield Problem(text, "node-not-ready", remedy)
         elif name in used or closed:
-            problems += _full(environment, node)
-    return problems
+            for problem in _full(environment, node):
+                yield problem
 
 
-def _full(environment: Environment, node: Object) -> list[Problem]:
+def _full(environment: Environment, node: Object) -> Iterator[Problem]:
     """Why a node that is Ready takes no more pods; that matters when one looks for a place."""
     name = node["metadata"]["name"]
     reasons = [kind for kind in _PRESSURES if (condition(node, kind) or {}).get("status") == "True"]
@@ -173,20 +161,12 @@ def _full(environment: Environment, node: Object) -> list[Problem]:
     hidden = not reasons
     reasons += [f"tainted ({key})" for key in taints]
     if not reasons:
-        return []
+        return
     if hidden:
         remedy = f"{environment.kubectl} taint node {name} {taints[0]}-"
-    text = f"node {name} takes no more pods: {', '.join(reasons)}"
-    return [
-        Problem(
-            text,
-            "node-takes-no-pods",
-            remedy,
-            severity=Severity.WARNING,
-            may_explain=True,
-            hidden=hidden,
-        )
-    ]
+    text, page = f"node {name} takes no more pods: {', '.join(reasons)}", "node-takes-no-pods"
+    warning = Severity.WARNING
+    yield Problem(text, page, remedy, severity=warning, may_explain=True, hidden=hidden)
 
 
 def _by_hand(taint: Object) -> bool:
@@ -195,8 +175,9 @@ def _by_hand(taint: Object) -> bool:
 
 
 @check("cluster.admission", "no admission webhook is down", after=CLUSTER)
-async def _admission(environment: Environment) -> list[Problem]:
+async def _admission(environment: Environment) -> AsyncIterator[Problem]:
     view = environment.view
+    names = [await _unanswered(environment), *await _without_endpoints(environment)]
     for namespace in environment.declared.namespaces:
         pods = await view.objects("v1/pods", namespace)
         # A pod that was created since tells that nobody refuses them any more.
@@ -205,91 +186,106 @@ async def _admission(environment: Environment) -> list[Problem]:
             match = _WEBHOOK.search(str(event.get("message", "")))
             seen = last_seen(event)
             if match and seen >= created and age(view, seen) < _WEBHOOK_SECONDS:
-                text = (
-                    f"admission webhook {match[1]} does not answer, and what it judges is refused"
-                )
-                remedy = f"{environment.kubectl} get validatingwebhookconfigurations,"
-                remedy = f"{remedy}mutatingwebhookconfigurations"
-                return [
-                    Problem(
-                        text,
-                        "admission-webhook-down",
-                        remedy,
-                        severity=Severity.WARNING,
-                        may_explain=True,
-                    )
-                ]
-    return []
+                names.append(match[1])
+    down = next(filter(None, names), "")
+    if down:
+        text = f"admission webhook {down} does not answer, and what it judges is refused"
+        remedy = f"{environment.kubectl} get {','.join(_WEBHOOKS)}"
+        warning = Severity.WARNING
+        yield Problem(text, "admission-webhook-down", remedy, severity=warning, may_explain=True)
+
+
+async def _unanswered(environment: Environment) -> str:
+    """The webhook that even a question about this login's rights can't pass."""
+    try:
+        await environment.view.may("get", "pods", "exec", POSTGRES)
+    except NoAnswerError as error:
+        match = _WEBHOOK.search(str(error))
+        return match[1] if match else ""
+    return ""
+
+
+async def _without_endpoints(environment: Environment) -> list[str]:
+    """The webhooks that judge what this environment has, and whose Service has no Ready pod."""
+    view, down = environment.view, list[str]()
+    kinds = {plural(item["kind"]) for item in environment.declared.manifests} | {"pods", "*"}
+    for resource in _WEBHOOKS:
+        try:
+            configurations = await view.objects(f"admissionregistration.k8s.io/v1/{resource}")
+        except ForbiddenError:
+            continue
+        for configuration in configurations:
+            for webhook in listed(configuration, "webhooks"):
+                judged: set[str] = set()
+                for rule in listed(webhook, "rules"):
+                    judged.update(rule["resources"])
+                service = mapped(webhook, "clientConfig", "service")
+                if webhook.get("failurePolicy") == "Ignore" or not service or not judged & kinds:
+                    continue
+                try:
+                    entries = await endpoints(view, service["namespace"], service["name"])
+                except ForbiddenError:
+                    continue
+                if not any_ready(entries):
+                    down.append(webhook["name"])
+    return down
 
 
 @check(
     "cluster.kinds", "the cluster serves every kind that is declared", after=("cluster.reachable",)
 )
-async def _served(environment: Environment) -> list[Problem]:
-    problems: list[Problem] = []
-    before = await last_update.applied(environment)
-    versions = {item["apiVersion"] for item in environment.declared.manifests}
-    for version in sorted(versions):
-        if version == "v1":
-            continue
+async def _served_kinds(environment: Environment) -> AsyncIterator[Problem]:
+    declared: dict[str, set[str]] = {}
+    for item in environment.declared.manifests:
+        declared.setdefault(item["apiVersion"], set()).add(item["kind"])
+    update = await last_update(environment)
+    for version in sorted(declared.keys() - {"v1"}):
         reply = await environment.view.reply(f"/apis/{version}")
-        known = {str(resource["kind"]) for resource in listed(reply.fields, "resources")}
-        declared = {
-            str(item["kind"])
-            for item in environment.declared.manifests
-            if item["apiVersion"] == version
-        }
-        missing = declared - known
-        needed = {kind for kind in missing if before.has_kind(kind)}
+        served = {str(resource["kind"]) for resource in listed(reply.fields, "resources")}
+        missing = declared[version] - served
+        needed = {kind for kind in missing if update.has_kind(kind)}
         if needed:
             kinds = ", ".join(sorted(needed))
-            problems.append(
-                Problem(
-                    f"the cluster does not know {kinds} of {version}: "
-                    "the CustomResourceDefinition is missing",
-                    "custom-resource-missing",
-                    environment.make("refresh"),
-                )
-            )
+            text = f"the cluster does not know {kinds} of {version}"
+            text = f"{text}: the CustomResourceDefinition is missing"
+            yield Problem(text, "custom-resource-missing")
         if missing - needed:
             kinds = ", ".join(sorted(missing - needed))
-            text = f"the cluster does not know {kinds} of {version} yet"
-            problems.append(last_update.pending(environment, text))
-    return problems
+            yield pending(environment, f"the cluster does not know {kinds} of {version} yet")
 
 
 @check("cluster.objects", "accounts and their rights are as declared", after=CLUSTER)
-async def _objects(environment: Environment) -> list[Problem]:
-    return await _exist(environment, _OBJECTS)
+async def _objects(environment: Environment) -> AsyncIterator[Problem]:
+    kinds = ("ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding")
+    async for problem in as_declared(environment, kinds):
+        yield problem
 
 
 @check("cluster.reserves", "disruption budgets and the autoscaler are as declared", after=CLUSTER)
-async def _reserves(environment: Environment) -> list[Problem]:
-    """Nor does a budget stop a drain for ever."""
-    problems = await _exist(environment, _RESERVES)
+async def _reserves(environment: Environment) -> AsyncIterator[Problem]:
+    """Nothing needs them that runs, unless a budget stops a drain for ever."""
+    kinds = ("PodDisruptionBudget", "HorizontalPodAutoscaler")
+    async for problem in as_declared(environment, kinds):
+        yield problem
     for namespace in environment.declared.namespaces:
-        for budget in await environment.view.objects(_BUDGETS, namespace):
+        for budget in await environment.view.objects("policy/v1/poddisruptionbudgets", namespace):
             reason = _stops_drains(budget)
             if reason and not await _lacks_pods(environment, budget):
                 name = budget["metadata"]["name"]
                 text = f"PodDisruptionBudget {namespace}/{name} lets no pod move, {reason}"
                 text = f"{text}: a drain of its nodes never ends"
                 remedy = environment.kubectl_in(namespace, f"describe poddisruptionbudget {name}")
-                warning = Severity.WARNING
-                problems.append(Problem(text, "drain-never-ends", remedy, severity=warning))
-    return problems
+                yield Problem(text, "drain-never-ends", remedy, severity=Severity.WARNING)
 
 
 async def _lacks_pods(environment: Environment, budget: Object) -> bool:
     """Whether pods are missing that a budget counts; then it lets none of the others move."""
-    asked = mapped(budget, "spec", "selector", "matchLabels")
+    selector = mapped(budget, "spec", "selector", "matchLabels")
     wanted = 0
     for kind in ("deployments", "statefulsets"):
-        for item in await environment.view.objects(
-            f"apps/v1/{kind}", budget["metadata"]["namespace"]
-        ):
+        for item in await environment.view.objects(f"apps/v1/{kind}", place(budget)[0]):
             labels = mapped(item, "spec", "template", "metadata", "labels")
-            if asked and asked.items() <= labels.items():
+            if selector and selector.items() <= labels.items():
                 wanted += int(item["spec"].get("replicas", 1))
     return wanted > int(at(budget, "status", "expectedPods") or 0)
 
@@ -305,125 +301,45 @@ def _stops_drains(budget: Object) -> str:
     return ""
 
 
-async def _exist(environment: Environment, kinds: Mapping[str, str]) -> list[Problem]:
-    missing: dict[Severity, list[str]] = {}
-    changed: list[Problem] = []
-    before = await last_update.applied(environment)
-    unseen: list[Problem] = []
-    for kind, resource in kinds.items():
-        for item in environment.declared.of_kind(kind):
-            namespace = str(item["metadata"].get("namespace", ""))
-            name = item["metadata"]["name"]
-            try:
-                actual = await _object(environment, resource, namespace, name)
-            except ForbiddenError as error:
-                if _RBAC not in resource:
-                    raise
-                unseen = [skip(f"{error}; deploy/rbac/doctor.yaml grants it")]
-                continue
-            if actual is None:
-                place = f"{kind} {namespace}/{name}" if namespace else f"{kind} {name}"
-                severity = before.missing(kind, namespace, name)
-                missing.setdefault(severity, []).append(place)
-            else:
-                differences = await drift.compared(environment, item, actual)
-                changed += drift.told(environment, kind, actual, differences)
-    problems: list[Problem] = []
-    if Severity.ERROR in missing:
-        text = f"declared, but not there: {', '.join(missing[Severity.ERROR])}"
-        problems.append(Problem(text, "object-missing", environment.make("refresh")))
-    if Severity.PENDING in missing:
-        text = f"declared, and not there yet: {', '.join(missing[Severity.PENDING])}"
-        problems.append(last_update.pending(environment, text))
-    return [*problems, *changed, *unseen]
-
-
-async def _object(
-    environment: Environment, resource: str, namespace: str, name: str
-) -> Object | None:
-    """An object; of the cluster's own kinds nothing but this one may be read."""
-    if namespace:
-        return await environment.view.named(resource, namespace, name)
-    reply = await environment.view.reply(f"{resource}/{name}")
-    return reply.fields if reply.status == HTTPStatus.OK else None
-
-
 @check("cluster.policies", "NetworkPolicies are as declared", after=CLUSTER)
-async def _policies(environment: Environment) -> list[Problem]:
-    missing: list[str] = []
-    changed: list[str] = []
-    ahead: list[str] = []
-    declared: set[tuple[str, str]] = set()
-    before = await last_update.applied(environment)
-    for policy in environment.declared.of_kind("NetworkPolicy"):
-        namespace, name = policy["metadata"]["namespace"], policy["metadata"]["name"]
-        declared.add((namespace, name))
-        actual = await environment.view.named(_POLICIES, namespace, name)
-        if actual is None:
-            is_new = not before.has("NetworkPolicy", namespace, name)
-            (ahead if is_new else missing).append(f"{namespace}/{name}")
-            continue
-        differences = await drift.compared(environment, policy, actual)
-        by_hand = [change for change in differences if not change.pending]
-        if by_hand:
-            changed.append(f"{namespace}/{name} ({drift.listing(by_hand)})")
-        elif differences:
-            ahead.append(f"{namespace}/{name} ({drift.listing(differences)})")
-    problems: list[Problem] = []
-    if missing:
-        text = f"missing NetworkPolicies: {', '.join(missing)}"
-        problems.append(Problem(text, "network-policy-missing", environment.make("refresh")))
-    if changed:
-        text = f"NetworkPolicies that differ from what is declared: {', '.join(changed)}"
-        problems.append(Problem(text, "network-policy-changed", environment.make("refresh")))
-    if ahead:
-        text = f"NetworkPolicies that are not yet as the stack's file asks: {', '.join(ahead)}"
-        problems.append(last_update.pending(environment, text))
-    return [*problems, *await _other_policies(environment, declared)]
-
-
-async def _other_policies(
-    environment: Environment, declared: set[tuple[str, str]]
-) -> list[Problem]:
-    """Policies that the program does not declare. They can only open: all is closed already."""
-    before = await last_update.applied(environment)
-    others: dict[Severity, list[str]] = {}
-    for namespace in environment.declared.namespaces:
-        for policy in await environment.view.objects(_POLICIES, namespace):
-            name = policy["metadata"]["name"]
-            if (namespace, name) not in declared:
-                severity = before.surplus(environment.view, policy, "NetworkPolicy")
-                others.setdefault(severity, []).append(f"{namespace}/{name}")
-    problems: list[Problem] = []
-    for severity, places in others.items():
-        listed_places = ", ".join(places)
-        text = f"NetworkPolicies that are not declared, and open what they name: {listed_places}"
+async def _policies(environment: Environment) -> AsyncIterator[Problem]:
+    async for problem in as_declared(environment, ("NetworkPolicy",)):
+        yield problem
+    update, declared = await last_update(environment), environment.declared
+    known = {place(policy) for policy in declared.of_kind("NetworkPolicy")}
+    surplus: dict[Severity, list[str]] = {}
+    for namespace in declared.namespaces:
+        policies = await environment.view.objects("networking.k8s.io/v1/networkpolicies", namespace)
+        for policy in policies:
+            if place(policy) not in known:
+                severity = update.surplus(environment.view, policy, "NetworkPolicy")
+                surplus.setdefault(severity, []).append("/".join(place(policy)))
+    for severity, places in surplus.items():
+        listing = ", ".join(places)
         if severity is Severity.PENDING:
-            text = f"NetworkPolicies that the next update deletes: {listed_places}"
-            problems.append(last_update.pending(environment, text))
+            yield pending(environment, f"NetworkPolicies that the next update deletes: {listing}")
             continue
+        # They can only open: all is closed already.
+        text = f"NetworkPolicies that are not declared, and open what they name: {listing}"
         namespace, _, name = places[0].partition("/")
         remedy = environment.kubectl_in(namespace, f"describe networkpolicy {name}")
-        problems.append(Problem(text, "network-policy-changed", remedy, severity=severity))
-    return problems
+        yield Problem(text, "network-policy-changed", remedy, severity=severity)
 
 
 @check(
     "cluster.peers", "the namespaces that NetworkPolicies name exist", after=("cluster.policies",)
 )
-async def _peers(environment: Environment) -> list[Problem]:
-    there = {item["metadata"]["name"] for item in await environment.view.objects("v1/namespaces")}
+async def _peers(environment: Environment) -> AsyncIterator[Problem]:
+    existing = set(names(await environment.view.objects("v1/namespaces")))
     named: set[str] = set()
-    for policy in environment.declared.of_kind("NetworkPolicy"):
-        namespace, name = policy["metadata"]["namespace"], policy["metadata"]["name"]
-        actual = await environment.view.named(_POLICIES, namespace, name)
-        named |= _namespaces_in(actual["spec"]) if actual else set[str]()
-    missing = sorted(named - there - set(environment.declared.namespaces))
-    if not missing:
-        return []
-    text = f"NetworkPolicies open a way for namespaces that do not exist: {', '.join(missing)}"
-    remedy = f"{environment.kubectl} get namespaces"
-    return [Problem(text, "network-policy-peer-missing", remedy, severity=Severity.WARNING)]
+    for manifest in environment.declared.of_kind("NetworkPolicy"):
+        policy = await actual(environment, manifest)
+        named |= _namespaces_in(mapped(policy or {}, "spec"))
+    missing = sorted(named - existing - set(environment.declared.namespaces))
+    if missing:
+        text = f"NetworkPolicies open a way for namespaces that do not exist: {', '.join(missing)}"
+        remedy, warning = f"{environment.kubectl} get namespaces", Severity.WARNING
+        yield Problem(text, "network-policy-peer-missing", remedy, severity=warning)
 
 
 def _namespaces_in(value: Any) -> set[str]:
@@ -443,25 +359,22 @@ def _namespaces_in(value: Any) -> set[str]:
 
 
 @check("cluster.strays", "the Services lead to no pod but their own", after=CLUSTER)
-async def _strays(environment: Environment) -> list[Problem]:
+async def _strays(environment: Environment) -> AsyncIterator[Problem]:
     """A pod with a Service's labels gets requests that are for the others."""
-    problems: list[Problem] = []
-    view = environment.view
-    own = {item["metadata"]["name"] for item in environment.declared.of_kind("Deployment")}
+    view, deployments = environment.view, set(names(environment.declared.of_kind("Deployment")))
     for namespace in environment.declared.namespaces:
         pods = {pod["metadata"]["name"]: pod for pod in await view.objects("v1/pods", namespace)}
-        for service, names in sorted((await behind(view, namespace)).items()):
+        for service, served_pods in sorted((await pods_behind(view, namespace)).items()):
             declared = environment.declared.named("Service", service) is not None
-            known = own if declared else set[str]()
-            there = sorted(names & pods.keys())
-            strays = [name for name in there if _stray(pods[name], known)]
+            own = deployments if declared else set[str]()
+            running = sorted(served_pods & pods.keys())
+            strays = [name for name in running if _is_stray(pods[name], own)]
             # A Service that leads to no other pod is somebody's own.
-            if strays and len(strays) < len(there):
-                problems.append(await _led_to(environment, namespace, service, pods[strays[0]]))
-    return problems
+            if strays and len(strays) < len(running):
+                yield await _stray(environment, namespace, service, pods[strays[0]])
 
 
-def _stray(pod: Object, deployments: set[str]) -> bool:
+def _is_stray(pod: Object, deployments: set[str]) -> bool:
     """Whether nobody controls a pod, or none of these Deployments does."""
     for owner in listed(pod, "metadata", "ownerReferences"):
         if owner.get("controller"):
@@ -470,35 +383,36 @@ def _stray(pod: Object, deployments: set[str]) -> bool:
     return True
 
 
-async def _led_to(environment: Environment, namespace: str, service: str, pod: Object) -> Problem:
+async def _stray(environment: Environment, namespace: str, service: str, pod: Object) -> Problem:
     name = pod["metadata"]["name"]
     text = f"Service {namespace}/{service} leads to pod {name} too, which is none of its own"
     remedy = environment.kubectl_in(namespace, f"get pod {name} --show-labels")
-    actual = await environment.view.named("v1/services", namespace, service)
-    labels = list(mapped(actual or {}, "spec", "selector"))
+    item = await environment.view.named("v1/services", namespace, service)
+    labels = list(mapped(item or {}, "spec", "selector"))
     if labels and not listed(pod, "metadata", "ownerReferences"):
         remedy = environment.kubectl_in(namespace, f"label pod {name} {labels[0]}-")
     return Problem(text, "stray-pod", remedy)
 
 
 @check("cluster.dns", "the cluster's DNS answers", after=("cluster.reachable", "cluster.nodes"))
-async def _dns(environment: Environment) -> list[Problem]:
+async def _dns(environment: Environment) -> AsyncIterator[Problem]:
     """Without a Ready pod of it every server "can't be reached"."""
     namespace = environment.declared.settings.network.dns_namespace
     try:
-        ready = await serves(environment.view, namespace, ports.DNS, "dns")
+        state = await served(environment.view, namespace, ports.DNS, "dns")
     except ForbiddenError as error:
-        return [skip(f"{error}; deploy/rbac/doctor.yaml grants it")]
-    if ready:
-        return []
+        yield skip(f"{error}; {_GRANTED}")
+        return
     page = "name-does-not-resolve"
     remedy = environment.kubectl_in(namespace, "get services,deployments,pods")
-    if ready is None:
+    if state is Served.NO_SERVICE:
         # A cloud may answer from outside the cluster.
         text = f"no Service of namespace {namespace} is the cluster's DNS (port {ports.DNS})"
         warning = Severity.WARNING
-        return [Problem(text, page, remedy, severity=warning, may_explain=True, hidden=True)]
-    return [Problem(f"the cluster's DNS has no Ready pod in namespace {namespace}", page, remedy)]
+        yield Problem(text, page, remedy, severity=warning, may_explain=True, hidden=True)
+    if state is Served.NO_READY_POD:
+        text = f"the cluster's DNS has no Ready pod in namespace {namespace}"
+        yield Problem(text, page, remedy)
 
 
 @check(
@@ -506,92 +420,101 @@ async def _dns(environment: Environment) -> list[Problem]:
     "the cluster's DNS tells a pod the address of a name",
     after=("cluster.dns", "cluster.policies"),
 )
-async def _names(environment: Environment) -> list[Problem]:
+async def _names(environment: Environment) -> AsyncIterator[Problem]:
     """Its own pods may be Ready and serve another zone."""
-    for pod in await pods_of(environment.view, instances(environment)):
-        if not container_runs(pod, "database"):
-            continue
-        namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
-        script = f"timeout 4 getent hosts {_A_NAME} >/dev/null; echo $?"
-        try:
-            told = await output(environment.view, namespace, name, "database", ("sh", "-c", script))
-        except NoAnswerError as error:
-            return [skip(str(error))]
-        status = told.strip()
-        if status == "0":
-            return []
-        if status not in _NO_ADDRESS:
-            return [skip(f"container database of pod {name} can't ask for a name ({status})")]
-        dns = environment.declared.settings.network.dns_namespace
-        # A busy machine is that slow too: told only where something fails behind it.
-        slow = status == _TIMED_OUT
-        problem = Problem(
-            f"the cluster's DNS {_NO_ADDRESS[status]} (asked in pod {namespace}/{name})",
-            "name-does-not-resolve",
-            environment.kubectl_in(dns, "get services,pods,configmaps"),
-            severity=Severity.WARNING if slow else Severity.ERROR,
-            may_explain=slow,
-            hidden=slow,
-        )
-        return [problem]
-    return []
+    pods = await pods_of(environment.view, instances(environment))
+    running = [pod for pod in pods if container_runs(pod, "database")]
+    if not running:
+        return
+    namespace, name = place(running[0])
+    script = f"timeout 4 getent hosts {_A_NAME} >/dev/null; echo $?"
+    try:
+        text = await output(environment.view, namespace, name, "database", ("sh", "-c", script))
+    except NoAnswerError as error:
+        yield skip(str(error))
+        return
+    status = text.strip()
+    if status == "0":
+        return
+    if status not in _NO_ADDRESS:
+        yield skip(f"container database of pod {name} can't ask for a name ({status})")
+        return
+    dns = environment.declared.settings.network.dns_namespace
+    # A busy machine is that slow too: told only where something fails behind it.
+    slow = status == _TIMED_OUT
+    severity = Severity.WARNING if slow else Severity.ERROR
+    yield Problem(
+        f"the cluster's DNS {_NO_ADDRESS[status]} (asked in pod {namespace}/{name})",
+        "name-does-not-resolve",
+        environment.kubectl_in(dns, "get services,pods,configmaps"),
+        severity=severity,
+        may_explain=slow,
+        hidden=slow,
+    )
 
 
 @check("cluster.volumes", "every volume claim is bound", after=(*CLUSTER, "cluster.nodes"))
-async def _volumes(environment: Environment) -> list[Problem]:
+async def _volumes(environment: Environment) -> AsyncIterator[Problem]:
+    """It also has the size that is asked for, and is not being deleted."""
     view = environment.view
-    problems: list[Problem] = []
     for namespace in environment.declared.namespaces:
         events = await view.objects("v1/events", namespace)
         for claim in await view.objects("v1/persistentvolumeclaims", namespace):
             name, phase = claim["metadata"]["name"], at(claim, "status", "phase")
+            remedy = environment.kubectl_in(namespace, f"describe pvc {name}")
+            where = f"volume claim {namespace}/{name}"
             if "deletionTimestamp" in claim["metadata"]:
-                problems += await _deleted(environment, claim)
-                continue
-            if phase == "Bound":
-                continue
-            reason = _volume_reason(events, name)
-            if reason is None:
-                continue
-            young = age(view, claim["metadata"]["creationTimestamp"]) < GRACE / 3
-            problems.append(
-                Problem(
-                    f"volume claim {namespace}/{name} is {phase or 'Pending'}: {reason}",
-                    "volume-not-bound",
-                    environment.kubectl_in(namespace, f"describe pvc {name}"),
-                    severity=error_unless(changing=young and phase != "Lost"),
-                )
-            )
-    return problems
+                users = await _users(environment, claim)
+                text = f"{where} was deleted: its data is lost as soon as pod"
+                if users:
+                    yield Problem(f"{text} {users[0]} stops", "volume-being-deleted", remedy)
+            elif phase == "Bound":
+                text, since = _not_enlarged(claim, events)
+                if text:
+                    severity = error_unless(changing=since is not None and age(view, since) < GRACE)
+                    page = "volume-not-enlarged"
+                    yield Problem(f"{where} {text}", page, remedy, severity=severity)
+            else:
+                reason = _volume_reason(events, name)
+                young = age(view, claim["metadata"]["creationTimestamp"]) < GRACE / 3
+                severity = error_unless(changing=young and phase != "Lost")
+                text = f"{where} is {phase or 'Pending'}: {reason}"
+                if reason is not None:
+                    yield Problem(text, "volume-not-bound", remedy, severity=severity)
 
 
-async def _deleted(environment: Environment, claim: Object) -> list[Problem]:
-    """A claim whose deletion waits for its pod, as what is on the volume goes with both."""
-    namespace, name = claim["metadata"]["namespace"], claim["metadata"]["name"]
+async def _users(environment: Environment, claim: Object) -> list[str]:
+    """The pods that keep a claim from being deleted, as what is on the volume goes with both."""
+    namespace, name = place(claim)
     users: list[str] = []
     for pod in await environment.view.objects("v1/pods", namespace):
-        claims = [
-            at(volume, "persistentVolumeClaim", "claimName")
-            for volume in listed(pod, "spec", "volumes")
-        ]
+        volumes = listed(pod, "spec", "volumes")
+        claims = [at(volume, "persistentVolumeClaim", "claimName") for volume in volumes]
         ended = at(pod, "status", "phase") in ("Succeeded", "Failed")
         if name in claims and not ended and "deletionTimestamp" not in pod["metadata"]:
             users.append(pod["metadata"]["name"])
-    if not users:
-        return []
-    return [
-        Problem(
-            f"volume claim {namespace}/{name} was deleted: its data is lost as soon as pod "
-            f"{users[0]} stops",
-            "volume-being-deleted",
-            environment.kubectl_in(namespace, f"describe pvc {name}"),
-        )
-    ]
+    return users
+
+
+def _not_enlarged(claim: Object, events: Sequence[Object]) -> tuple[str, str | None]:
+    """Why a volume has not the size that its claim asks for, and since when; empty if it has.
+
+    https://kubernetes.io/docs/concepts/storage/persistent-volumes/#expanding-persistent-volumes-claims
+    """
+    size = at(claim, "spec", "resources", "requests", "storage")
+    capacity = at(claim, "status", "capacity", "storage")
+    if not size or not capacity or amount(size) <= amount(capacity):
+        return "", None
+    conditions = listed(claim, "status", "conditions")
+    since = max((str(entry.get("lastTransitionTime")) for entry in conditions), default=None)
+    failures = [event for event in events if event.get("reason") == "VolumeResizeFailed"]
+    reason = _volume_reason(failures, claim["metadata"]["name"])
+    return f"asks for {size} and has {capacity}: {reason}", since
 
 
 def _volume_reason(events: Sequence[Object], claim: str) -> str | None:
     """Why a claim is not bound; None while it only waits for the pod that will use it."""
-    for event in reversed(list(events)):
+    for event in reversed(events):
         about = mapped(event, "involvedObject")
         if about.get("kind") != "PersistentVolumeClaim" or about.get("name") != claim:
             continue
@@ -599,134 +522,3 @@ def _volume_reason(events: Sequence[Object], claim: str) -> str | None:
             return None
         return str(event.get("message", "")).splitlines()[0][:240]
     return "nothing is known of why"
-
-
-@check("operators.unchanged", "nobody has changed the operators' Deployments", after=CLUSTER)
-async def _unchanged(environment: Environment) -> list[Problem]:
-    """Helm would not notice."""
-    problems: list[Problem] = []
-    releases = {operator.name for operator in environment.declared.operators}
-    for namespace in sorted({operator.namespace for operator in environment.declared.operators}):
-        for item in await environment.view.objects("apps/v1/deployments", namespace):
-            annotations = mapped(item, "metadata", "annotations")
-            if annotations.get("meta.helm.sh/release-name") in releases:
-                changes = drift.by_hand(item)
-                problems += drift.told(environment, "Deployment", item, changes, hidden=True)
-    return problems
-
-
-async def deployment_problems(
-    environment: Environment,
-    deployment: Object,
-    *,
-    title: str,
-    memory_setting: str = "",
-    unchanged: str = "operators.unchanged",
-    page: str = "operator-down",
-) -> list[Problem]:
-    """What is wrong with a Deployment: its pods, or that it has none.
-
-    `page`: the runbook's, for a Deployment without pods.
-    """
-    name = deployment["metadata"]["name"]
-    namespace = deployment["metadata"]["namespace"]
-    replicas = int(deployment["spec"].get("replicas", 1))
-    if replicas == 0:
-        return [
-            Problem(
-                f"{title}: Deployment {name} is scaled to 0",
-                page,
-                environment.kubectl_in(namespace, f"scale deployment {name} --replicas=1"),
-                causes=CLUSTER,
-            )
-        ]
-    workload = Workload(
-        title=title,
-        namespace=namespace,
-        labels=deployment["spec"]["selector"]["matchLabels"],
-        owners=(name,),
-        replicas=replicas,
-        memory_setting=memory_setting,
-        unchanged=unchanged,
-    )
-    problems = await pod_problems(environment, workload)
-    available = int(at(deployment, "status", "availableReplicas") or 0)
-    if available == 0 and not problems:
-        problems.append(
-            Problem(
-                f"{title}: none of its {replicas} pods is available",
-                page,
-                environment.kubectl_in(namespace, f"describe deployment {name}"),
-                causes=CLUSTER,
-            )
-        )
-    return problems
-
-
-_OBJECTS = {
-    "ServiceAccount": "v1/serviceaccounts",
-    "Role": f"{_RBAC}/roles",
-    "RoleBinding": f"{_RBAC}/rolebindings",
-    "ClusterRole": f"{_RBAC}/clusterroles",
-    "ClusterRoleBinding": f"{_RBAC}/clusterrolebindings",
-}
-
-_BUDGETS = "policy/v1/poddisruptionbudgets"
-
-_RESERVES = {
-    "PodDisruptionBudget": _BUDGETS,
-    "HorizontalPodAutoscaler": "autoscaling/v2/horizontalpodautoscalers",
-}
-"""What nothing needs that runs."""
-
-
-check("operators.rights", "the operators have the rights that their charts granted", after=CLUSTER)(
-    operator_rights.look
-)
-
-
-@check(
-    "operators.available",
-    "the operators run",
-    after=(
-        *CLUSTER,
-        "cluster.nodes",
-        "cluster.objects",
-        "operators.rights",
-        "cluster.policies",
-        "operators.unchanged",
-    ),
-)
-async def _operators(environment: Environment) -> list[Problem]:
-    problems: list[Problem] = []
-    for operator in environment.declared.operators:
-        problems += await _operator(environment, operator.name, operator.namespace)
-    return problems
-
-
-async def _operator(environment: Environment, release: str, namespace: str) -> list[Problem]:
-    deployments: list[Object] = []
-    for item in await environment.view.objects("apps/v1/deployments", namespace):
-        annotations = mapped(item, "metadata", "annotations")
-        if annotations.get("meta.helm.sh/release-name") == release:
-            deployments.append(item)
-    if not deployments:
-        text = f"operator {release}: its Deployment does not exist in namespace {namespace}"
-        if not (await last_update.applied(environment)).has("Release", namespace, release):
-            return [last_update.pending(environment, f"operator {release} is not installed yet")]
-        remedy = environment.chart_again(namespace, release)
-        return [Problem(text, "operator-down", remedy, causes=CLUSTER)]
-    problems: list[Problem] = []
-    for deployment in deployments:
-        problems += await deployment_problems(
-            environment,
-            deployment,
-            title=f"operator {release}",
-            memory_setting=f"shlink:operators.{_setting(release)}.resources.memoryLimit",
-        )
-    return problems
-
-
-def _setting(release: str) -> str:
-    first, *others = release.split("-")
-    return first + "".join(part.capitalize() for part in others)

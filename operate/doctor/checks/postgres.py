@@ -1,25 +1,27 @@
 """PostgreSQL: the cluster that PGO makes, its primary and replicas, and its backups."""
 
-import dataclasses
 import json
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any, cast
 
 from components import ports
 from components.cluster.streams import PortStream
-from operate.doctor import certificates, last_update
-from operate.doctor.drift import unchanged
+from components.monitoring.thresholds import LAG_BYTES
+from components.network.flows import POOLER
+from operate.doctor import as_declared, certificates
 from operate.doctor.endpoints import unnamed
 from operate.doctor.findings import Checks, Environment, Problem, Severity, error_unless
+from operate.doctor.last_update import last_update
 from operate.doctor.pod_problems import GRACE, Workload, moved, pod_problems, pods_of, ready
-from operate.view import Object, age, at, condition, labelled, listed, mapped, written
+from operate.view import Object, age, at, condition, labelled, listed, mapped, names, written
 
 from . import postgres_inside, postgres_volumes
 from .cluster import CLUSTER
 from .postgres_cluster import (
-    CLUSTERS,
     LABEL,
+    LEADERS,
+    actual_cluster,
     declared_cluster,
     instances,
     place,
@@ -31,9 +33,6 @@ CHECKS = Checks()
 
 check = CHECKS.check
 
-_LAG = 256 * 1024 * 1024
-"""Bytes of WAL that a replica may be behind. Patroni tells positions only every 10 s."""
-
 _BACKUP_HOURS = 12
 """Hours after which a scheduled backup must have succeeded."""
 
@@ -41,7 +40,12 @@ _BACKUP_DAYS = 8
 """Days without any scheduled backup; the longest schedule by default is a week."""
 
 
-CHECKS.append(unchanged("postgres.unchanged", {"PostgresCluster": CLUSTERS}))
+CHECKS.append(as_declared.unchanged("postgres.unchanged", "PostgresCluster"))
+
+
+def _describe(environment: Environment) -> str:
+    namespace, name = place(environment)
+    return environment.kubectl_in(namespace, f"describe postgrescluster {name}")
 
 
 @check(
@@ -55,91 +59,73 @@ CHECKS.append(unchanged("postgres.unchanged", {"PostgresCluster": CLUSTERS}))
         "postgres.unchanged",
     ),
 )
-async def _created(environment: Environment) -> list[Problem]:
-    view = environment.view
-    namespace, name = place(environment)
-    cluster = await view.named(CLUSTERS, namespace, name)
+async def _created(environment: Environment) -> AsyncIterator[Problem]:
+    view, (namespace, name) = environment.view, place(environment)
+    manifest = declared_cluster(environment)
+    cluster = await as_declared.actual(environment, manifest)
     if cluster is None:
-        return [await last_update.missing(environment, declared_cluster(environment))]
-    failed = _failed_restore(environment, cluster)
-    if failed:
-        return [failed]
+        yield await as_declared.missing(environment, manifest)
+        return
+    # PGO tries a restore seven times, and the database is down meanwhile.
+    restore = mapped(cluster, "status", "pgbackrest", "restore")
+    if restore.get("failed") and not restore.get("succeeded"):
+        text = f"PostgreSQL: restore {restore.get('id')} has failed {restore['failed']} times"
+        text = f"{text}, and the database is down until one succeeds"
+        logs = environment.kubectl_in(namespace, f"logs job/{name}-pgbackrest-restore --tail=20")
+        yield Problem(text, "postgres-restore-failed", logs)
+        return
     number = await restoring(environment)
+    page = "postgres-not-created"
     if number is not None:
         text = f"PostgreSQL is restored (shlink:postgres.restore, number {number})"
-        remedy = environment.kubectl_in(namespace, f"describe postgrescluster {name}")
-        progress = Severity.PROGRESS
-        return [Problem(text, "postgres-not-created", remedy, severity=progress)]
-    if cluster["spec"].get("shutdown"):
-        return [
-            Problem(
-                f"PostgresCluster {name} is shut down (spec.shutdown)",
-                "postgres-stopped",
-                environment.make("refresh"),
-                causes=CLUSTER,
-            )
-        ]
-    described = environment.kubectl_in(namespace, f"describe postgrescluster {name}")
-    behind = cluster.get("status", {}).get("observedGeneration", 0) < cluster["metadata"].get(
-        "generation", 1
-    )
-    if behind or not at(cluster, "status", "instances"):
-        young = min(age(view, cluster["metadata"]["creationTimestamp"]), written(view, cluster))
+        yield Problem(text, page, _describe(environment), severity=Severity.PROGRESS)
+    elif cluster["spec"].get("shutdown"):
+        text = f"PostgresCluster {name} is shut down (spec.shutdown)"
+        yield Problem(text, "postgres-stopped", causes=CLUSTER)
+    elif _not_acted_on(cluster):
         text = "PGO has not acted on the latest change of the PostgresCluster"
-        warning = await _last_warning(environment, namespace, name)
-        return [
-            Problem(
-                f"{text}{warning}",
-                "postgres-not-created",
-                described,
-                severity=error_unless(changing=young < GRACE),
-            )
-        ]
-    return []
+        young = min(age(view, cluster["metadata"]["creationTimestamp"]), written(view, cluster))
+        text, severity = (
+            f"{text}{await _warning(environment)}",
+            error_unless(changing=young < GRACE),
+        )
+        yield Problem(text, page, _describe(environment), severity=severity)
 
 
-def _failed_restore(environment: Environment, cluster: Object) -> Problem | None:
-    """PGO tries a restore seven times, and the database is down meanwhile."""
-    status = mapped(cluster, "status", "pgbackrest", "restore")
-    if not status.get("failed") or status.get("succeeded"):
-        return None
+def _not_acted_on(cluster: Object) -> bool:
+    """Whether PGO has not looked at the latest change, or made nothing of it."""
+    seen = int(at(cluster, "status", "observedGeneration") or 0)
+    generation = int(cluster["metadata"].get("generation", 1))
+    return seen < generation or not at(cluster, "status", "instances")
+
+
+async def _warning(environment: Environment) -> str:
+    """The last warning of PGO about the cluster."""
     namespace, name = place(environment)
-    return Problem(
-        f"PostgreSQL: restore {status.get('id')} has failed {status['failed']} times, "
-        "and the database is down until one succeeds",
-        "postgres-restore-failed",
-        environment.kubectl_in(namespace, f"logs job/{name}-pgbackrest-restore --tail=20"),
-    )
-
-
-async def _last_warning(environment: Environment, namespace: str, name: str) -> str:
-    """What PGO says of the cluster, when it is recent."""
     for event in reversed(await environment.view.objects("v1/events", namespace)):
         about = mapped(event, "involvedObject")
         if about.get("name") == name and event.get("type") == "Warning":
-            message = str(event.get("message", "")).splitlines()
-            return f": {event.get('reason')}: {message[0][:200] if message else ''}"
+            line = str(event.get("message", "")).partition("\n")[0]
+            return f": {event.get('reason')}: {line[:200]}"
     return ""
 
 
 @check("postgres.patroni", "Patroni looks after the instances", after=("postgres.created",))
-async def _patroni_acts(environment: Environment) -> list[Problem]:
+async def _patroni_acts(environment: Environment) -> AsyncIterator[Problem]:
     """Paused, it neither restarts nor fails over."""
     pods = await pods_of(environment.view, instances(environment))
-    paused = [pod["metadata"]["name"] for pod in pods if _patroni(pod).get("pause")]
-    if not paused:
-        return []
-    namespace, _ = place(environment)
-    text = "PostgreSQL: Patroni is paused: it restarts nothing and does not fail over"
-    remedy = environment.kubectl_in(namespace, f"exec {paused[0]} -c database -- patronictl resume")
-    warning = Severity.WARNING
-    return [Problem(text, "postgres-paused", remedy, severity=warning, may_explain=True)]
+    paused = names(pod for pod in pods if _patroni(pod).get("pause"))
+    if paused:
+        text = "PostgreSQL: Patroni is paused: it restarts nothing and does not fail over"
+        command = f"exec {paused[0]} -c database -- patronictl resume"
+        remedy, warning = environment.kubectl_in(place(environment)[0], command), Severity.WARNING
+        yield Problem(text, "postgres-paused", remedy, severity=warning, may_explain=True)
 
 
 def _patroni(pod: Object) -> Mapping[str, Any]:
-    text = mapped(pod, "metadata", "annotations").get("status", "{}")
+    """What Patroni writes of a member into its pod."""
     try:
-        state = json.loads(text)
+        state = json.loads(mapped(pod, "metadata", "annotations").get("status", "{}"))
     except ValueError:
         return {}
     return cast("Mapping[str, Any]", state) if isinstance(state, dict) else {}
@@ -171,55 +157,39 @@ check(
         "postgres.unchanged",
     ),
 )
-async def _running(environment: Environment) -> list[Problem]:
-    workload = instances(environment)
-    namespace, name = place(environment)
-    cluster = await environment.view.named(CLUSTERS, namespace, name)
-    if cluster is not None:
-        # PGO makes what the object asks for, which may not be what the file asks for yet.
-        sets = listed(cluster, "spec", "instances")
-        replicas = sum(int(item.get("replicas", 1)) for item in sets)
-        workload = dataclasses.replace(workload, replicas=replicas)
+async def _running(environment: Environment) -> AsyncIterator[Problem]:
+    # PGO makes what the object asks for, which may not be what the file asks for yet.
+    cluster = await as_declared.actual(environment, declared_cluster(environment))
+    workload = instances(environment, cluster)
     problems = await pod_problems(environment, workload)
     pods = await pods_of(environment.view, workload)
-    for pod, problem in _start_failed(environment, pods).items():
-        # Patroni says more of this pod than the kubelet does.
+    for pod, problem in _start_failed(environment, pods):
+        # Patroni knows more of this pod than the kubelet does.
         others = [item for item in problems if f"pod {pod} is not Ready" not in item.message]
         problems = [problem, *others]
+    for problem in problems:
+        yield problem
     if not pods and not problems:
-        text = "PostgreSQL: no pod exists"
-        warning = await _last_warning(environment, namespace, name)
-        remedy = environment.kubectl_in(namespace, f"describe postgrescluster {name}")
-        problems.append(Problem(f"{text}{warning}", "postgres-not-created", remedy))
-    return problems
+        text = f"PostgreSQL: no pod exists{await _warning(environment)}"
+        yield Problem(text, "postgres-not-created", _describe(environment))
 
 
-def _start_failed(environment: Environment, pods: Sequence[Object]) -> dict[str, Problem]:
+def _start_failed(environment: Environment, pods: list[Object]) -> Iterator[tuple[str, Problem]]:
     """Replicas, by name, that Patroni can't start beside a primary that runs.
 
-    Patroni tries for ever: a replica that can't be rewound has to be copied anew.
+    Patroni tries for ever: a replica that can't be rewound has to be copied again.
     """
     namespace, cluster = place(environment)
-    leaders = [pod for pod in pods if ready(pod) and _leads(pod)]
-    failed: dict[str, Problem] = {}
+    leaders = names(pod for pod in pods if ready(pod) and _patroni(pod).get("role") in LEADERS)
     for pod in pods:
-        state = _patroni(pod).get("state")
-        since = condition(pod, "Ready")
-        waited = age(environment.view, since.get("lastTransitionTime") if since else None)
-        if not leaders or state != "start failed" or ready(pod) or waited <= GRACE:
-            continue
-        name, leader = pod["metadata"]["name"], leaders[0]["metadata"]["name"]
-        copy = f"exec {leader} -c database -- patronictl reinit {cluster}-ha {name} --force"
-        failed[name] = Problem(
-            f"PostgreSQL: replica {name} can't follow the primary {leader} (Patroni: start failed)",
-            "postgres-replica-behind",
-            environment.kubectl_in(namespace, copy),
-        )
-    return failed
-
-
-def _leads(pod: Object) -> bool:
-    return _patroni(pod).get("role") in ("master", "primary")
+        since = (condition(pod, "Ready") or {}).get("lastTransitionTime")
+        failed = _patroni(pod).get("state") == "start failed" and not ready(pod)
+        if leaders and failed and age(environment.view, since) > GRACE:
+            name, leader = pod["metadata"]["name"], leaders[0]
+            text = f"replica {name} can't follow the primary {leader} (Patroni: start failed)"
+            copy = f"exec {leader} -c database -- patronictl reinit {cluster}-ha {name} --force"
+            remedy = environment.kubectl_in(namespace, copy)
+            yield name, Problem(f"PostgreSQL: {text}", "postgres-replica-behind", remedy)
 
 
 @check(
@@ -227,24 +197,20 @@ def _leads(pod: Object) -> bool:
     "there is one primary",
     after=("postgres.running", "postgres.patroni", "postgres.unchanged"),
 )
-async def _primary(environment: Environment) -> list[Problem]:
-    workload = instances(environment)
+async def _primary(environment: Environment) -> AsyncIterator[Problem]:
     namespace, name = place(environment)
-    pods = await pods_of(environment.view, workload)
-    leaders = await primaries(environment)
-    if len(leaders) == 1:
-        return []
-    moving = any(moved(environment.view, pod) for pod in pods)
-    names = ", ".join(pod["metadata"]["name"] for pod in leaders) or "none"
-    command = f"get pods -L {LABEL}/role -l {LABEL}/cluster={name}"
-    return [
-        Problem(
-            f"PostgreSQL has no single Ready primary: {names} of {len(pods)} pods",
+    pods = await pods_of(environment.view, instances(environment))
+    leaders = names(await primaries(environment))
+    if len(leaders) != 1:
+        moving = any(moved(environment.view, pod) for pod in pods)
+        text = f"{', '.join(leaders) or 'none'} of {len(pods)} pods"
+        command = f"get pods -L {LABEL}/role -l {LABEL}/cluster={name}"
+        yield Problem(
+            f"PostgreSQL has no single Ready primary: {text}",
             "postgres-no-primary",
             environment.kubectl_in(namespace, command),
             severity=error_unless(changing=moving),
         )
-    ]
 
 
 @check(
@@ -252,28 +218,19 @@ async def _primary(environment: Environment) -> list[Problem]:
     "PostgreSQL's Service leads to the primary",
     after=("postgres.primary", "postgres.unchanged"),
 )
-async def _names(environment: Environment) -> list[Problem]:
+async def _names(environment: Environment) -> AsyncIterator[Problem]:
     """Patroni keeps its endpoint."""
     namespace, name = place(environment)
-    leaders = await primaries(environment)
-    if len(leaders) != 1:
-        return []
-    service = f"{name}-ha"
+    leaders, service = await primaries(environment), f"{name}-ha"
     missing = await unnamed(environment.view, namespace, service, leaders, by_address=True)
-    if not missing:
-        return []
-    # Patroni writes the endpoint a moment after the label.
-    changed = condition(leaders[0], "Ready") or {}
-    moving = age(environment.view, changed.get("lastTransitionTime")) < GRACE
-    remedy = environment.kubectl_in(namespace, f"describe service {service}")
-    return [
-        Problem(
-            f"PostgreSQL: Service {service} does not lead to the primary ({missing[0]})",
-            "postgres-no-names",
-            remedy,
-            severity=error_unless(changing=moving),
-        )
-    ]
+    if len(leaders) == 1 and missing:
+        # Patroni writes the endpoint a moment after the label.
+        changed = condition(leaders[0], "Ready") or {}
+        moving = age(environment.view, changed.get("lastTransitionTime")) < GRACE
+        text = f"PostgreSQL: Service {service} does not lead to the primary ({missing[0]})"
+        remedy = environment.kubectl_in(namespace, f"describe service {service}")
+        severity = error_unless(changing=moving)
+        yield Problem(text, "postgres-no-names", remedy, severity=severity)
 
 
 check(
@@ -288,8 +245,8 @@ check(
     "PostgreSQL's clients accept its certificate, which does not end soon",
     after=("postgres.primary", "postgres.settings", "postgres.unchanged"),
 )
-async def _certificate(environment: Environment) -> list[Problem]:
-    return await certificates.problems(
+async def _certificate(environment: Environment) -> AsyncIterator[Problem]:
+    for problem in await certificates.problems(
         environment,
         await primaries(environment),
         title="PostgreSQL",
@@ -297,7 +254,8 @@ async def _certificate(environment: Environment) -> list[Problem]:
         name=environment.declared.outputs.database_host,
         server="postgres.settings",
         opening=_ask_for_tls,
-    )
+    ):
+        yield problem
 
 
 async def _ask_for_tls(connection: PortStream) -> None:
@@ -334,89 +292,81 @@ check(
     "PgBouncer's pods are Ready, and clients accept its certificate",
     after=("cluster.nodes", "cluster.policies", "postgres.created"),
 )
-async def _pooler(environment: Environment) -> list[Problem]:
+async def _pooler(environment: Environment) -> AsyncIterator[Problem]:
     manifest = declared_cluster(environment)
     declared = mapped(manifest, "spec", "proxy", "pgBouncer")
     if not declared:
-        return []
-    namespace, name = place(environment)
-    cluster = await environment.view.named(CLUSTERS, namespace, name)
-    asked = mapped(cluster or {}, "spec", "proxy", "pgBouncer")
-    if not asked and not (await last_update.applied(environment)).as_declared(manifest):
-        return []
-    deployment = f"{name}-pgbouncer"
+        return
+    cluster = await as_declared.actual(environment, manifest)
+    pooler = mapped(cluster or {}, "spec", "proxy", "pgBouncer")
+    if not pooler and not (await last_update(environment)).is_applied(manifest):
+        return
+    namespace, deployment = POOLER.namespace, POOLER.name
     workload = Workload(
         title="PgBouncer",
         namespace=namespace,
-        labels={f"{LABEL}/cluster": name, f"{LABEL}/role": "pgbouncer"},
+        labels=POOLER.labels,
         owners=(deployment,),
-        replicas=int((asked or declared)["replicas"]),
+        replicas=int((pooler or declared)["replicas"]),
         secrets=("cluster.objects",),
     )
     problems = await pod_problems(environment, workload)
     pods = await pods_of(environment.view, workload)
-    if problems:
-        return problems
-    if not pods:
-        text = f"PgBouncer: no pod exists{await _last_warning(environment, namespace, name)}"
+    if not problems and not pods:
+        text = f"PgBouncer: no pod exists{await _warning(environment)}"
         remedy = environment.kubectl_in(namespace, f"describe deployment {deployment}")
-        return [Problem(text, "pooler-not-ready", remedy)]
-    return await certificates.problems(
-        environment,
-        pods,
-        title="PgBouncer",
-        port=ports.POSTGRES,
-        name=f"{deployment}.{namespace}.svc",
-        server="postgres.created",
-        opening=_ask_for_tls,
-    )
+        problems = [Problem(text, "pooler-not-ready", remedy)]
+    if not problems:
+        problems = await certificates.problems(
+            environment,
+            pods,
+            title="PgBouncer",
+            port=ports.POSTGRES,
+            name=f"{deployment}.{namespace}.svc",
+            server="postgres.created",
+            opening=_ask_for_tls,
+        )
+    for problem in problems:
+        yield problem
 
 
 @check(
     "postgres.replicas", "the replicas follow it", after=("postgres.primary", "postgres.unchanged")
 )
-async def _replicas(environment: Environment) -> list[Problem]:
+async def _replicas(environment: Environment) -> AsyncIterator[Problem]:
     """Patroni writes each member's state into its pod."""
-    workload = instances(environment)
+    view, pods = environment.view, await pods_of(environment.view, instances(environment))
     members: dict[str, Mapping[str, Any]] = {}
-    for pod in await pods_of(environment.view, workload):
-        settled = age(environment.view, pod["metadata"]["creationTimestamp"]) > GRACE
-        if ready(pod) and settled:
+    for pod in pods:
+        if ready(pod) and age(view, pod["metadata"]["creationTimestamp"]) > GRACE:
             members[pod["metadata"]["name"]] = _patroni(pod)
-    leaders = [item for item in members.values() if item.get("role") in ("master", "primary")]
+    leaders = [item for item in members.values() if item.get("role") in LEADERS]
     if len(leaders) != 1:
-        return []
+        return
     differences: list[str] = []
     for name, member in members.items():
         if member is not leaders[0]:
             differences += _differences(name, member, leaders[0])
-    if not differences:
-        return []
-    namespace, cluster = place(environment)
-    command = f"get pods -l {LABEL}/cluster={cluster}"
-    # After a failover a replica follows the new primary a moment later.
-    pods = await pods_of(environment.view, workload)
-    moving = any(moved(environment.view, pod) for pod in pods)
-    return [
-        Problem(
-            f"PostgreSQL replicas: {'; '.join(differences)}",
-            "postgres-replica-behind",
-            environment.kubectl_in(namespace, command),
-            severity=Severity.PROGRESS if moving else Severity.WARNING,
-        )
-    ]
+    if differences:
+        namespace, cluster = place(environment)
+        # After a failover a replica follows the new primary a moment later.
+        moving = any(moved(view, pod) for pod in pods)
+        severity = Severity.PROGRESS if moving else Severity.WARNING
+        remedy = environment.kubectl_in(namespace, f"get pods -l {LABEL}/cluster={cluster}")
+        text = f"PostgreSQL replicas: {'; '.join(differences)}"
+        yield Problem(text, "postgres-replica-behind", remedy, severity=severity)
 
 
-def _differences(name: str, member: Mapping[str, Any], leader: Mapping[str, Any]) -> list[str]:
+def _differences(name: str, member: Mapping[str, Any], leader: Mapping[str, Any]) -> Iterator[str]:
     """What keeps a member from following the leader."""
     if member.get("replication_state", "streaming") != "streaming":
-        return [f"{name} receives no changes ({member['replication_state']})"]
-    if "xlog_location" not in member:
-        return []
-    if member.get("timeline") != leader.get("timeline"):
-        return [f"{name} is on another timeline than the primary"]
-    behind = int(leader.get("xlog_location", 0)) - int(member["xlog_location"])
-    return [f"{name} is {behind / 1024 / 1024:.0f} MiB behind"] if behind > _LAG else []
+        yield f"{name} receives no changes ({member['replication_state']})"
+    elif "xlog_location" in member:
+        behind = int(leader.get("xlog_location", 0)) - int(member["xlog_location"])
+        if member.get("timeline") != leader.get("timeline"):
+            yield f"{name} is on another timeline than the primary"
+        elif behind > LAG_BYTES:
+            yield f"{name} is {behind / 1024 / 1024:.0f} MiB behind"
 
 
 @check(
@@ -429,34 +379,29 @@ def _differences(name: str, member: Mapping[str, Any], leader: Mapping[str, Any]
         "postgres.unchanged",
     ),
 )
-async def _repository(environment: Environment) -> list[Problem]:
-    namespace, name = place(environment)
-    cluster = await environment.view.named(CLUSTERS, namespace, name)
-    if cluster is None:
-        return []
-    status = mapped(cluster, "status", "pgbackrest")
-    described = environment.kubectl_in(namespace, f"describe postgrescluster {name}")
-    created = age(environment.view, cluster["metadata"]["creationTimestamp"])
-    young = min(created, written(environment.view, cluster)) < 2 * GRACE
-    severity = error_unless(changing=young)
-    for repository in listed(status, "repos"):
+async def _repository(environment: Environment) -> AsyncIterator[Problem]:
+    cluster, view = await actual_cluster(environment), environment.view
+    created = age(view, cluster["metadata"]["creationTimestamp"])
+    severity = error_unless(changing=min(created, written(view, cluster)) < 2 * GRACE)
+    page, remedy = "postgres-no-repository", _describe(environment)
+    for repository in listed(cluster, "status", "pgbackrest", "repos"):
         if not repository.get("stanzaCreated"):
-            warning = await _last_warning(environment, namespace, name)
+            warning = await _warning(environment)
             text = f"backup repository {repository['name']} can't be used{warning}"
-            return [Problem(text, "postgres-no-repository", described, severity=severity)]
+            yield Problem(text, page, remedy, severity=severity)
+            return
     for kind in (
         "PGBackRestRepoHostReady",
         "PGBackRestReplicaRepoReady",
         "PGBackRestReplicaCreate",
     ):
         entry = condition(cluster, kind)
-        if entry is None or entry["status"] == "True":
-            continue
-        moving = age(environment.view, entry.get("lastTransitionTime")) < 2 * GRACE
-        text = f"backups: {kind} is {entry['status']} ({entry.get('reason', '')})"
-        level = Severity.PROGRESS if moving else severity
-        return [Problem(text, "postgres-no-repository", described, severity=level)]
-    return []
+        if entry is not None and entry["status"] != "True":
+            if age(view, entry.get("lastTransitionTime")) < 2 * GRACE:
+                severity = Severity.PROGRESS
+            text = f"backups: {kind} is {entry['status']} ({entry.get('reason', '')})"
+            yield Problem(text, page, remedy, severity=severity)
+            return
 
 
 check(
@@ -471,28 +416,27 @@ check(
     "scheduled backups succeed",
     after=("postgres.repository", "postgres.unchanged"),
 )
-async def _backups(environment: Environment) -> list[Problem]:
-    view = environment.view
-    namespace, name = place(environment)
-    problems: list[Problem] = []
+async def _backups(environment: Environment) -> AsyncIterator[Problem]:
+    view, (namespace, name) = environment.view, place(environment)
     for job in await view.objects("batch/v1/cronjobs", namespace):
-        if not labelled(job, {f"{LABEL}/cluster": name}):
-            continue
-        schedule, status = job["metadata"]["name"], job.get("status", {})
-        due = age(view, status.get("lastScheduleTime"))
-        succeeded = age(view, status.get("lastSuccessfulTime"))
-        started = status.get("lastScheduleTime") is not None
-        never = status.get("lastSuccessfulTime") is None
-        if job["spec"].get("suspend"):
-            text = f"backup schedule {schedule} is suspended"
-        elif started and due > _BACKUP_HOURS * 3600 and (never or succeeded > due):
-            last = "never" if never else f"{succeeded / 3600:.0f} h ago"
-            text = f"backup {schedule} has not succeeded since it was due; last success: {last}"
-        elif started and due > _BACKUP_DAYS * 86400:
-            text = f"backup {schedule} was last started {due / 86400:.0f} days ago"
-        else:
-            continue
-        command = f"get jobs,pods -l {LABEL}/cluster={name}"
-        remedy = environment.kubectl_in(namespace, command)
-        problems.append(Problem(text, "postgres-backup-old", remedy))
-    return problems[:1]
+        reason = _late(environment, job)
+        if reason and labelled(job, {f"{LABEL}/cluster": name}):
+            remedy = environment.kubectl_in(namespace, f"get jobs,pods -l {LABEL}/cluster={name}")
+            yield Problem(f"backup {reason}", "postgres-backup-old", remedy)
+            return
+
+
+def _late(environment: Environment, job: Object) -> str:
+    """Why no backup of a schedule is as new as it should be; empty if it is."""
+    schedule, status, view = job["metadata"]["name"], mapped(job, "status"), environment.view
+    due = age(view, status.get("lastScheduleTime"))
+    succeeded = age(view, status.get("lastSuccessfulTime"))
+    never = status.get("lastSuccessfulTime") is None
+    if job["spec"].get("suspend"):
+        return f"schedule {schedule} is suspended"
+    if due > _BACKUP_HOURS * 3600 and (never or succeeded > due):
+        last = "never" if never else f"{succeeded / 3600:.0f} h ago"
+        return f"{schedule} has not succeeded since it was due; last success: {last}"
+    if due > _BACKUP_DAYS * 86400:
+        return f"{schedule} was last started {due / 86400:.0f} days ago"
+    return ""

@@ -5,17 +5,20 @@ Redis itself asks for a password, which doctor never reads. Its exporter and the
 
 import asyncio
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from enum import Enum
 
 from components import ports
+from components.monitoring.thresholds import MEMORY_SHARE
+from components.network.flows import REDIS_SERVERS, SENTINELS
 from components.redis.component import MASTER
 from components.settings.types import amount
-from operate.doctor import last_update
-from operate.doctor.drift import unchanged
+from operate.doctor import as_declared
 from operate.doctor.endpoints import unnamed
 from operate.doctor.findings import Checks, Environment, Problem, Severity, error_unless, skip
 from operate.doctor.inside import tunnel
+from operate.doctor.last_update import last_update
 from operate.doctor.pod_problems import (
     GRACE,
     Workload,
@@ -26,6 +29,7 @@ from operate.doctor.pod_problems import (
     ready,
 )
 from operate.view import (
+    AbsentError,
     ForbiddenError,
     LookError,
     NoAnswerError,
@@ -36,6 +40,8 @@ from operate.view import (
     labels_of,
     listed,
     mapped,
+    names,
+    place,
     written,
 )
 
@@ -45,12 +51,7 @@ CHECKS = Checks()
 
 check = CHECKS.check
 
-_FAILOVERS = "databases.spotahome.com/v1/redisfailovers"
-
 _ROLE = "redisfailovers-role"
-
-_MEMORY_SHARE = 0.85
-"""Of the container's memory limit; the alert's threshold too. `maxmemory` is 60 % of it."""
 
 _DEFAULT_REPLICAS = 3
 """What redis-operator makes where the object names no number."""
@@ -71,49 +72,64 @@ _PROXY_SECONDS = 2.0
 """Seconds for an answer through the API server's proxy, which some networks fence out."""
 
 
-def _declared(environment: Environment) -> Object | None:
-    """The RedisFailover, where Redis runs in this cluster."""
+class _Ping(Enum):
+    """How a server answers a client without a password."""
+
+    REFUSED = "as it should"
+    SILENT = "it takes the connection and says nothing"
+    NOT_ASKED = "it can't be asked"
+    OTHER = "in another way"
+
+
+def _declared(environment: Environment) -> Object:
+    """The RedisFailover. Raises AbsentError: Redis does not run in this cluster."""
     declared = environment.declared.of_kind("RedisFailover")
-    return declared[0] if declared else None
+    if not declared:
+        raise AbsentError("Redis does not run in this cluster")
+    return declared[0]
 
 
-async def _asked(environment: Environment) -> Object | None:
+async def _failover(environment: Environment) -> Object:
     """The RedisFailover as redis-operator sees it, or as an update has applied it.
 
-    None: Redis does not run in this cluster, or no update has made it yet.
+    Raises AbsentError: Redis does not run in this cluster, or no update has made it yet.
     """
     manifest = _declared(environment)
-    if manifest is None:
-        return None
-    failover = await last_update.find(environment, _FAILOVERS, manifest)
-    metadata = manifest["metadata"]
-    before = await last_update.applied(environment)
-    if failover is None and before.has("RedisFailover", metadata["namespace"], metadata["name"]):
-        return manifest
-    return failover
+    failover = await as_declared.actual(environment, manifest)
+    update = await last_update(environment)
+    if failover is None and not update.has("RedisFailover", *place(manifest)):
+        raise AbsentError("no update has made Redis yet")
+    return failover or manifest
 
 
-def _workload(manifest: Object, component: str) -> Workload:
-    metadata = manifest["metadata"]
-    title, part, prefix, setting = "Sentinel", "sentinel", "rfs", "sentinelResources"
-    if component == "redis":
-        title, part, prefix, setting = "Redis", "redis", "rfr", "resources"
+def _servers_of(failover: Object) -> Workload:
+    return _workload(failover, "redis", "Redis", "rfr", "resources")
+
+
+def _sentinels_of(failover: Object) -> Workload:
+    return _workload(failover, "sentinel", "Sentinel", "rfs", "sentinelResources")
+
+
+def _workload(failover: Object, part: str, title: str, prefix: str, setting: str) -> Workload:
+    namespace, name = place(failover)
+    pods = REDIS_SERVERS if part == "redis" else SENTINELS
     return Workload(
         title=title,
-        namespace=metadata["namespace"],
-        labels={
-            "app.kubernetes.io/name": metadata["name"],
-            "app.kubernetes.io/component": component,
-        },
-        owners=(f"{prefix}-{metadata['name']}",),
-        replicas=int(mapped(manifest, "spec", part).get("replicas", _DEFAULT_REPLICAS)),
-        memory_setting=f"shlink:redis.{setting}.memoryLimit",
+        namespace=namespace,
+        labels=pods.labels,
+        owners=(f"{prefix}-{name}",),
+        replicas=int(mapped(failover, "spec", part).get("replicas", _DEFAULT_REPLICAS)),
+        memory_setting=f"redis.{setting}.memoryLimit",
         secrets=("cluster.objects",),
         unchanged="redis.unchanged",
     )
 
 
-CHECKS.append(unchanged("redis.unchanged", {"RedisFailover": _FAILOVERS}))
+def _is_labelled_master(pod: Object) -> bool:
+    return labels_of(pod).get(_ROLE) == "master"
+
+
+CHECKS.append(as_declared.unchanged("redis.unchanged", "RedisFailover"))
 
 
 @check(
@@ -127,29 +143,20 @@ CHECKS.append(unchanged("redis.unchanged", {"RedisFailover": _FAILOVERS}))
         "redis.unchanged",
     ),
 )
-async def _created(environment: Environment) -> list[Problem]:
-    manifest = _declared(environment)
-    if manifest is None:
-        return []
-    view = environment.view
-    namespace, name = manifest["metadata"]["namespace"], manifest["metadata"]["name"]
-    failover = await last_update.find(environment, _FAILOVERS, manifest)
+async def _created(environment: Environment) -> AsyncIterator[Problem]:
+    view, manifest = environment.view, _declared(environment)
+    namespace, name = place(manifest)
+    failover = await as_declared.actual(environment, manifest)
     if failover is None:
-        return [await last_update.missing(environment, manifest)]
+        yield await as_declared.missing(environment, manifest)
+        return
     servers = await view.named("apps/v1/statefulsets", namespace, f"rfr-{name}")
     sentinels = await view.named("apps/v1/deployments", namespace, f"rfs-{name}")
-    problems: list[Problem] = []
     if servers is None or sentinels is None:
         young = age(view, failover["metadata"]["creationTimestamp"]) < GRACE
-        problems.append(
-            Problem(
-                "redis-operator has not made what the RedisFailover asks for",
-                "redis-not-created",
-                environment.kubectl_in(namespace, "logs deployment/redis-operator --tail=30"),
-                severity=error_unless(changing=young),
-            )
-        )
-    return problems
+        text = "redis-operator has not made what the RedisFailover asks for"
+        logs = environment.kubectl_in(namespace, "logs deployment/redis-operator --tail=30")
+        yield Problem(text, "redis-not-created", logs, severity=error_unless(changing=young))
 
 
 @check(
@@ -157,61 +164,49 @@ async def _created(environment: Environment) -> list[Problem]:
     "every Redis server answers its exporter",
     after=(*CLUSTER, "redis.created", "redis.unchanged"),
 )
-async def _answers(environment: Environment) -> list[Problem]:
+async def _answers(environment: Environment) -> AsyncIterator[Problem]:
     """The exporter's password is that of the pod, Ready or not."""
-    manifest = await _asked(environment)
-    if manifest is None:
-        return []
-    view, metadata = environment.view, manifest["metadata"]
-    pods = await pods_of(view, _workload(manifest, "redis"))
+    view, failover = environment.view, await _failover(environment)
+    pods = await pods_of(view, _servers_of(failover))
     # A rotation gives the servers their new password before it restarts them, one by one.
-    asked = written(view, manifest)
+    changed = written(view, failover)
     rolling = any(moved(view, pod) for pod in pods)
-    rotating = asked < GRACE or (rolling and asked < len(pods) * GRACE)
+    rotating = changed < GRACE or (rolling and changed < len(pods) * GRACE)
     containers = ("redis", "redis-exporter")
     running = [pod for pod in pods if all(container_runs(pod, name) for name in containers)]
-    told = await asyncio.gather(*(_exported(environment, pod) for pod in running))
-    problems: list[Problem] = []
-    for pod, server in zip(running, told, strict=True):
+    exported = await asyncio.gather(*(_exported(environment, pod) for pod in running))
+    for pod, server in zip(running, exported, strict=True):
         # An exporter waits longer for a server that hangs than doctor waits for the exporter.
         silent = isinstance(server, Problem)
         if not silent and server.value("redis_up") != 0:
             continue
-        heard = await _heard(environment, pod)
-        if silent and heard != b"":
+        answer = await _ping(environment, pod)
+        if silent and answer is not _Ping.SILENT:
             continue
-        name = pod["metadata"]["name"]
+        namespace, name = place(pod)
         young = age(view, pod["metadata"]["creationTimestamp"]) < _START_SECONDS
         text, page = f"Redis: {name} does not answer its own exporter", "redis-does-not-answer"
-        # The exporter tells of a refusal no more than that it has none (1.74); the server does.
-        if heard and heard.startswith(b"-NOAUTH"):
+        # The exporter shows of a refusal no more than that it has none (1.74); the server does.
+        if answer is _Ping.REFUSED:
             text = f"Redis: {name} refuses its own exporter's password"
             page = "redis-password-refused"
         # A new server has the Secret's password and none of what was set by hand; no update
         # notices either.
-        remedy = environment.kubectl_in(metadata["namespace"], f"delete pod {name}")
-        severity = error_unless(changing=rotating or young)
-        problems.append(Problem(text, page, remedy, severity=severity))
-    return problems
+        remedy = environment.kubectl_in(namespace, f"delete pod {name}")
+        yield Problem(text, page, remedy, severity=error_unless(changing=rotating or young))
 
 
-async def _heard(environment: Environment, pod: Object) -> bytes | None:
-    """What a server answers to a client without a password: a refusal, if it is well.
-
-    Empty: it takes the connection and says nothing. None: it can't be asked.
-    """
-    metadata = pod["metadata"]
+async def _ping(environment: Environment, pod: Object) -> _Ping:
     try:
-        async with tunnel(
-            environment.view, metadata["namespace"], metadata["name"], ports.REDIS
-        ) as connection:
+        async with tunnel(environment.view, *place(pod), ports.REDIS) as connection:
             await connection.send(b"PING\r\n")
             try:
-                return await asyncio.wait_for(connection.receive(), _PING_SECONDS)
+                answer = await asyncio.wait_for(connection.receive(), _PING_SECONDS)
             except TimeoutError:
-                return b""
+                return _Ping.SILENT
     except (NoAnswerError, SkippedError):
-        return None
+        return _Ping.NOT_ASKED
+    return _Ping.REFUSED if answer.startswith(b"-NOAUTH") else _Ping.OTHER
 
 
 @check(
@@ -228,20 +223,16 @@ async def _heard(environment: Environment, pod: Object) -> bytes | None:
         "redis.unchanged",
     ),
 )
-async def _running(environment: Environment) -> list[Problem]:
-    manifest = await _asked(environment)
-    if manifest is None:
-        return []
-    problems: list[Problem] = []
-    for component in ("redis", "sentinel"):
-        workload = _workload(manifest, component)
-        own = await pod_problems(environment, workload)
-        problems += own
-        if not own and not await pods_of(environment.view, workload):
+async def _running(environment: Environment) -> AsyncIterator[Problem]:
+    failover = await _failover(environment)
+    for workload in (_servers_of(failover), _sentinels_of(failover)):
+        problems = await pod_problems(environment, workload)
+        for problem in problems:
+            yield problem
+        if not problems and not await pods_of(environment.view, workload):
             text = f"{workload.title}: no pod exists"
             remedy = environment.kubectl_in(workload.namespace, "get statefulsets,deployments")
-            problems.append(Problem(text, "redis-not-created", remedy))
-    return problems
+            yield Problem(text, "redis-not-created", remedy)
 
 
 @check(
@@ -249,25 +240,16 @@ async def _running(environment: Environment) -> list[Problem]:
     "Redis has one master",
     after=("redis.running", "operators.available", "redis.unchanged"),
 )
-async def _master(environment: Environment) -> list[Problem]:
-    manifest = await _asked(environment)
-    if manifest is None:
-        return []
-    workload = _workload(manifest, "redis")
+async def _master(environment: Environment) -> AsyncIterator[Problem]:
+    workload = _servers_of(await _failover(environment))
     pods = await pods_of(environment.view, workload)
-    masters = [pod["metadata"]["name"] for pod in pods if labels_of(pod).get(_ROLE) == "master"]
-    if len(masters) == 1 or not pods:
-        return []
-    moving = any(moved(environment.view, pod) for pod in pods)
-    names = ", ".join(masters) or "none"
-    return [
-        Problem(
-            f"Redis: one pod must have the operator's label of the master, but: {names}",
-            "redis-no-master",
-            environment.kubectl_in(workload.namespace, f"get pods -L {_ROLE}"),
-            severity=error_unless(changing=moving),
-        )
-    ]
+    masters = names(filter(_is_labelled_master, pods))
+    if pods and len(masters) != 1:
+        moving = any(moved(environment.view, pod) for pod in pods)
+        shown = ", ".join(masters) or "none"
+        text = f"Redis: one pod must have the operator's label of the master, but: {shown}"
+        remedy = environment.kubectl_in(workload.namespace, f"get pods -L {_ROLE}")
+        yield Problem(text, "redis-no-master", remedy, severity=error_unless(changing=moving))
 
 
 @check(
@@ -275,27 +257,24 @@ async def _master(environment: Environment) -> list[Problem]:
     "the Services of Redis and Sentinel lead to every pod",
     after=("redis.created", "redis.running", "redis.unchanged"),
 )
-async def _names(environment: Environment) -> list[Problem]:
-    manifest = await _asked(environment)
-    if manifest is None:
-        return []
-    namespace, name = manifest["metadata"]["namespace"], manifest["metadata"]["name"]
-    services = await environment.view.objects("v1/services", namespace)
-    there = {service["metadata"]["name"] for service in services}
-    remedy = environment.kubectl_in(namespace, "rollout restart deployment redis-operator")
-    missing = sorted({f"rfs-{name}", f"rfr-{name}"} - there)
+async def _names(environment: Environment) -> AsyncIterator[Problem]:
+    failover = await _failover(environment)
+    namespace, name = place(failover)
+    services = names(await environment.view.objects("v1/services", namespace))
+    missing = sorted({f"rfs-{name}", f"rfr-{name}"} - set(services))
     if missing:
         text = f"Redis: missing Services: {', '.join(missing)}"
-        return [Problem(text, "redis-no-names", remedy)]
-    problems: list[Problem] = []
-    for component, service in (("redis", f"rfr-{name}"), ("sentinel", f"rfs-{name}")):
-        pods = await _settled(environment, _workload(manifest, component))
+        remedy = environment.kubectl_in(namespace, "rollout restart deployment redis-operator")
+        yield Problem(text, "redis-no-names", remedy)
+        return
+    for workload in (_servers_of(failover), _sentinels_of(failover)):
+        (service,) = workload.owners
+        pods = await _settled(environment, workload)
         unknown = await unnamed(environment.view, namespace, service, pods)
         if unknown:
             text = f"Redis: Service {service} does not lead to {', '.join(unknown)}"
-            described = environment.kubectl_in(namespace, f"describe service {service}")
-            problems.append(Problem(text, "redis-no-names", described))
-    return problems
+            remedy = environment.kubectl_in(namespace, f"describe service {service}")
+            yield Problem(text, "redis-no-names", remedy)
 
 
 async def _settled(environment: Environment, workload: Workload) -> list[Object]:
@@ -309,50 +288,40 @@ async def _settled(environment: Environment, workload: Workload) -> list[Object]
     "the sentinels agree on the master",
     after=("redis.master", "redis.running", "redis.unchanged"),
 )
-async def _sentinels(environment: Environment) -> list[Problem]:
-    manifest = await _asked(environment)
-    if manifest is None:
-        return []
-    view = environment.view
-    servers = await pods_of(view, _workload(manifest, "redis"))
-    sentinels = await _settled(environment, _workload(manifest, "sentinel"))
+async def _sentinels(environment: Environment) -> AsyncIterator[Problem]:
+    view, failover = environment.view, await _failover(environment)
+    servers = await pods_of(view, _servers_of(failover))
+    sentinels = await _settled(environment, _sentinels_of(failover))
     answers = await asyncio.gather(*(_named_master(environment, pod) for pod in sentinels))
     addresses = {str(at(pod, "status", "podIP")): pod["metadata"]["name"] for pod in servers}
-    named: dict[str, list[str]] = {}
-    skipped: list[Problem] = []
-    for pod, answer in zip(sentinels, answers, strict=True):
-        name = pod["metadata"]["name"]
+    # By the master that they name.
+    groups: dict[str, list[str]] = {}
+    silent: list[Problem] = []
+    for name, answer in zip(names(sentinels), answers, strict=True):
         if isinstance(answer, NoAnswerError):
-            skipped.append(skip(f"sentinel {name}: {answer}"))
+            silent.append(skip(f"sentinel {name}: {answer}"))
         else:
-            named.setdefault(addresses.get(answer, answer), []).append(name)
-    labelled_masters = [
-        pod["metadata"]["name"] for pod in servers if labels_of(pod).get(_ROLE) == "master"
-    ]
-    if len(named) <= 1 and set(named) <= set(labelled_masters):
-        return skipped
-    told = "; ".join(f"{', '.join(pods)}: {master}" for master, pods in sorted(named.items()))
-    label = ", ".join(labelled_masters) or "none"
-    moving = any(moved(environment.view, pod) for pod in servers)
-    return [
-        Problem(
-            f"the sentinels do not agree with the label of the master ({label}): {told}",
-            "redis-sentinels-disagree",
-            environment.kubectl_in(
-                manifest["metadata"]["namespace"], f"get pods -o wide -L {_ROLE}"
-            ),
-            severity=error_unless(changing=moving),
-        )
-    ]
+            groups.setdefault(addresses.get(answer, answer), []).append(name)
+    masters = names(filter(_is_labelled_master, servers))
+    if len(groups) <= 1 and set(groups) <= set(masters):
+        for problem in silent:
+            yield problem
+        return
+    votes = "; ".join(f"{', '.join(pods)}: {master}" for master, pods in sorted(groups.items()))
+    label = ", ".join(masters) or "none"
+    moving = any(moved(view, pod) for pod in servers)
+    yield Problem(
+        f"the sentinels do not agree with the label of the master ({label}): {votes}",
+        "redis-sentinels-disagree",
+        environment.kubectl_in(place(failover)[0], f"get pods -o wide -L {_ROLE}"),
+        severity=error_unless(changing=moving),
+    )
 
 
 async def _named_master(environment: Environment, pod: Object) -> str | NoAnswerError:
     """The address that a sentinel names; empty where it knows of none."""
-    metadata = pod["metadata"]
     try:
-        async with tunnel(
-            environment.view, metadata["namespace"], metadata["name"], ports.SENTINEL
-        ) as connection:
+        async with tunnel(environment.view, *place(pod), ports.SENTINEL) as connection:
             await connection.send(f"SENTINEL get-master-addr-by-name {MASTER}\r\n".encode())
             answer = b""
             # An array of two strings, or nil: https://redis.io/docs/latest/develop/reference/protocol-spec/
@@ -374,37 +343,32 @@ def _lines(answer: bytes) -> int:
     "every Redis server answers, takes writes and has memory left",
     after=("redis.master", "redis.running", "redis.unchanged"),
 )
-async def _servers(environment: Environment) -> list[Problem]:
-    manifest = await _asked(environment)
-    if manifest is None:
-        return []
-    servers = await pods_of(environment.view, _workload(manifest, "redis"))
+async def _servers(environment: Environment) -> AsyncIterator[Problem]:
+    workload = _servers_of(await _failover(environment))
+    servers = await pods_of(environment.view, workload)
     # The operator looks every 30 s; until then a replica may ask a master that is gone.
     moving = any(moved(environment.view, pod) for pod in servers)
-    pods = await _settled(environment, _workload(manifest, "redis"))
-    told = await asyncio.gather(*(_exported(environment, pod) for pod in pods))
-    problems: list[Problem] = []
+    pods = await _settled(environment, workload)
+    exported = await asyncio.gather(*(_exported(environment, pod) for pod in pods))
     masters: list[str] = []
-    for pod, server in zip(pods, told, strict=True):
+    for pod, server in zip(pods, exported, strict=True):
         if isinstance(server, Problem):
-            problems.append(server)
+            yield server
             continue
-        problems += _of_server(environment, pod, server, moving=moving)
+        for problem in _of_server(environment, pod, server, moving=moving):
+            yield problem
         if server.label("role") == "master":
             masters.append(pod["metadata"]["name"])
     if len(masters) > 1:
-        namespace = manifest["metadata"]["namespace"]
         text = f"Redis: several servers are a master and take writes: {', '.join(masters)}"
-        remedy = environment.kubectl_in(namespace, f"get pods -L {_ROLE}")
-        severity = error_unless(changing=moving)
-        problems.append(Problem(text, "redis-no-master", remedy, severity=severity))
-    return problems
+        remedy = environment.kubectl_in(workload.namespace, f"get pods -L {_ROLE}")
+        yield Problem(text, "redis-no-master", remedy, severity=error_unless(changing=moving))
 
 
 def _of_server(
     environment: Environment, pod: Object, server: "_Exported", *, moving: bool
 ) -> Iterator[Problem]:
-    namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
+    namespace, name = place(pod)
     logs = environment.kubectl_in(namespace, f"logs {name} -c redis --tail=20")
     yield from _memory(environment, pod, server)
     if server.value("redis_master_link_up") == 0:
@@ -425,21 +389,20 @@ def _of_server(
 def _memory(environment: Environment, pod: Object, server: "_Exported") -> Iterator[Problem]:
     """How near a server is to the kernel's limit, and to its own where it evicts nothing."""
     name = pod["metadata"]["name"]
-    stack = environment.declared.stack
-    remedy = f"pulumi config set --stack {stack} --path shlink:redis.resources.memoryLimit 1Gi"
+    remedy = environment.setting("redis.resources.memoryLimit", "1Gi")
     limit = 0.0
     for container in listed(pod, "spec", "containers"):
         bound = at(container, "resources", "limits", "memory")
         if container["name"] == "redis" and bound:
             limit = float(amount(str(bound)))
     used = server.value("redis_memory_used_rss_bytes") or 0
-    if used > _MEMORY_SHARE * limit:
+    if used > MEMORY_SHARE * limit:
         text = f"Redis: {name} uses {used / limit:.0%} of its memory limit"
         yield Problem(text, "redis-memory", remedy, severity=Severity.WARNING)
     most, holds = server.value("redis_memory_max_bytes"), server.value("redis_memory_used_bytes")
     if server.label("maxmemory_policy") == "noeviction" and most and holds and holds >= most:
         text = f"Redis: {name} is full, evicts nothing (noeviction) and refuses every write"
-        yield Problem(text, "redis-memory", environment.make("refresh"))
+        yield Problem(text, "redis-memory")
 
 
 @dataclass(frozen=True)
@@ -466,15 +429,15 @@ class _Exported:
 
 async def _exported(environment: Environment, pod: Object) -> _Exported | Problem:
     """What a pod's exporter tells of its server, through the API server's proxy."""
-    metadata = pod["metadata"]
-    place = f"v1/pods/{metadata['name']}:{ports.REDIS_EXPORTER}/proxy/metrics"
+    namespace, name = place(pod)
+    path = f"v1/pods/{name}:{ports.REDIS_EXPORTER}/proxy/metrics"
     try:
-        reply = await environment.view.reply(place, metadata["namespace"], patience=_PROXY_SECONDS)
+        reply = await environment.view.reply(path, namespace, patience=_PROXY_SECONDS)
     except ForbiddenError:
         raise
     except LookError as error:
         return skip(str(error))
-    told = _Exported(str(reply.body))
-    if told.value("redis_up") is None:
-        return skip(f"the exporter of {metadata['name']} tells nothing ({reply.status})")
-    return told
+    exported = _Exported(str(reply.body))
+    if exported.value("redis_up") is None:
+        return skip(f"the exporter of {name} tells nothing ({reply.status})")
+    return exported

@@ -1,13 +1,13 @@
 """External Secrets: the stores can log in to Vault, and every Secret is as new as it should be."""
 
 import re
+from collections.abc import AsyncIterator
 
 from components.cluster.waits import synced
-from operate.doctor import last_update
-from operate.doctor.drift import unchanged
+from operate.doctor import as_declared
 from operate.doctor.findings import Checks, Environment, Problem, error_unless
 from operate.doctor.pod_problems import GRACE, last_seen
-from operate.view import Object, age, at, condition, mapped, written
+from operate.view import Object, age, at, condition, mapped, place, written
 
 from .cluster import CLUSTER
 from .vault import restarted
@@ -16,11 +16,7 @@ CHECKS = Checks()
 
 check = CHECKS.check
 
-_STORES = "external-secrets.io/v1/secretstores"
-
-_EXTERNAL = "external-secrets.io/v1/externalsecrets"
-
-_MISSED_REFRESHES = 3
+_MISSED_REFRESHES = 2
 """Refresh intervals without a refresh that mean that nobody refreshes."""
 
 _SYNC_SECONDS = 30.0
@@ -30,7 +26,7 @@ _RETRY_SECONDS = 60.0
 """Seconds after a restart of Vault in which External Secrets has tried again: after each failure it
 waits longer."""
 
-_TOLD = 300
+_SHOWN = 300
 """Characters of a message that are repeated."""
 
 _FAILURES = ("InvalidProviderConfig", "UpdateFailed", "MissingProviderSecret")
@@ -49,7 +45,7 @@ _MEANINGS = {
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 
 
-CHECKS.append(unchanged("secrets.unchanged", {"SecretStore": _STORES, "ExternalSecret": _EXTERNAL}))
+CHECKS.append(as_declared.unchanged("secrets.unchanged", "SecretStore", "ExternalSecret"))
 
 
 @check(
@@ -70,13 +66,11 @@ CHECKS.append(unchanged("secrets.unchanged", {"SecretStore": _STORES, "ExternalS
         "vault.login",
     ),
 )
-async def _stores(environment: Environment) -> list[Problem]:
-    problems: list[Problem] = []
+async def _stores(environment: Environment) -> AsyncIterator[Problem]:
     for manifest in environment.declared.of_kind("SecretStore"):
-        namespace, name = manifest["metadata"]["namespace"], manifest["metadata"]["name"]
-        store = await last_update.find(environment, _STORES, manifest)
+        store = await as_declared.actual(environment, manifest)
         if store is None:
-            problems.append(await last_update.missing(environment, manifest))
+            yield await as_declared.missing(environment, manifest)
             continue
         ready = condition(store, "Ready")
         if ready is not None and ready["status"] == "True":
@@ -84,17 +78,10 @@ async def _stores(environment: Environment) -> list[Problem]:
         young = age(environment.view, store["metadata"]["creationTimestamp"]) < GRACE / 3
         changing = (young and ready is None) or await restarted(environment, _RETRY_SECONDS)
         reason = await _reason(environment, store, ready)
-        # As Go says it: https://pkg.go.dev/crypto/x509#CertificateInvalidError
+        # As Go writes it: https://pkg.go.dev/crypto/x509#CertificateInvalidError
         page = "certificate-refused" if "x509:" in reason else "secret-store-not-ready"
-        problems.append(
-            Problem(
-                f"SecretStore {namespace}/{name} can't log in to Vault: {reason}",
-                page,
-                environment.make("refresh"),
-                severity=error_unless(changing=changing),
-            )
-        )
-    return problems
+        text = f"SecretStore {'/'.join(place(store))} can't log in to Vault: {reason}"
+        yield Problem(text, page, severity=error_unless(changing=changing))
 
 
 @check(
@@ -102,85 +89,70 @@ async def _stores(environment: Environment) -> list[Problem]:
     "every Secret is delivered, in the version that its pods are made for",
     after=("secrets.store", "secrets.unchanged"),
 )
-async def _synced(environment: Environment) -> list[Problem]:
-    problems: list[Problem] = []
+async def _synced(environment: Environment) -> AsyncIterator[Problem]:
     for manifest in environment.declared.of_kind("ExternalSecret"):
-        external = await last_update.find(environment, _EXTERNAL, manifest)
+        external = await as_declared.actual(environment, manifest)
         if external is None:
-            problems.append(await last_update.missing(environment, manifest))
+            yield await as_declared.missing(environment, manifest)
             continue
-        problems += await _of_external(environment, external)
-    return problems
+        problem = await _undelivered(environment, external) or _not_refreshed(environment, external)
+        if problem:
+            yield problem
 
 
-async def _of_external(environment: Environment, external: Object) -> list[Problem]:
-    namespace, name = external["metadata"]["namespace"], external["metadata"]["name"]
+async def _undelivered(environment: Environment, external: Object) -> Problem | None:
+    view, (namespace, name) = environment.view, place(external)
     secret = external["spec"].get("target", {}).get("name", name)
-    ready = condition(external, "Ready")
-    reason = synced(external)
+    ready, reason = condition(external, "Ready"), synced(external)
     if ready is not None and ready["status"] != "True":
         reason = await _reason(environment, external, ready)
-    if reason is not None:
-        view = environment.view
-        young = age(view, external["metadata"]["creationTimestamp"]) < GRACE / 3
-        # A rotation has asked for another version, or Vault was away when it was asked for.
-        changing = (young and ready is None) or written(view, external) < _SYNC_SECONDS
-        changing = changing or await restarted(environment, _RETRY_SECONDS)
-        return [
-            Problem(
-                f"Secret {namespace}/{secret} is not delivered (ExternalSecret {name}): {reason}",
-                "secret-not-synced",
-                environment.make("refresh"),
-                severity=error_unless(changing=changing),
-            )
-        ]
+    if reason is None:
+        return None
+    young = age(view, external["metadata"]["creationTimestamp"]) < GRACE / 3
+    # A rotation has asked for another version, or Vault was away when it was asked for.
+    changing = (young and ready is None) or written(view, external) < _SYNC_SECONDS
+    changing = changing or await restarted(environment, _RETRY_SECONDS)
+    text = f"Secret {namespace}/{secret} is not delivered (ExternalSecret {name}): {reason}"
+    return Problem(text, "secret-not-synced", severity=error_unless(changing=changing))
+
+
+def _not_refreshed(environment: Environment, external: Object) -> Problem | None:
+    namespace, name = place(external)
     interval = _seconds(str(external["spec"].get("refreshInterval", "1h")))
     refreshed = age(environment.view, at(external, "status", "refreshTime"))
-    if interval and refreshed > _MISSED_REFRESHES * interval:
-        return [
-            Problem(
-                f"ExternalSecret {namespace}/{name} was last refreshed "
-                f"{refreshed / 3600:.0f} h ago, so nothing follows a change in Vault",
-                "secret-not-refreshed",
-                environment.kubectl_in(
-                    namespace, f"annotate externalsecret {name} --overwrite force-sync=now"
-                ),
-            )
-        ]
-    return []
+    if not interval or refreshed <= _MISSED_REFRESHES * interval:
+        return None
+    text = f"ExternalSecret {namespace}/{name} was last refreshed {refreshed / 3600:.0f} h ago"
+    command = f"annotate externalsecret {name} --overwrite force-sync=now"
+    remedy = environment.kubectl_in(namespace, command)
+    text = f"{text}, so nothing follows a change in Vault"
+    return Problem(text, "secret-not-refreshed", remedy)
 
 
 def _seconds(duration: str) -> float:
-    """A duration of one unit, as the program writes it: `1h`. Zero: never refreshed."""
-    number, unit = duration[:-1], duration[-1:]
-    if unit not in _UNITS or not number.isdigit():
-        return 0
-    return int(number) * _UNITS[unit]
+    """A duration as Go writes it: `1h`, `1h0m0s`. Zero: never refreshed."""
+    parts = re.findall(r"(\d+)([smh])", duration)
+    return sum(int(number) * _UNITS[unit] for number, unit in parts)
 
 
 async def _reason(environment: Environment, item: Object, ready: Object | None) -> str:
     """Why it is not Ready. The condition says only what failed, an event of the object says why."""
     if ready is None:
         return "the controller has not looked at it yet"
-    told = " ".join(str(ready.get("message", "")).split())[:_TOLD] or "no message"
-    namespace, name = item["metadata"]["namespace"], item["metadata"]["name"]
+    text = " ".join(str(ready.get("message", "")).split())[:_SHOWN] or "no message"
+    namespace, name = place(item)
     events = await environment.view.objects("v1/events", namespace)
-    own = [
-        event
-        for event in events
-        if event.get("type") == "Warning"
-        and mapped(event, "involvedObject").get("name") == name
-        and event.get("reason") in _FAILURES
-    ]
-    own.sort(key=last_seen)
-    if own:
-        told = f"{told}: {_meaning(str(own[-1].get('message', '')))}"
-    return f"{ready.get('reason', '')}: {told}"
+    own = [event for event in events if mapped(event, "involvedObject").get("name") == name]
+    failures = [event for event in own if event.get("reason") in _FAILURES]
+    if failures:
+        failures.sort(key=last_seen)
+        text = f"{text}: {_meaning(str(failures[-1].get('message', '')))}"
+    return f"{ready.get('reason', '')}: {text}"
 
 
 def _meaning(message: str) -> str:
     """What External Secrets tells of Vault's answer, on one line, after what it means."""
-    line = " ".join(message.split())[:_TOLD]
+    line = " ".join(message.split())[:_SHOWN]
     for pattern, meaning in _MEANINGS.items():
         if re.search(pattern, line):
             return f"{meaning} ({line})"

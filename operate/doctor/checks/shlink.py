@@ -2,14 +2,14 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Mapping, Sequence
 
-from components.network.flows import GEOLITE, WEB_CLIENT
-from operate.doctor import drift, last_update
-from operate.doctor.drift import unchanged
+from components.network.flows import GEOLITE, SERVER, SHLINK, WEB_CLIENT
+from operate.doctor import as_declared, drift
+from operate.doctor.endpoints import any_ready, endpoints
 from operate.doctor.findings import Checks, Environment, Problem, Severity, error_unless, skip
-from operate.doctor.pod_problems import GRACE, Workload, pod_problems
+from operate.doctor.last_update import last_update
+from operate.doctor.pod_problems import GRACE, Workload, deployment_problems, pod_problems
 from operate.view import (
     ForbiddenError,
     LookError,
@@ -17,21 +17,20 @@ from operate.view import (
     age,
     at,
     condition,
-    labels_of,
+    labelled,
     listed,
     mapped,
+    names,
+    place,
 )
 
 from . import postgres_inside
-from .cluster import CLUSTER, deployment_problems
+from .cluster import CLUSTER
 from .postgres_cluster import restoring
 
 CHECKS = Checks()
 
 check = CHECKS.check
-
-_BESIDE = (WEB_CLIENT.name, GEOLITE.name)
-"""Deployments without which Shlink serves."""
 
 _RESTORE_SECONDS = 900.0
 """Seconds in which an update that restores the database starts Shlink again, once nothing is
@@ -110,8 +109,6 @@ _CAUSES: tuple[tuple[str, str, str], ...] = (
     ),
 )
 
-_SCALERS = "autoscaling/v2/horizontalpodautoscalers"
-
 _SCALER_CONDITIONS = (
     ("AbleToScale", "False", "it can't change the number of pods"),
     ("ScalingActive", "False", "it gets no measurements, so the number of pods stays as it is"),
@@ -126,60 +123,42 @@ do, or it takes its steps one by one."""
 
 _NO_METRICS = "could not find the requested resource"
 
+_MEMORY = "app.resources.memoryLimit"
+"""The setting of what a pod of Shlink may use."""
+
+_REPLICAS = ("spec", "replicas")
+
+_ROUTE = "shlink-route"
+
 _PASSING = ("network-policy-missing", "redis-no-master")
 """Pages of what a log tells during the restart of a server too."""
 
 
 def _deployment(environment: Environment) -> Object:
-    for deployment in environment.declared.of_kind("Deployment"):
-        if deployment["metadata"]["name"] not in _BESIDE:
-            return deployment
-    raise LookError("no Deployment of Shlink is declared")
-
-
-def _migration(environment: Environment) -> Object | None:
-    namespace = _deployment(environment)["metadata"]["namespace"]
-    for job in environment.declared.of_kind("Job"):
-        if job["metadata"]["namespace"] == namespace:
-            return job
-    return None
+    deployment = environment.declared.named("Deployment", SERVER.name)
+    if deployment is None:
+        raise LookError("no Deployment of Shlink is declared")
+    return deployment
 
 
 CHECKS.append(
-    unchanged(
-        "shlink.unchanged",
-        {
-            "Deployment": "apps/v1/deployments",
-            "Service": "v1/services",
-            "Ingress": "networking.k8s.io/v1/ingresses",
-            "HTTPRoute": "gateway.networking.k8s.io/v1/httproutes",
-        },
-    )
+    as_declared.unchanged("shlink.unchanged", "Deployment", "Service", "Ingress", "HTTPRoute")
 )
 
 
 @check("shlink.redis-mode", "Shlink is told how Redis runs", after=CLUSTER)
-async def _redis_mode(environment: Environment) -> list[Problem]:
+async def _redis_mode(environment: Environment) -> AsyncIterator[Problem]:
     """With a single entry Shlink ignores the Sentinel setting (shlink-common, RedisFactory)."""
-    manifest = _deployment(environment)
-    namespace, name = manifest["metadata"]["namespace"], manifest["metadata"]["name"]
-    deployment = await environment.view.named("apps/v1/deployments", namespace, name)
-    if deployment is None:
-        return []
-    container = deployment["spec"]["template"]["spec"]["containers"][0]
-    variables: dict[str, Any] = {}
-    for variable in listed(container, "env"):
-        variables[variable["name"]] = variable.get("value")
-    if "REDIS_SENTINEL_SERVICE" not in variables:
-        return []
-    servers = str(variables.get("REDIS_SERVERS") or "").split(",")
-    if len(servers) > 1:
-        return []
-    text = (
-        "Shlink is told one Sentinel in REDIS_SERVERS; with fewer than two it takes the "
-        "Sentinel for Redis itself"
-    )
-    return [Problem(text, "shlink-redis-mode", environment.make("refresh"))]
+    deployment = await as_declared.actual(environment, _deployment(environment)) or {}
+    for container in listed(deployment, "spec", "template", "spec", "containers")[:1]:
+        variables = {entry["name"]: entry.get("value") for entry in listed(container, "env")}
+        servers = str(variables.get("REDIS_SERVERS") or "").split(",")
+        if "REDIS_SENTINEL_SERVICE" in variables and len(servers) == 1:
+            text = (
+                "Shlink is told one Sentinel in REDIS_SERVERS; with fewer than two it takes the "
+                "Sentinel for Redis itself"
+            )
+            yield Problem(text, "shlink-redis-mode")
 
 
 @check(
@@ -193,18 +172,23 @@ async def _redis_mode(environment: Environment) -> list[Problem]:
         *_SERVERS,
     ),
 )
-async def _migrated(environment: Environment) -> list[Problem]:
-    manifest = _migration(environment)
-    if manifest is None:
-        return []
-    view = environment.view
-    namespace, name = manifest["metadata"]["namespace"], manifest["metadata"]["name"]
-    job = await view.named("batch/v1/jobs", namespace, name)
-    complete = condition(job, "Complete") if job else None
-    if job is None or (complete is not None and complete["status"] == "True"):
-        return []
-    failed = condition(job, "Failed")
-    if failed is not None and failed["status"] == "True":
+async def _migration_done(environment: Environment) -> AsyncIterator[Problem]:
+    jobs = [job for job in environment.declared.of_kind("Job") if place(job)[0] == SHLINK]
+    for manifest in jobs[:1]:
+        job = await as_declared.actual(environment, manifest)
+        if job is not None:
+            for problem in await _of_migration(environment, manifest, job):
+                yield problem
+
+
+async def _of_migration(
+    environment: Environment, manifest: Object, job: Object
+) -> Sequence[Problem]:
+    namespace, name = place(job)
+    if (condition(job, "Complete") or {}).get("status") == "True":
+        return ()
+    failed = condition(job, "Failed") or {}
+    if failed.get("status") == "True":
         return [await _failure(environment, job, str(failed.get("reason", "")))]
     workload = Workload(
         title="Shlink's migration",
@@ -212,23 +196,26 @@ async def _migrated(environment: Environment) -> list[Problem]:
         labels=manifest["spec"]["template"]["metadata"]["labels"],
         owners=(name,),
         replicas=0,
-        memory_setting="shlink:app.resources.memoryLimit",
+        memory_setting=_MEMORY,
         secrets=("secrets.synced",),
         unchanged="shlink.unchanged",
     )
     problems = await pod_problems(environment, workload)
-    running = age(view, job["metadata"]["creationTimestamp"])
+    running = age(environment.view, job["metadata"]["creationTimestamp"])
     if problems:
-        return [problem for problem in problems if problem.anchor != "pod-evicted"] or [
-            await _tried_again(environment, job, young=running < GRACE)
-        ]
+        waiting = [problem for problem in problems if problem.anchor != "pod-evicted"]
+        return waiting or [await _tried_again(environment, job, young=running < GRACE)]
+    text, page, severity = (
+        "Shlink's migration is running",
+        "shlink-migration-failed",
+        Severity.PROGRESS,
+    )
+    remedy = environment.kubectl_in(namespace, f"logs job/{name} --follow")
     if running > 2 * GRACE:
         text = f"Shlink's migration has not finished after {2 * GRACE:.0f} s"
+        severity = Severity.ERROR
         remedy = environment.kubectl_in(namespace, f"logs job/{name} --tail=30")
-        return [Problem(text, "shlink-migration-failed", remedy)]
-    text = "Shlink's migration is running"
-    remedy = environment.kubectl_in(namespace, f"logs job/{name} --follow")
-    return [Problem(text, "shlink-migration-failed", remedy, severity=Severity.PROGRESS)]
+    return [Problem(text, page, remedy, severity=severity)]
 
 
 async def _tried_again(environment: Environment, job: Object, *, young: bool) -> Problem:
@@ -239,44 +226,19 @@ async def _tried_again(environment: Environment, job: Object, *, young: bool) ->
 
 
 async def _failure(environment: Environment, job: Object, reason: str) -> Problem:
-    namespace, name = job["metadata"]["namespace"], job["metadata"]["name"]
-    labels = {"job-name": name}
-    cause = await _told_by_log(environment, namespace, labels)
+    namespace, name = place(job)
+    cause = _cause(await _logs(environment, {"job-name": name}))
     if cause:
         text, anchor = cause
-        return Problem(f"Shlink's migration failed: {text}", anchor, environment.make("refresh"))
+        return Problem(f"Shlink's migration failed: {text}", anchor)
     remedy = environment.kubectl_in(namespace, f"logs job/{name} --tail=50")
     return Problem(f"Shlink's migration failed ({reason})", "shlink-migration-failed", remedy)
 
 
-async def _told_by_log(
-    environment: Environment, namespace: str, labels: Mapping[str, str]
-) -> tuple[str, str] | None:
-    """The cause that the newest pod's log names, in our words; its text may hold what is secret."""
-    for log in await _logs(environment, namespace, labels):
-        cause = _cause(log)
-        if cause:
-            return cause
-    return None
-
-
-async def _step(environment: Environment, namespace: str, labels: Mapping[str, str]) -> str:
-    """The step that the newest pod's start has reached, in our words; empty if its log has none."""
-    for log in await _logs(environment, namespace, labels):
-        reached = [step for text, step in _STEPS if text in log]
-        if reached:
-            return reached[-1]
-    return ""
-
-
-async def _logs(environment: Environment, namespace: str, labels: Mapping[str, str]) -> list[str]:
+async def _logs(environment: Environment, labels: Mapping[str, str]) -> list[str]:
     """The ends of the logs of the two newest pods with these labels."""
     view = environment.view
-    pods: list[Object] = []
-    for pod in await view.objects("v1/pods", namespace):
-        own = labels_of(pod)
-        if all(own.get(key) == value for key, value in labels.items()):
-            pods.append(pod)
+    pods = [pod for pod in await view.objects("v1/pods", SHLINK) if labelled(pod, labels)]
     pods.sort(key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")), reverse=True)
     logs: list[str] = []
     for pod in pods[:2]:
@@ -284,20 +246,29 @@ async def _logs(environment: Environment, namespace: str, labels: Mapping[str, s
             waiting = "waiting" in mapped(status, "state")
             query = f"container={status['name']}&tailLines=200&previous={str(waiting).lower()}"
             try:
-                reply = await view.reply(
-                    f"v1/pods/{pod['metadata']['name']}/log?{query}", namespace
-                )
+                reply = await view.reply(f"v1/pods/{pod['metadata']['name']}/log?{query}", SHLINK)
             except LookError:
                 continue
             logs.append(str(reply.body))
     return logs
 
 
-def _cause(log: str) -> tuple[str, str] | None:
-    for pattern, text, anchor in _CAUSES:
-        if re.search(pattern, log):
-            return text, anchor
+def _cause(logs: Sequence[str]) -> tuple[str, str] | None:
+    """The cause that a log names, in our words, and its page; its text may hold what is secret."""
+    for log in logs:
+        for pattern, text, anchor in _CAUSES:
+            if re.search(pattern, log):
+                return text, anchor
     return None
+
+
+def _step(logs: Sequence[str]) -> str:
+    """The last step that a start has reached, in our words; empty if no log has one."""
+    for log in logs:
+        reached = [step for text, step in _STEPS if text in log]
+        if reached:
+            return reached[-1]
+    return ""
 
 
 @check(
@@ -311,70 +282,65 @@ def _cause(log: str) -> tuple[str, str] | None:
         *_SERVERS,
     ),
 )
-async def _running(environment: Environment) -> list[Problem]:
+async def _running(environment: Environment) -> AsyncIterator[Problem]:
     manifest = _deployment(environment)
-    namespace, name = manifest["metadata"]["namespace"], manifest["metadata"]["name"]
-    deployment = await environment.view.named("apps/v1/deployments", namespace, name)
+    deployment = await as_declared.actual(environment, manifest)
     if deployment is None:
-        return [await last_update.missing(environment, manifest, "up")]
+        yield await as_declared.missing(environment, manifest, "up")
+        return
     replicas = int(deployment["spec"].get("replicas", 1))
     declared = int(manifest["spec"].get("replicas") or 1)
     if replicas == 0 and declared > 0:
-        before = await last_update.applied(environment)
-        path = ("spec", "replicas")
-        if not drift.edited(deployment, path) and not before.as_declared(manifest):
-            # The last update stopped it, and the next one starts it.
-            return []
-        command = f"scale deployment {name} --replicas={declared}"
-        remedy = environment.kubectl_in(namespace, command)
-        # A restore stops Shlink, and the update goes on after it.
-        young = drift.commanded(environment.view, deployment, path) < _RESTORE_SECONDS
-        restore = young or await restoring(environment) is not None
-        return [
-            Problem(
-                "Shlink is scaled to 0",
-                "shlink-scaled-to-0",
-                remedy,
-                severity=error_unless(changing=restore),
-                causes=CLUSTER,
-            )
-        ]
-    workload = Workload(
-        title="Shlink",
-        namespace=namespace,
-        labels=manifest["spec"]["selector"]["matchLabels"],
-        owners=(name,),
-        replicas=replicas,
-        memory_setting="shlink:app.resources.memoryLimit",
+        if await _stopped_by_hand(environment, deployment, manifest):
+            yield await _stopped(environment, deployment, declared)
+        return
+    workload = Workload.of_deployment(
+        deployment,
+        "Shlink",
+        memory_setting=_MEMORY,
         secrets=("secrets.synced",),
         unchanged="shlink.unchanged",
         grace=_STARTUP,
     )
     problems = await pod_problems(environment, workload)
-    explained: list[Problem] = []
     for problem in problems:
-        if problem.anchor in ("container-crashes", "pod-not-ready"):
-            cause = await _told_by_log(environment, namespace, workload.labels)
-            if cause and problem.severity is Severity.ERROR:
-                text, anchor = cause
-                explained.append(
-                    Problem(f"Shlink does not start: {text}", anchor, environment.make("refresh"))
-                )
-                continue
-            step = await _step(environment, namespace, workload.labels)
-            if step:
-                message = f"{problem.message}; its start has reached: {step}"
-                explained.append(dataclasses.replace(problem, message=message))
-                continue
-        explained.append(problem)
-    available = int(at(deployment, "status", "availableReplicas") or 0)
-    if available == 0 and not explained:
+        yield await _explained(environment, workload, problem)
+    if not problems and not at(deployment, "status", "availableReplicas"):
         text = f"Shlink: none of its {replicas} pods is available"
-        remedy = environment.kubectl_in(namespace, f"describe deployment {name}")
+        command = f"describe deployment {SERVER.name}"
         young = age(environment.view, deployment["metadata"]["creationTimestamp"]) < _STARTUP
-        severity = Severity.PROGRESS if young else Severity.ERROR
-        explained.append(Problem(text, "pod-not-ready", remedy, severity=severity))
-    return explained
+        remedy, severity = environment.kubectl_in(SHLINK, command), error_unless(changing=young)
+        yield Problem(text, "pod-not-ready", remedy, severity=severity)
+
+
+async def _stopped_by_hand(environment: Environment, deployment: Object, manifest: Object) -> bool:
+    """Otherwise the last update stopped it, and the next one starts it."""
+    applied = (await last_update(environment)).is_applied(manifest)
+    return applied or drift.edited(deployment, _REPLICAS)
+
+
+async def _stopped(environment: Environment, deployment: Object, replicas: int) -> Problem:
+    command = f"scale deployment {SERVER.name} --replicas={replicas}"
+    remedy = environment.kubectl_in(SHLINK, command)
+    # A restore stops Shlink, and the update goes on after it.
+    young = drift.commanded(environment.view, deployment, _REPLICAS) < _RESTORE_SECONDS
+    severity = error_unless(changing=young or await restoring(environment) is not None)
+    page = "shlink-scaled-to-0"
+    return Problem("Shlink is scaled to 0", page, remedy, severity=severity, causes=CLUSTER)
+
+
+async def _explained(environment: Environment, workload: Workload, problem: Problem) -> Problem:
+    """A pod's problem, with the cause that its log names or the step that it has reached."""
+    if problem.anchor not in ("container-crashes", "pod-not-ready"):
+        return problem
+    logs = await _logs(environment, workload.labels)
+    cause = _cause(logs)
+    if cause and problem.severity is Severity.ERROR:
+        text, anchor = cause
+        return Problem(f"Shlink does not start: {text}", anchor)
+    step = _step(logs)
+    message = f"{problem.message}; its start has reached: {step}" if step else problem.message
+    return dataclasses.replace(problem, message=message)
 
 
 check(
@@ -389,35 +355,31 @@ check(
     "GeoLite's database is served to Shlink",
     after=(*CLUSTER, "cluster.nodes", "secrets.synced"),
 )
-async def _places(environment: Environment) -> list[Problem]:
+async def _geolite(environment: Environment) -> AsyncIterator[Problem]:
     """Without it visits have no place, and no more."""
-    manifest = environment.declared.named("Deployment", GEOLITE.name)
-    if manifest is None:
-        return []
-    deployment = await environment.view.named(
-        "apps/v1/deployments", GEOLITE.namespace, GEOLITE.name
-    )
-    if deployment is None:
-        problem = await last_update.missing(environment, manifest, "up")
-        if problem.severity is Severity.ERROR:
-            problem = dataclasses.replace(problem, severity=Severity.WARNING)
-        return [problem]
-    workload = Workload(
-        title="GeoLite",
-        namespace=GEOLITE.namespace,
-        labels=GEOLITE.labels,
-        owners=(GEOLITE.name,),
-        replicas=1,
-        secrets=("secrets.synced",),
-        unchanged="shlink.unchanged",
-    )
-    problems: list[Problem] = []
-    for problem in await pod_problems(environment, workload):
+    async for problem in _beside(environment, GEOLITE.name, "GeoLite", "pod-not-ready"):
         severity = problem.severity
         if severity is Severity.ERROR:
             severity = Severity.WARNING
-        problems.append(dataclasses.replace(problem, severity=severity))
-    return problems
+        yield dataclasses.replace(problem, severity=severity)
+
+
+async def _beside(
+    environment: Environment, name: str, title: str, page: str
+) -> AsyncIterator[Problem]:
+    """What is wrong with a Deployment without which Shlink serves."""
+    manifest = environment.declared.named("Deployment", name)
+    if manifest is None:
+        return
+    deployment = await as_declared.actual(environment, manifest)
+    if deployment is None:
+        yield await as_declared.missing(environment, manifest, "up")
+        return
+    workload = Workload.of_deployment(
+        deployment, title, secrets=("secrets.synced",), unchanged="shlink.unchanged"
+    )
+    for problem in await deployment_problems(environment, deployment, workload, page):
+        yield problem
 
 
 @check(
@@ -425,19 +387,17 @@ async def _places(environment: Environment) -> list[Problem]:
     "the autoscaler measures and decides",
     after=("shlink.running", "cluster.reserves"),
 )
-async def _scales(environment: Environment) -> list[Problem]:
-    problems: list[Problem] = []
+async def _autoscaler(environment: Environment) -> AsyncIterator[Problem]:
     for manifest in environment.declared.of_kind("HorizontalPodAutoscaler"):
-        namespace, name = manifest["metadata"]["namespace"], manifest["metadata"]["name"]
-        scaler = await environment.view.named(_SCALERS, namespace, name)
-        if scaler is not None:
-            problems += _of_scaler(environment, scaler)
-    return problems
+        scaler = await as_declared.actual(environment, manifest)
+        problem = _of_scaler(environment, scaler) if scaler else None
+        if problem:
+            yield problem
 
 
-def _of_scaler(environment: Environment, scaler: Object) -> list[Problem]:
+def _of_scaler(environment: Environment, scaler: Object) -> Problem | None:
     """Shlink serves in any case, with as many pods as there are: these are warnings."""
-    namespace, name = scaler["metadata"]["namespace"], scaler["metadata"]["name"]
+    namespace, name = place(scaler)
     remedy = environment.kubectl_in(namespace, f"describe hpa {name}")
     since = scaler["metadata"]["creationTimestamp"]
     text, page = "its controller has not looked at it yet", "shlink-not-scaling"
@@ -454,10 +414,10 @@ def _of_scaler(environment: Environment, scaler: Object) -> list[Problem]:
             page = "shlink-at-its-maximum"
         break
     if not text:
-        return []
+        return None
     young = age(environment.view, since) < GRACE
     severity = Severity.PROGRESS if young else Severity.WARNING
-    return [Problem(f"Shlink's autoscaler: {text}", page, remedy, severity=severity)]
+    return Problem(f"Shlink's autoscaler: {text}", page, remedy, severity=severity)
 
 
 @check(
@@ -465,22 +425,11 @@ def _of_scaler(environment: Environment, scaler: Object) -> list[Problem]:
     "Shlink's web client runs",
     after=(*CLUSTER, "cluster.nodes", "shlink.unchanged"),
 )
-async def _web_client(environment: Environment) -> list[Problem]:
+async def _web_client(environment: Environment) -> AsyncIterator[Problem]:
     """Nothing depends on it but the people who use it."""
-    manifest = environment.declared.named("Deployment", WEB_CLIENT.name)
-    if manifest is None:
-        return []
-    namespace = manifest["metadata"]["namespace"]
-    deployment = await environment.view.named("apps/v1/deployments", namespace, WEB_CLIENT.name)
-    if deployment is None:
-        return [await last_update.missing(environment, manifest, "up")]
-    return await deployment_problems(
-        environment,
-        deployment,
-        title="Shlink's web client",
-        unchanged="shlink.unchanged",
-        page="web-client-down",
-    )
+    title, page = "Shlink's web client", "web-client-down"
+    async for problem in _beside(environment, WEB_CLIENT.name, title, page):
+        yield problem
 
 
 @check(
@@ -493,104 +442,91 @@ async def _web_client(environment: Environment) -> list[Problem]:
         "shlink.unchanged",
     ),
 )
-async def _reached(environment: Environment) -> list[Problem]:
-    view = environment.view
-    manifest = _deployment(environment)
-    namespace = manifest["metadata"]["namespace"]
-    deployment = await view.named("apps/v1/deployments", namespace, manifest["metadata"]["name"])
-    stopped = deployment is not None and deployment["spec"].get("replicas") == 0
-    problems: list[Problem] = []
+async def _reached(environment: Environment) -> AsyncIterator[Problem]:
+    deployment = await as_declared.actual(environment, _deployment(environment))
     for service in environment.declared.of_kind("Service"):
-        name = service["metadata"]["name"]
-        if service["metadata"]["namespace"] != namespace:
-            continue
-        actual = await view.named("v1/services", namespace, name)
-        if actual is None:
-            # In a first `up` it comes after the pods; whatever keeps them is the cause then.
-            created = deployment["metadata"]["creationTimestamp"] if deployment else None
-            young = deployment is not None and age(view, created) < _STARTUP
-            problem = await last_update.missing(environment, service)
-            if young and problem.severity is Severity.ERROR:
-                problem = dataclasses.replace(problem, severity=Severity.PROGRESS)
-            problems.append(problem)
-        elif name == GEOLITE.name or (stopped and name == manifest["metadata"]["name"]):
-            # The checks of their pods tell what is wrong with them.
-            continue
-        elif not await _endpoints(environment, namespace, name):
-            text = f"no Ready pod stands behind Service {namespace}/{name}"
-            remedy = environment.kubectl_in(namespace, f"describe service {name}")
-            # A Service may be there before its pods.
-            new = age(view, actual["metadata"]["creationTimestamp"]) < _STARTUP
-            severity = error_unless(changing=new)
-            problems.append(Problem(text, "shlink-no-endpoints", remedy, severity=severity))
-    for kind, resource in (
-        ("Ingress", "networking.k8s.io/v1/ingresses"),
-        ("HTTPRoute", "gateway.networking.k8s.io/v1/httproutes"),
-    ):
-        for route in environment.declared.of_kind(kind):
-            actual = await last_update.find(environment, resource, route)
-            if actual is None:
-                problem = await last_update.missing(environment, route)
-                problems.append(dataclasses.replace(problem, causes=CLUSTER))
-            else:
-                problems += _route(environment, kind, actual)
-                problems += await _class(environment, actual)
-    return problems
+        if place(service)[0] == SHLINK:
+            async for problem in _service(environment, service, deployment):
+                yield problem
+    for kind in ("Ingress", "HTTPRoute"):
+        for manifest in environment.declared.of_kind(kind):
+            route = await as_declared.actual(environment, manifest)
+            if route is None:
+                missing = await as_declared.missing(environment, manifest)
+                yield dataclasses.replace(missing, causes=CLUSTER)
+                continue
+            for problem in (
+                _route_accepted(environment, kind, route),
+                await _class(environment, route),
+            ):
+                if problem:
+                    yield problem
 
 
-async def _class(environment: Environment, route: Object) -> list[Problem]:
+async def _service(
+    environment: Environment, manifest: Object, deployment: Object | None
+) -> AsyncIterator[Problem]:
+    view, (namespace, name) = environment.view, place(manifest)
+    service = await as_declared.actual(environment, manifest)
+    if service is None:
+        # In a first `up` it comes after the pods; whatever keeps them is the cause then.
+        missing = await as_declared.missing(environment, manifest)
+        created = at(deployment or {}, "metadata", "creationTimestamp")
+        if missing.severity is Severity.ERROR and created and age(view, created) < _STARTUP:
+            missing = dataclasses.replace(missing, severity=Severity.PROGRESS)
+        yield missing
+        return
+    stopped = name == SERVER.name and at(deployment or {}, "spec", "replicas") == 0
+    # The checks of their pods tell what is wrong with them.
+    if name == GEOLITE.name or stopped or any_ready(await endpoints(view, namespace, name)):
+        return
+    text = f"no Ready pod stands behind Service {namespace}/{name}"
+    remedy = environment.kubectl_in(namespace, f"describe service {name}")
+    # A Service may be there before its pods.
+    young = age(view, service["metadata"]["creationTimestamp"]) < _STARTUP
+    severity = error_unless(changing=young)
+    yield Problem(text, "shlink-no-endpoints", remedy, severity=severity)
+
+
+async def _class(environment: Environment, route: Object) -> Problem | None:
     """The class that an Ingress names exists, so that a controller can take it up."""
     name = at(route, "spec", "ingressClassName")
     if name is None:
-        return []
+        return None
     try:
-        known = await environment.view.objects("networking.k8s.io/v1/ingressclasses")
+        classes = await environment.view.objects("networking.k8s.io/v1/ingressclasses")
     except ForbiddenError as error:
-        return [skip(f"{error}; deploy/rbac/doctor.yaml grants it")]
-    if name in [item["metadata"]["name"] for item in known]:
-        return []
+        return skip(f"{error}; deploy/rbac/doctor.yaml grants it")
+    if name in names(classes):
+        return None
     text = f"Ingress {route['metadata']['name']} names the class {name}, which does not exist"
     remedy = f"{environment.kubectl} get ingressclass"
-    return [Problem(text, "shlink-route", remedy, causes=(*CLUSTER, "shlink.unchanged"))]
+    return Problem(text, _ROUTE, remedy, causes=(*CLUSTER, "shlink.unchanged"))
 
 
-def _refuses(entry: Object) -> bool:
-    """Whether a gateway's condition keeps the route from working."""
-    return entry["type"] in ("Accepted", "ResolvedRefs") and entry["status"] != "True"
-
-
-async def _endpoints(environment: Environment, namespace: str, service: str) -> bool:
-    slices = await environment.view.objects("discovery.k8s.io/v1/endpointslices", namespace)
-    for piece in slices:
-        labels = labels_of(piece)
-        if labels.get("kubernetes.io/service-name") != service:
-            continue
-        for endpoint in listed(piece, "endpoints"):
-            if mapped(endpoint, "conditions").get("ready", True):
-                return True
-    return False
-
-
-def _route(environment: Environment, kind: str, actual: Object) -> list[Problem]:
-    namespace, name = actual["metadata"]["namespace"], actual["metadata"]["name"]
-    described = environment.kubectl_in(namespace, f"describe {kind.lower()} {name}")
-    young = age(environment.view, actual["metadata"]["creationTimestamp"]) < GRACE
+def _route_accepted(environment: Environment, kind: str, route: Object) -> Problem | None:
+    namespace, name = place(route)
+    remedy = environment.kubectl_in(namespace, f"describe {kind.lower()} {name}")
+    young = age(environment.view, route["metadata"]["creationTimestamp"]) < GRACE
     if kind == "Ingress":
-        published = actual.get("status", {}).get("loadBalancer", {}).get("ingress")
-        if published or young:
-            return []
+        if young or listed(route, "status", "loadBalancer", "ingress"):
+            return None
         text = f"Ingress {name} has no address: no controller has taken it up"
-        level = Severity.WARNING
+        severity = Severity.WARNING
     else:
-        parents = listed(actual, "status", "parents")
+        parents = listed(route, "status", "parents")
         accepted = any(condition({"status": parent}, "Accepted") for parent in parents)
         refused: list[Object] = []
         for parent in parents:
             refused += [entry for entry in listed(parent, "conditions") if _refuses(entry)]
         if accepted and not refused:
-            return []
+            return None
         reason = refused[0].get("reason", "") if refused else "no gateway has looked at it"
-        text = f"HTTPRoute {name} is not accepted: {reason}"
-        level = Severity.PROGRESS if young else Severity.ERROR
+        text, severity = f"HTTPRoute {name} is not accepted: {reason}", error_unless(changing=young)
     causes = (*CLUSTER, "cluster.kinds")
-    return [Problem(text, "shlink-route", described, severity=level, causes=causes)]
+    return Problem(text, _ROUTE, remedy, severity=severity, causes=causes)
+
+
+def _refuses(entry: Object) -> bool:
+    """Whether a gateway's condition keeps the route from working."""
+    return entry["type"] in ("Accepted", "ResolvedRefs") and entry["status"] != "True"

@@ -14,11 +14,13 @@ import ssl
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from components import ports
 from components.vault.server import is_active
-from operate.doctor import inside, last_update
+from operate.doctor import inside
 from operate.doctor.findings import Environment, Problem, skip
+from operate.doctor.last_update import last_update
 from operate.doctor.pod_problems import Workload, pods_of, ready
-from operate.view import NoAnswerError, Object, Reply, at, labels_of, mapped
+from operate.view import NoAnswerError, Object, Reply, at, labels_of, mapped, place
 
 NO_ROLE = "doctor-asks-for-no-role"
 
@@ -65,16 +67,16 @@ def _encoded(data: bytes) -> str:
 async def _logins(environment: Environment) -> list[Login]:
     """Those of the stores that are as the last update made them, and Vault with them."""
     logins: list[Login] = []
-    before = await last_update.applied(environment)
+    update = await last_update(environment)
     for store in environment.declared.of_kind("SecretStore"):
-        if not before.as_declared(store):
+        if not update.is_applied(store):
             continue
         auth = mapped(store, "spec", "provider", "vault", "auth", "kubernetes")
-        reference = mapped(auth, "serviceAccountRef")
+        reference, (namespace, name) = mapped(auth, "serviceAccountRef"), place(store)
         logins.append(
             Login(
-                namespace=store["metadata"]["namespace"],
-                store=store["metadata"]["name"],
+                namespace=namespace,
+                store=name,
                 mount=str(auth["mountPath"]),
                 role=str(auth["role"]),
                 account=str(reference["name"]),
@@ -84,7 +86,7 @@ async def _logins(environment: Environment) -> list[Login]:
     return logins
 
 
-async def look(environment: Environment, workload: Workload) -> list[Problem]:
+async def problem(environment: Environment, workload: Workload) -> Problem | None:
     """What keeps the stores from logging in, as far as Vault tells without a login."""
     address = urlsplit(environment.declared.outputs.vault_address)
     pods = [pod for pod in await pods_of(environment.view, workload) if ready(pod)]
@@ -92,45 +94,44 @@ async def look(environment: Environment, workload: Workload) -> list[Problem]:
     pods.sort(key=lambda pod: not is_active(labels_of(pod)))
     trusted = await inside.authority(environment)
     if not pods or not trusted or address.scheme != "https":
-        return []
+        return None
     try:
         context = inside.trusting(trusted)
         for login in await _logins(environment):
-            problem = await _ask(environment, pods[0], context, login)
-            if problem:
-                return [problem]
-    except (NoAnswerError, ssl.SSLError) as error:
-        return [skip(f"Vault does not answer a login: {type(error).__name__}")]
-    return []
+            refusal = await _refusal(environment, pods[0], context, login)
+            if refusal:
+                return refusal
+    except NoAnswerError as error:
+        return skip(f"Vault does not answer a login: {error}")
+    except ssl.SSLError as error:
+        return skip(f"Vault does not answer a login: {type(error).__name__}")
+    return None
 
 
-async def _ask(
+async def _refusal(
     environment: Environment, pod: Object, context: ssl.SSLContext, login: Login
 ) -> Problem | None:
     """What keeps this store from logging in; None: nothing that a token of nobody's can tell."""
-    remedy = environment.make("refresh")
-    who = f"SecretStore {login.namespace}/{login.store}"
+    who, page = f"SecretStore {login.namespace}/{login.store}", "vault-login-changed"
     answer = await _posted(environment, pod, context, login, NO_ROLE)
     if answer.status >= _SERVER_ERRORS:
         text = f"Vault answers {answer.status} to a login: it can't write its storage or audit log"
-        namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
+        namespace, name = place(pod)
         logs = environment.kubectl_in(namespace, f"logs {name} -c vault --tail=20")
         return Problem(text, "vault-refuses-all", logs)
     if "invalid role name" not in _errors(answer):
         text = f"Vault: nothing is mounted at auth/{login.mount}, where {who} logs in"
-        return Problem(text, "vault-login-changed", remedy)
-    told = _errors(await _posted(environment, pod, context, login, login.role))
-    meaning = meant(told)
+        return Problem(text, page)
+    meaning = meant(_errors(await _posted(environment, pod, context, login, login.role)))
     if meaning is None:
         return None
-    text = f"{meaning.format(role=login.role)}, so {who} can't log in"
-    return Problem(text, "vault-login-changed", remedy)
+    return Problem(f"{meaning.format(role=login.role)}, so {who} can't log in", page)
 
 
-def meant(told: str) -> str | None:
+def meant(errors: str) -> str | None:
     """What Vault's answer to a token of nobody's means; None: no more than that it is nobody's."""
     for pattern, meaning in _REFUSALS.items():
-        if re.search(pattern, told):
+        if re.search(pattern, errors):
             return meaning
     return None
 
@@ -139,10 +140,8 @@ async def _posted(
     environment: Environment, pod: Object, context: ssl.SSLContext, login: Login, role: str
 ) -> Reply:
     address = urlsplit(environment.declared.outputs.vault_address)
-    metadata = pod["metadata"]
-    async with inside.tunnel(
-        environment.view, metadata["namespace"], metadata["name"], address.port or 8200
-    ) as connection:
+    port = address.port or ports.VAULT
+    async with inside.tunnel(environment.view, *place(pod), port) as connection:
         return await inside.posted(
             connection,
             context,
