@@ -90,7 +90,8 @@ def _releases(client: httpx.Client, pin: Pin, pinned: tuple[int, ...]) -> tuple[
 def _asked(client: httpx.Client, url: str) -> Any:
     token = os.environ.get("GITHUB_TOKEN")
     signed = url.startswith(_GITHUB) and token  # without it GitHub answers 60 requests an hour
-    response = client.get(url, headers={"Authorization": f"Bearer {token}"} if signed else {})
+    headers = {"Authorization": f"Bearer {token}"} if signed else {}
+    response = client.get(url, headers=headers)
     if response.status_code == httpx.codes.NOT_FOUND.value:  # a repository that has tags alone
         return {"tag_name": ""}
     return response.raise_for_status().json()
@@ -106,8 +107,10 @@ def main(client: httpx.Client) -> int:
     status = _SUPPORTED
     try:
         for *cells, lost in outdated(client):
-            table.add_row(*cells, "ENDED" if lost else "")
-            status = _LOST if lost else status
+            mark = ""
+            if lost:
+                mark, status = "ENDED", _LOST
+            table.add_row(*cells, mark)
     except httpx.HTTPError as error:
         sys.stderr.write(f"error: nobody could be asked for newer releases: {error}\n")
         return _BLIND

@@ -9,7 +9,8 @@ WIDTH = 80
 
 
 def console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
+    width = None if sys.stdout.isatty() else WIDTH
+    return Console(width=width, highlight=False)
 
 
 def hanging(lead: str, text: str, width: int = WIDTH) -> str:

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pulumi
-from rich.console import Console
 
 from components.cluster.access import access
+from offline.terminal import console
 
 from . import asking, forward, import_links, ownership, rights
 from .declared import Declared, connectable
@@ -29,9 +29,6 @@ from .rehearse import drills, restore_drill
 from .repair import recover, vault_renew
 from .repair.pulumi_cli import Pulumi
 from .smoke import Step, resolution, smoke
-
-WIDTH = 80
-"""Columns of a report that goes into a file or a pipe."""
 
 INTERRUPTED = 130
 
@@ -156,7 +153,7 @@ def _doctor(options: Options) -> int:
     if options.json:
         _print(report.as_json())
     else:
-        show(report, Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False))
+        show(report, console())
     return report.exit_code
 
 
@@ -257,9 +254,10 @@ def _tell(step: Step) -> None:
     mark = "ok  " if step.ok else "FAIL"
     if step.skipped:
         mark = "skip"
-    detail = step.fault or step.skipped
-    line = f"{mark} {step.name} ({step.seconds:.1f} s)"
-    _say(f"{line}: {detail}" if detail else line)
+    line, detail = f"{mark} {step.name} ({step.seconds:.1f} s)", step.fault or step.skipped
+    if detail:
+        line = f"{line}: {detail}"
+    _say(line)
 
 
 def _say(line: str) -> None:

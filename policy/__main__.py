@@ -77,11 +77,12 @@ def known(value: Any) -> Any:
 def resource(item: Any) -> Resource:
     """A resource of the engine as the rules see it."""
     properties = item.props.properties
+    provider = item.provider.name if item.provider else ""
     return Resource(
         type=item.resource_type,
         name=item.name,
         inputs=known(properties),
-        provider=item.provider.name if item.provider else "",
+        provider=provider,
         marked=tuple(marked(properties, Secret)),
     )
 

@@ -99,7 +99,10 @@ class Rule:
 def containers(pod: Any) -> list[Any]:
     """All containers of a pod's specification."""
     kinds = ("initContainers", "containers", "ephemeralContainers")
-    return [container for kind in kinds for container in _list(pod.get(kind))]
+    entries: list[Any] = []
+    for kind in kinds:
+        entries += _list(pod.get(kind))
+    return entries
 
 
 def restricted(resource: Resource) -> Iterator[str]:
@@ -244,7 +247,8 @@ def marked(value: Any, secret: type, path: str = "") -> Iterator[str]:
         yield path
     elif isinstance(value, Mapping):
         for key, item in cast("Mapping[str, Any]", value).items():
-            yield from marked(item, secret, f"{path}.{key}" if path else key)
+            below = f"{path}.{key}" if path else key
+            yield from marked(item, secret, below)
     elif isinstance(value, list):
         for position, item in enumerate(cast("list[Any]", value)):
             yield from marked(item, secret, f"{path}[{position}]")

@@ -832,7 +832,7 @@ MUTANTS = [
     ),
     Mutant(
         "nothing waits for the comparison of settings",
-        [Change("components/cluster/access.py", "depends_on=[after] if", "depends_on=None if")],
+        [Change("components/cluster/access.py", "else [after]", "else None")],
         ["tests/test_changes.py", "-k", "before_the_network_policies"],
     ),
     Mutant(

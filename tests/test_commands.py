@@ -8,6 +8,7 @@ from unittest import mock
 
 import pytest
 
+from offline import terminal
 from offline.record import ROOT
 from operate import __main__ as command
 from operate import asking
@@ -92,7 +93,7 @@ def test_a_stacks_name_is_no_target(target: str) -> None:
 
 def test_the_list_of_targets_fits_a_terminal_and_is_whole() -> None:
     listed = make("help").stdout
-    assert max(map(len, listed.splitlines())) <= command.WIDTH
+    assert max(map(len, listed.splitlines())) <= terminal.WIDTH
     text = (ROOT / "Makefile").read_text()
     targets = text.partition("TARGETS := ")[2].partition("\n\n")[0].replace("\\", " ").split()
     assert [name for name in targets if f"\n  {name} " not in listed] == []

@@ -10,6 +10,7 @@ import pytest
 from components.cluster.access import ClusterAccess
 from components.program.identity import IdentityError
 from components.settings.environment import RotationSettings
+from offline import terminal
 from operate import __main__ as command
 from operate.declared import Declared, declared
 from operate.rehearse import drills
@@ -285,7 +286,7 @@ def test_the_drills_are_listed_without_a_cluster(capsys: pytest.CaptureFixture[s
     assert command.main(["drill", "dev"]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert [item.name for item in drills.DRILLS if item.name not in printed] == []
-    assert max(map(len, printed)) <= command.WIDTH
+    assert max(map(len, printed)) <= terminal.WIDTH
 
 
 def test_an_unknown_drill_is_refused_with_the_known_ones(

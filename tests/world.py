@@ -471,7 +471,11 @@ def _controller(
 
 def _operator(world: World, release: str, namespace: str) -> None:
     labels = {"app.kubernetes.io/name": release, "app.kubernetes.io/instance": release}
-    item = _controller(world, "Deployment", namespace, release, labels=labels, replicas=1)
+    # The fork's chart has no pods: the program declares its Deployment.
+    forked = world.declared.named("Deployment", f"{release}-fork") is not None
+    item = _controller(
+        world, "Deployment", namespace, release, labels=labels, replicas=int(not forked)
+    )
     item["metadata"]["annotations"]["meta.helm.sh/release-name"] = release
     pod(world, namespace, f"{release}-5d9c7b6f4-x2x2x", labels, release)
 

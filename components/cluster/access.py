@@ -80,6 +80,7 @@ def provider(
     kubeconfig = None
     if cluster.kubeconfig is not None:
         kubeconfig = pulumi.Output.secret(cluster.kubeconfig)
+    dependencies = None if after is None else [after]
     return kubernetes.Provider(
         "cluster",
         context=cluster.context,
@@ -93,7 +94,7 @@ def provider(
         # A rotated password changes its Secret in place, under the name that its product knows.
         enable_secret_mutable=True,
         enable_config_map_mutable=True,
-        opts=pulumi.ResourceOptions(depends_on=[after] if after else None),
+        opts=pulumi.ResourceOptions(depends_on=dependencies),
     )
 
 
@@ -218,7 +219,8 @@ async def answer(
     api: Any, method: str, version: str, namespace: str, url: str, **more: Any
 ) -> tuple[int, str]:
     """Status and text of the API server's answer, whatever it is. `version`: v1, batch/v1."""
-    more.setdefault("base", "/apis" if "/" in version else "/api")
+    base = "/apis" if "/" in version else "/api"
+    more.setdefault("base", base)
     async with api.call_api(
         method, version=version, namespace=namespace, url=url, raise_for_status=False, **more
     ) as response:

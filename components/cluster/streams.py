@@ -89,7 +89,8 @@ async def run(api: Any, namespace: str, pod: str, container: str, command: Seque
     details: dict[str, list[dict[str, str]]] = status.get("details") or {}
     causes = details.get("causes") or []
     codes = [int(cause["message"]) for cause in causes if cause.get("reason") == "ExitCode"]
-    return Ended(codes[0] if codes else 1, output, errors or status.get("message", ""))
+    code = codes[0] if codes else 1
+    return Ended(code, output, errors or status.get("message", ""))
 
 
 @contextlib.asynccontextmanager

@@ -140,8 +140,5 @@ def _rule(alert: Mapping[str, str]) -> Mapping[str, Any]:
         "expr": alert["expr"],
         "for": alert["for"],
         "labels": {"severity": alert["severity"], "environment": "shlink"},
-        "annotations": {
-            "summary": alert["summary"],
-            "runbook_url": f"{RUNBOOK}#{alert['page']}",
-        },
+        "annotations": {"summary": alert["summary"], "runbook_url": f"{RUNBOOK}#{alert['page']}"},
     }

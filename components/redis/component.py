@@ -114,10 +114,11 @@ def external(settings: ExternalRedis, shlink: tuple[int, ...]) -> RedisEndpoint:
     delivery = None
     if values:
         delivery = _delivery({key: pulumi.Output.secret(value) for key, value in values.items()})
+    servers = None if "servers" in values else ",".join(urls)
     return RedisEndpoint(
         host=first.hostname or "",
         port=first.port or ports.REDIS,
-        servers=None if "servers" in values else ",".join(urls),
+        servers=servers,
         sentinel_service=settings.sentinel_service,
         delivery=delivery,
         resources=[],

@@ -142,7 +142,8 @@ def _secrets(value: Any, path: str) -> Iterator[str]:
     elif isinstance(value, Model):
         for name, field in type(value).model_fields.items():
             key = field.alias or name
-            yield from _secrets(getattr(value, name), f"{path}.{key}" if path else key)
+            below = f"{path}.{key}" if path else key
+            yield from _secrets(getattr(value, name), below)
     elif isinstance(value, dict):
         for key, item in cast("dict[str, Any]", value).items():
             yield from _secrets(item, f"{path}.{key}")

@@ -117,7 +117,9 @@ class ExternalRedis(InCluster):
     def ports(self) -> list[int]:
         """The ports of `servers`, Redis' own where none is given; behind sentinels Redis' too."""
         every = {urlsplit(server).port or ports.REDIS for server in self.servers}
-        return sorted(every if self.sentinel_service is None else {*every, ports.REDIS})
+        if self.sentinel_service is not None:
+            every.add(ports.REDIS)
+        return sorted(every)
 
 
 def database(server: str) -> int:

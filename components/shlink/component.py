@@ -309,6 +309,7 @@ class Shlink(pulumi.ComponentResource):
 
 def _geolite(args: ShlinkArgs, licence: SecretRef, opts: pulumi.ResourceOptions) -> None:
     """The pod that downloads GeoLite for all. Shlink does not wait for it."""
+    proxy = args.proxy.url if args.proxy else None
     geolite(
         GEOLITE.name,
         GeoliteArgs(
@@ -316,7 +317,7 @@ def _geolite(args: ShlinkArgs, licence: SecretRef, opts: pulumi.ResourceOptions)
             image=args.images.shlink,
             user=_USER,
             licence=licence.name,
-            proxy=args.proxy.url if args.proxy else None,
+            proxy=proxy,
             annotations={f"{_VERSION_ANNOTATION}{licence.name}": licence.version},
             placement=args.placement,
         ),

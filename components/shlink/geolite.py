@@ -101,6 +101,7 @@ def geolite(name: str, args: GeoliteArgs, opts: pulumi.ResourceOptions) -> None:
 
 
 def _server(args: GeoliteArgs) -> core.v1.ContainerArgs:
+    proxy = {"HTTPS_PROXY": args.proxy} if args.proxy else {}
     return core.v1.ContainerArgs(
         name="geolite",
         image=args.image,
@@ -113,7 +114,7 @@ def _server(args: GeoliteArgs) -> core.v1.ContainerArgs:
         ],
         env=[
             *variables({"FOLDER": _FOLDER, "PORT": str(ports.GEOLITE), "SOURCE": SOURCE}),
-            *variables({"HTTPS_PROXY": args.proxy} if args.proxy else {}),
+            *variables(proxy),
             secret_variable("GEOLITE_LICENSE_KEY", args.licence, GEOLITE_LICENSE),
         ],
         ports=[core.v1.ContainerPortArgs(name="geolite", container_port=ports.GEOLITE)],

@@ -149,8 +149,9 @@ def _service(
     """A load balancer's Service. Nothing waits for its address: see `_ingress`."""
     metadata = _metadata(f"{name}-public", args)
     metadata.annotations = {_NO_WAIT: "true", **settings.annotations}
-    ranges = settings.source_ranges
-    balancer = settings.service_type == "LoadBalancer"
+    ranges = None
+    if settings.service_type == "LoadBalancer" and settings.source_ranges != ANYWHERE.cidrs:
+        ranges = settings.source_ranges
     port = settings.port or (ports.HTTPS if args.settings.https else ports.HTTP)
     core.v1.Service(
         f"{name}-public",
@@ -162,7 +163,7 @@ def _service(
             external_traffic_policy="Local",
             ip_family_policy="PreferDualStack",
             load_balancer_class=settings.load_balancer_class,
-            load_balancer_source_ranges=ranges if balancer and ranges != ANYWHERE.cidrs else None,
+            load_balancer_source_ranges=ranges,
             ports=[
                 core.v1.ServicePortArgs(
                     name="http", port=port, target_port="http", node_port=settings.node_port

@@ -10,7 +10,7 @@ https://kubernetes.io/docs/reference/using-api/server-side-apply/#field-manageme
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -144,9 +144,9 @@ def _differences(path: Path, declared: Any, actual: Any) -> Iterator[Change]:
         return
     if isinstance(declared, Mapping) and isinstance(actual, Mapping | None):
         fields = cast("Mapping[str, Any]", declared)
-        there = cast("Mapping[str, Any]", actual or {})
+        actual_fields = cast("Mapping[str, Any]", actual or {})
         for key, value in fields.items():
-            yield from _differences((*path, key), value, there.get(key))
+            yield from _differences((*path, key), value, actual_fields.get(key))
     elif isinstance(declared, list) and isinstance(actual, list | None):
         yield from _of_list(path, cast("list[Any]", declared), cast("list[Any]", actual or []))
     elif not _same(declared, actual):
@@ -155,11 +155,11 @@ def _differences(path: Path, declared: Any, actual: Any) -> Iterator[Change]:
 
 def _of_list(path: Path, declared: list[Any], actual: list[Any]) -> Iterator[Change]:
     if _named(declared) and _named(actual):
-        there = {item["name"]: item for item in actual}
+        by_name = {item["name"]: item for item in actual}
         for item in declared:
             name = str(item["name"])
-            if name in there:
-                yield from _differences((*path, name), item, there[name])
+            if name in by_name:
+                yield from _differences((*path, name), item, by_name[name])
             else:
                 yield Change((*path, name), item, None)
     elif len(declared) != len(actual):
@@ -210,12 +210,12 @@ class _Writer:
     @property
     def is_program(self) -> bool:
         """Whether it is this program. Each of its updates writes under a name of its own."""
-        own = self.manager.startswith("pulumi-") or self.manager == COMMANDS
-        return own and not self.subresource
+        by_program = self.manager.startswith("pulumi-") or self.manager == COMMANDS
+        return by_program and not self.subresource
 
     def wrote(self, path: Path) -> bool:
         """Whether it wrote this field, one above it or one beneath it."""
-        return any(path[: len(own)] == own or own[: len(path)] == path for own in self.paths)
+        return _covers(self.paths, path)
 
 
 def _writers(actual: Object) -> Iterator[_Writer]:
@@ -249,16 +249,16 @@ def _pending(change: Change, writers: Sequence[_Writer], *, applied: bool) -> bo
     """
     if change.manager:
         return False
-    own = [writer for writer in writers if writer.wrote(change.path)]
-    others = [writer for writer in own if not writer.is_program]
+    authors = [writer for writer in writers if writer.wrote(change.path)]
+    others = [writer for writer in authors if not writer.is_program]
     if applied:
-        return bool(own) and not others and not isinstance(change.actual, list | None)
+        return bool(authors) and not others and not isinstance(change.actual, list | None)
     # An autoscaler's number of pods is the file's again when it is switched off.
     return all(writer.subresource == "scale" for writer in others)
 
 
 def _added(
-    declared: Object, actual: Object, people: Sequence[_Writer], known: set[Path]
+    declared: Object, actual: Object, people: Sequence[_Writer], differing: set[Path]
 ) -> list[Change]:
     """Fields that somebody wrote and that are not declared, or whose declared value is unknown."""
     added: dict[Path, Change] = {}
@@ -266,11 +266,11 @@ def _added(
         for path in person.paths:
             if path[0] in _NOT_COMPARED or "annotations" in path:
                 continue
-            value, here = _at(actual, path), _at(declared, path)
-            if value is _Missing or not value or _covers(known, path):
+            value, wanted = _at(actual, path), _at(declared, path)
+            if value is _Missing or not value or _covers(differing, path):
                 continue
-            missing = here is _Missing
-            if missing or _unknown(path[-1], here) or _keys(value) - _keys(here):
+            missing = wanted is _Missing
+            if missing or _unknown(path[-1], wanted) or _keys(value) - _keys(wanted):
                 added[path] = Change(path, None, value, missing, person.manager, person.time)
     return list(added.values())
 
@@ -292,9 +292,9 @@ def _unknown(key: str, declared: Any) -> bool:
     return False
 
 
-def _covers(known: set[Path], path: Path) -> bool:
-    """Whether a difference that is known already is at this field, above it or beneath it."""
-    return any(path[: len(other)] == other or other[: len(path)] == path for other in known)
+def _covers(paths: Iterable[Path], path: Path) -> bool:
+    """Whether one of the paths is this field, one above it or one beneath it."""
+    return any(path[: len(other)] == other or other[: len(path)] == path for other in paths)
 
 
 def _leaves(fields: Object, path: Path) -> Iterator[Path]:
@@ -303,13 +303,13 @@ def _leaves(fields: Object, path: Path) -> Iterator[Path]:
         if key == ".":
             continue
         kind, _, text = key.partition(":")
-        here = (*path, _item(text) if kind == "k" else text)
+        item = (*path, _item(text) if kind == "k" else text)
         if kind == "v":
             yield path
         elif set(below) - {"."}:
-            yield from _leaves(cast("Object", below), here)
+            yield from _leaves(cast("Object", below), item)
         else:
-            yield here
+            yield item
 
 
 def _named_path(actual: Object, path: Path) -> Path:

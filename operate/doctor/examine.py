@@ -12,14 +12,7 @@ from typing import Any
 
 from components.cluster.access import ClusterAccess, disconnect, why
 from operate.declared import Declared
-from operate.view import (
-    AbsentError,
-    ForbiddenError,
-    LookError,
-    NotServedError,
-    SkippedError,
-    View,
-)
+from operate.view import AbsentError, ForbiddenError, LookError, NotServedError, SkippedError, View
 
 from .checks import CHECKS
 from .findings import Check, Environment, Finding, Problem, Severity, fold, skip, suspected
@@ -154,11 +147,7 @@ def _without_skips(
 
 
 async def _look(
-    declared: Declared,
-    access: ClusterAccess,
-    api: Any,
-    checks: Sequence[Check],
-    ahead: timedelta,
+    declared: Declared, access: ClusterAccess, api: Any, checks: Sequence[Check], ahead: timedelta
 ) -> tuple[View, dict[str, Sequence[Problem]]]:
     view = View(api)
     view.now += ahead

@@ -17,6 +17,7 @@ from components.vault import component as vault
 from operate.ownership import PROJECT
 from operate.view import ForbiddenError, Object, mapped, place, plural
 
+from .checks.operators import SETTINGS
 from .findings import Checks, Environment, Problem, Severity
 
 CHECKS = Checks()
@@ -39,9 +40,6 @@ _HELM = {
 
 _SECRETS = "external-secrets"
 """The chart of External Secrets, and its default release."""
-
-_SETTING = {_SECRETS: "externalSecrets", "pgo": "pgo", "redis-operator": "redisOperator"}
-"""The key of each operator in the stack's file."""
 
 _WEBHOOKS = "admissionregistration.k8s.io/v1/validatingwebhookconfigurations"
 
@@ -170,7 +168,7 @@ async def _owners(environment: Environment) -> AsyncIterator[Problem]:
         for text in await _secrets_objects(environment):
             _note(foreign, _SECRETS, text)
     for release, texts in sorted(foreign.items()):
-        key = f"operators.{_SETTING[release]}"
+        key = f"operators.{SETTINGS[release][0]}"
         text = f"another installation of {release} is in the cluster: {', '.join(texts)}"
         text = f"{text}; two operators would work against each other. If that one is to serve, set"
         text = f"{text} shlink:{key}.install to false and its namespace"

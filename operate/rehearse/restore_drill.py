@@ -298,7 +298,8 @@ class Drill:
         pairs = [line.rpartition(",") for line in lines if line]
         tables = {name: int(rows) for name, _, rows in pairs}
         newest = await self._ask(cluster, _NEWEST) if "public.visits" in tables else ""
-        return Content(tables=tables, newest_visit=float(newest) if newest else None)
+        newest_visit = float(newest) if newest else None
+        return Content(tables=tables, newest_visit=newest_visit)
 
     async def _ask(self, cluster: str, query: str) -> str:
         command = ["psql", "-qAtX", f"--dbname={self._database}", "-c", query]

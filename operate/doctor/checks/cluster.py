@@ -108,9 +108,7 @@ async def _namespaces(environment: Environment) -> AsyncIterator[Problem]:
 
 
 @check(
-    "cluster.inventory",
-    "an update with this version of the program has completed",
-    after=CLUSTER,
+    "cluster.inventory", "an update with this version of the program has completed", after=CLUSTER
 )
 async def _inventory(environment: Environment) -> AsyncIterator[Problem]:
     try:

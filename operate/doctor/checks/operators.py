@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from components.network.flows import CONTROLLER, PGO, REDIS_OPERATOR
 from operate.declared import HelmInstall
-from operate.doctor.as_declared import by_hand
+from operate.doctor.as_declared import actual, by_hand, missing
 from operate.doctor.findings import Checks, Environment, Problem, skip
 from operate.doctor.last_update import last_update, pending
 from operate.doctor.pod_problems import Workload, deployment_problems
@@ -23,7 +23,7 @@ _RBAC = "rbac.authorization.k8s.io/v1"
 
 _DOWN = "operator-down"
 
-_SETTINGS = {
+SETTINGS = {
     "external-secrets": ("externalSecrets", CONTROLLER.labels),
     "pgo": ("pgo", PGO.labels),
     "redis-operator": ("redisOperator", REDIS_OPERATOR.labels),
@@ -107,10 +107,10 @@ async def _rights(environment: Environment) -> AsyncIterator[Problem]:
             continue
         for place in {item["metadata"]["namespace"] for item in environment.declared.of_kind(kind)}:
             rules = await _rules(environment, place, home, str(account))
-            missing = [right for right in needed if not any(map(right.granted, rules))]
-            if missing:
+            lacking = [right for right in needed if not any(map(right.granted, rules))]
+            if lacking:
                 text = (
-                    f"operator {name} may not {missing[0].verb} {missing[0].resource} in "
+                    f"operator {name} may not {lacking[0].verb} {lacking[0].resource} in "
                     f"namespace {place}: a Role or a RoleBinding of its chart is gone or was edited"
                 )
                 yield Problem(text, page, remedy)
@@ -152,7 +152,15 @@ async def _available(environment: Environment) -> AsyncIterator[Problem]:
     for operator in environment.declared.operators:
         name, namespace = operator.name, operator.namespace
         deployments = await _deployments(environment, operator)
-        if not deployments:
+        declared = environment.declared.of_kind("Deployment")
+        # The fork of redis-operator runs beside its chart, which has no pods of its own then.
+        fork = [item for item in declared if _makes(item, SETTINGS[name][1])]
+        if fork:
+            item = await actual(environment, fork[0])
+            deployments = [item] if item else []
+            if item is None:
+                yield await missing(environment, fork[0], "up")
+        elif not deployments:
             if (await last_update(environment)).has("Release", namespace, name):
                 text = f"operator {name}: its Deployment does not exist in namespace {namespace}"
                 remedy = environment.chart_again(namespace, name)
@@ -168,7 +176,7 @@ async def _available(environment: Environment) -> AsyncIterator[Problem]:
 
 
 async def _stopped(environment: Environment, name: str, deployment: Object) -> list[Problem]:
-    memory = f"operators.{_SETTINGS[name][0]}.resources.memoryLimit"
+    memory = f"operators.{SETTINGS[name][0]}.resources.memoryLimit"
     workload = Workload.of_deployment(
         deployment, f"operator {name}", unchanged="operators.unchanged", memory_setting=memory
     )
@@ -189,7 +197,7 @@ def _installed_by_others(environment: Environment) -> Iterator[tuple[str, str]]:
 
 async def _foreign(environment: Environment, name: str, namespace: str) -> AsyncIterator[Problem]:
     """What is wrong with an operator that somebody else installed; doctor may not see it."""
-    labels = _SETTINGS[name][1]
+    labels = SETTINGS[name][1]
     try:
         deployments = await environment.view.objects(_DEPLOYMENTS, namespace)
         own = [item for item in deployments if _makes(item, labels)]

@@ -372,12 +372,7 @@ def _differences(name: str, member: Mapping[str, Any], leader: Mapping[str, Any]
 @check(
     "postgres.repository",
     "the backup repositories can be written",
-    after=(
-        "postgres.primary",
-        "cluster.volumes",
-        "postgres.volumes",
-        "postgres.unchanged",
-    ),
+    after=("postgres.primary", "cluster.volumes", "postgres.volumes", "postgres.unchanged"),
 )
 async def _repository(environment: Environment) -> AsyncIterator[Problem]:
     cluster, view = await actual_cluster(environment), environment.view

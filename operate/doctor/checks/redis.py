@@ -135,13 +135,7 @@ CHECKS.append(as_declared.unchanged("redis.unchanged", "RedisFailover"))
 @check(
     "redis.created",
     "redis-operator has made what is declared",
-    after=(
-        *CLUSTER,
-        "cluster.kinds",
-        "cluster.policies",
-        "operators.available",
-        "redis.unchanged",
-    ),
+    after=(*CLUSTER, "cluster.kinds", "cluster.policies", "operators.available", "redis.unchanged"),
 )
 async def _created(environment: Environment) -> AsyncIterator[Problem]:
     view, manifest = environment.view, _declared(environment)
@@ -172,8 +166,8 @@ async def _answers(environment: Environment) -> AsyncIterator[Problem]:
     changed = written(view, failover)
     rolling = any(moved(view, pod) for pod in pods)
     rotating = changed < GRACE or (rolling and changed < len(pods) * GRACE)
-    containers = ("redis", "redis-exporter")
-    running = [pod for pod in pods if all(container_runs(pod, name) for name in containers)]
+    exporting = [pod for pod in pods if container_runs(pod, "redis-exporter")]
+    running = [pod for pod in exporting if container_runs(pod, "redis")]
     exported = await asyncio.gather(*(_exported(environment, pod) for pod in running))
     for pod, server in zip(running, exported, strict=True):
         # An exporter waits longer for a server that hangs than doctor waits for the exporter.

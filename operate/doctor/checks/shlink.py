@@ -164,13 +164,7 @@ async def _redis_mode(environment: Environment) -> AsyncIterator[Problem]:
 @check(
     "shlink.migrated",
     "the migration of the database succeeded",
-    after=(
-        *CLUSTER,
-        "cluster.nodes",
-        "shlink.unchanged",
-        "shlink.redis-mode",
-        *_SERVERS,
-    ),
+    after=(*CLUSTER, "cluster.nodes", "shlink.unchanged", "shlink.redis-mode", *_SERVERS),
 )
 async def _migration_done(environment: Environment) -> AsyncIterator[Problem]:
     jobs = [job for job in environment.declared.of_kind("Job") if place(job)[0] == SHLINK]
@@ -274,13 +268,7 @@ def _step(logs: Sequence[str]) -> str:
 @check(
     "shlink.running",
     "Shlink's pods are Ready",
-    after=(
-        "shlink.migrated",
-        "cluster.objects",
-        "cluster.strays",
-        "shlink.unchanged",
-        *_SERVERS,
-    ),
+    after=("shlink.migrated", "cluster.objects", "cluster.strays", "shlink.unchanged", *_SERVERS),
 )
 async def _running(environment: Environment) -> AsyncIterator[Problem]:
     manifest = _deployment(environment)
@@ -435,12 +423,7 @@ async def _web_client(environment: Environment) -> AsyncIterator[Problem]:
 @check(
     "shlink.reached",
     "Shlink's Service and route lead to it",
-    after=(
-        "shlink.running",
-        "shlink.web-client",
-        "cluster.objects",
-        "shlink.unchanged",
-    ),
+    after=("shlink.running", "shlink.web-client", "cluster.objects", "shlink.unchanged"),
 )
 async def _reached(environment: Environment) -> AsyncIterator[Problem]:
     deployment = await as_declared.actual(environment, _deployment(environment))

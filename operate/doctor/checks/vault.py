@@ -71,13 +71,7 @@ async def _unchanged(environment: Environment) -> AsyncIterator[Problem]:
 @check(
     "vault.running",
     "Vault's pods run",
-    after=(
-        *CLUSTER,
-        "cluster.nodes",
-        "cluster.objects",
-        "cluster.volumes",
-        "vault.unchanged",
-    ),
+    after=(*CLUSTER, "cluster.nodes", "cluster.objects", "cluster.volumes", "vault.unchanged"),
 )
 async def _running(environment: Environment) -> AsyncIterator[Problem]:
     """Whether they are Ready is the next check's, which knows why not."""
