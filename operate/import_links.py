@@ -232,33 +232,6 @@ def job(
     }
 
 
-def belongings(request: Mapping[str, Any], parts: Sequence[bytes], egress: Egress) -> list[Object]:
-    """What the Job needs. The request is last: without it the pod does not start."""
-    policy: Object = {
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "NetworkPolicy",
-        "metadata": {"name": NAME},
-        "spec": {
-            "podSelector": {"matchLabels": LABELS},
-            "policyTypes": ["Egress"],
-            "egress": egress,
-        },
-    }
-    secrets = [
-        _secret(f"{NAME}-{number}", f"links-{number:05}", part) for number, part in enumerate(parts)
-    ]
-    return [policy, *secrets, _secret(NAME, "request", json.dumps(request).encode())]
-
-
-def _secret(name: str, key: str, content: bytes) -> Object:
-    return {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": {"name": name},
-        "data": {key: base64.b64encode(content).decode()},
-    }
-
-
 class Importing:
     """One run of the importer in a cluster."""
 
@@ -271,8 +244,10 @@ class Importing:
 
     async def run(self, job: Object, needs: Sequence[Object]) -> None:
         """Create, follow, remove. Raises ImportLinksError."""
-        sight = await identity.look(self._cluster)
-        mark = {identity.MARK: sight.namespaces[SHLINK].mark}
+        namespace = (await identity.look(self._cluster)).namespaces.get(SHLINK)
+        if namespace is None:
+            raise ImportLinksError(f"there is no namespace {SHLINK}: make up comes first")
+        mark = {identity.MARK: namespace.mark or ""}
         async with self._cluster.connected() as api:
             created = await self._create(api, job, {"annotations": mark})
             owner = {key: job[key] for key in ("apiVersion", "kind")}
@@ -376,17 +351,41 @@ class Plan:
     """What an import will be, checked before anything is touched."""
 
     job: Object
-    request: dict[str, Any]
-    """For the script: the source, and the answers that are not secret."""
-    parts: Sequence[bytes]
     egress: Egress
-    credential: str
+    parts: Sequence[bytes]
+    """Of the CSV."""
+    source: str
+    answers: dict[str, Any]
 
     def needs(self) -> list[Object]:
-        """What the Job needs; asks for the credential. Raises ImportLinksError."""
-        if self.credential:
-            self.request["answers"][self.credential] = _credential(self.credential)
-        return belongings(self.request, self.parts, self.egress)
+        """What the Job needs. Asks for the credential. Raises ImportLinksError.
+
+        The request is last: without it the pod does not start.
+        """
+        credential = SOURCES[self.source].credential
+        if credential:
+            self.answers[credential] = _credential(credential)
+        request = json.dumps({"source": self.source, "answers": self.answers}).encode()
+        policy: Object = {
+            "apiVersion": "networking.k8s.io/v1",
+            "kind": "NetworkPolicy",
+            "metadata": {"name": NAME},
+            "spec": {
+                "podSelector": {"matchLabels": LABELS},
+                "policyTypes": ["Egress"],
+                "egress": self.egress,
+            },
+        }
+        pieces = [
+            _secret(f"{NAME}-{number}", f"links-{number:05}", part)
+            for number, part in enumerate(self.parts)
+        ]
+        return [policy, *pieces, _secret(NAME, "request", request)]
+
+
+def _secret(name: str, key: str, content: bytes) -> Object:
+    data = {key: base64.b64encode(content).decode()}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "data": data}
 
 
 def plan(environment: Declared, options: argparse.Namespace) -> Plan:
@@ -401,13 +400,8 @@ def plan(environment: Declared, options: argparse.Namespace) -> Plan:
         url = source.url or options.origin
         egress, variables = way_to(environment, url, options.cidr)
         answers["base_url"] = url.rstrip("/")
-    return Plan(
-        job=job(environment, len(parts), variables, options.hours),
-        request={"source": options.source, "answers": answers},
-        parts=parts,
-        egress=egress,
-        credential=source.credential,
-    )
+    task = job(environment, len(parts), variables, options.hours)
+    return Plan(job=task, egress=egress, parts=parts, source=options.source, answers=answers)
 
 
 def _credential(name: str) -> str:

@@ -70,7 +70,7 @@ def roles(cluster: Cluster, environment: Mapping[str, Any]) -> Iterator[Sequence
     """The roles of deploy/rbac, bound to an account as well, so that doctor can log in as it."""
     assert environment
     objects: list[Any] = [ACCOUNT]
-    for name in ("doctor", "doctor-inside", "smoke", "drill"):
+    for name in ("doctor", "doctor-inside", "smoke", "drill", "import-links"):
         objects += yaml.safe_load_all((ROOT / f"deploy/rbac/{name}.yaml").read_text())
     for item in objects:
         role = item["metadata"]["name"]
@@ -361,6 +361,31 @@ def test_smoke_may_read_one_secret_and_forward(cluster: Cluster) -> None:
     ]
     elsewhere = ("vault", "postgres", "redis", "external-secrets")
     refused += [rights.Ask("get create", "core/pods/portforward", place) for place in elsewhere]
+    assert not differs(cluster, who, refused, expected=False)
+
+
+@pytest.mark.usefixtures("roles")
+def test_an_import_may_create_and_removes_its_own_job_alone(cluster: Cluster) -> None:
+    who = ("somebody", ["shlink:import-links"])
+    differs = vars(rights)["_differs"]
+    allowed = [
+        rights.Ask("create", resource, "shlink")
+        for resource in ("batch/jobs", "core/secrets", "networking.k8s.io/networkpolicies")
+    ]
+    allowed += [
+        rights.Ask("get delete", "batch/jobs", "shlink", "shlink-import"),
+        rights.Ask("list", "core/namespaces"),
+    ]
+    assert not differs(cluster, who, allowed, expected=True)
+    refused = [
+        rights.Ask("get list watch update patch delete", "core/secrets", "shlink"),
+        rights.Ask("create", "core/pods/exec", "shlink"),
+        rights.Ask("delete", "batch/jobs", "shlink", "shlink-migration"),
+        rights.Ask("delete update", "networking.k8s.io/networkpolicies", "shlink"),
+    ]
+    for place in ("vault", "postgres", "redis", "external-secrets"):
+        refused.append(rights.Ask("create", "core/secrets", place))
+        refused.append(rights.Ask("create", "batch/jobs", place))
     assert not differs(cluster, who, refused, expected=False)
 
 
