@@ -43,7 +43,8 @@ verified = identity.verified(record, environment, own_namespaces(settings), sigh
 provider = cluster.provider(target, after=verified)
 opts = pulumi.ResourceOptions(providers=[provider])
 
-spaces = namespaces(settings, opts)
+api_server = changes.api_server(record)
+spaces = namespaces(settings, opts, api_server=api_server)
 installed = operators(settings, spaces, opts)
 
 authority = Authority("authority", AuthorityArgs(rotation=settings.rotation.certificates), opts)
@@ -81,6 +82,7 @@ postgres = Postgres(
         operator_namespace=settings.operators.pgo.namespace,
         superuser_rotation=settings.rotation.superuser,
         placement=placement,
+        ip_version=api_server.apply(changes.ip_version),
         database=running,
         protect=settings.protect,
         allowed_changes=frozenset(settings.allowed_changes),

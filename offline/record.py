@@ -24,6 +24,7 @@ from pulumi.runtime import settings as runtime_settings
 from pulumi.runtime.proto import callback_pb2
 from pulumi.runtime.stack import run_in_stack
 
+from components.program.identity import Sight
 from components.settings import stack_file
 
 ROOT = Path(__file__).parent.parent
@@ -295,11 +296,12 @@ def record(
     *,
     project: str = "shlink",
     program: Path = ROOT / "__main__.py",
+    sight: Sight | None = None,
 ) -> Recording:
     """Run the program with this configuration. Raises what the program raises.
 
-    Nothing is contacted and no forward is bound, so a running `pulumi up` of the same stack is not
-    disturbed.
+    `sight`: what it is to see of a cluster. Nothing is contacted and no forward is bound, so a
+    running `pulumi up` of the same stack is not disturbed.
     """
     recording = Recording(stack)
     # Not getLogger(): a logger of its own keeps this run's messages out of other recordings.
@@ -307,7 +309,7 @@ def record(
     logger.addHandler(_Collect(recording.messages))
     with (
         mock.patch("components.cluster.forward.Forward.start"),
-        mock.patch("components.program.identity.look_first", return_value=None),
+        mock.patch("components.program.identity.look_first", return_value=sight),
         mock.patch("components.credentials.tls.ca_file", _no_file),
     ):
         run(

@@ -3,21 +3,25 @@
 Doctor compares a cluster with this, so no name and no number of the program is repeated here.
 """
 
-import dataclasses
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from components.cluster.access import ClusterAccess, access
 from components.outputs import Outputs
 from components.outputs import parse as parse_outputs
-from components.program.identity import MARK
+from components.program.identity import MARK, Sight, api_server
 from components.settings.environment import Cluster, Settings
 from components.settings.environment import parse as parse_settings
 from offline import stacks
 from offline.record import ROOT, Recorded, Recording, Secret, record
 
 from .view import Object, at
+
+_PATIENCE = 5.0
+"""Seconds that the API server has to answer."""
 
 
 @dataclass(frozen=True)
@@ -67,14 +71,24 @@ def declared(stack: str, root: Path = ROOT) -> Declared:
     return of_recording(record(stack, configuration, encrypted), cluster, settings)
 
 
+async def _sight(cluster: ClusterAccess) -> Sight | None:
+    """What an update would see of the cluster and puts into objects; None where it can't look."""
+    try:
+        async with asyncio.timeout(_PATIENCE), cluster.connected() as api:
+            return Sight("", {}, api_server=await api_server(api))
+    # Whoever asked for this connects next, and tells what is wrong.
+    except Exception:  # noqa: BLE001
+        return None
+
+
 def connectable(stack: str, kubeconfig: str | None) -> Declared:
     """What a stack declares, with a cluster to connect to without the stack's passphrase.
 
     `kubeconfig` is a file that takes the place of the stack's own. Raises StackError and
     SettingsError.
     """
-    environment = declared(stack)
-    cluster = environment.cluster
+    configuration, encrypted = stacks.configuration(ROOT, stack)
+    cluster, settings = parse_settings(configuration, encrypted)
     if kubeconfig:
         path = str(Path(kubeconfig).expanduser())
         cluster = cluster.model_copy(update={"kubeconfig": path})
@@ -84,7 +98,9 @@ def connectable(stack: str, kubeconfig: str | None) -> Declared:
             "passphrase: name a file, as in KUBECONFIG=~/.kube/config after `make`'s target, or "
             "--kubeconfig ~/.kube/config"
         )
-    return dataclasses.replace(environment, cluster=cluster)
+    sight = None if settings.network.names_api_server else asyncio.run(_sight(access(cluster)))
+    recording = record(stack, configuration, encrypted, sight=sight)
+    return of_recording(recording, cluster, settings)
 
 
 def of_recording(recording: Recording, cluster: Cluster, settings: Settings) -> Declared:

@@ -1,15 +1,15 @@
 """Backups: repositories side by side, their secrets, and restores from them."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from components.postgres.backups import target_options
 from components.postgres.component import DATABASE, DatabaseUser
+from components.program.identity import Sight
 from components.settings.environment import parse
 from components.settings.types import Model
-from offline.record import ROOT, plain, record
+from offline.record import plain, record
 from tests import configurations
 from tests.conftest import Fault, Program, before, configuration, manifest, pod
 
@@ -124,21 +124,12 @@ def test_what_leaves_the_cluster_is_encrypted_unless_refused() -> None:
 
 @pytest.mark.parametrize("known", ["first-uid", None])
 def test_a_database_keeps_its_path_when_its_secret_is_made_again(
-    tmp_path: Path, known: str | None
+    known: str | None,
 ) -> None:
     """The Secret's uid is another one then; the PostgresCluster remembers the first."""
-    program = tmp_path / "__main__.py"
-    program.write_text(
-        "import runpy\n"
-        "from unittest import mock\n"
-        "from components.program.identity import Sight\n"
-        f"sight = Sight('here', {{}}, {known!r})\n"
-        "with mock.patch('components.program.identity.look_first', return_value=sight):\n"
-        f"    runpy.run_path({str(ROOT / '__main__.py')!r})\n"
-    )
     key = {"key": "k", "keySecret": "s"}
     settings = {"postgres": {"backups": {"repositories": {"repo2": _S3 | key}}}}
-    recording = record("test", configuration(settings), program=program)
+    recording = record("test", configuration(settings), sight=Sight("here", {}, known))
     keepers = plain(recording.one("RandomId", "shlink-db-repo2-path").inputs)["keepers"]
     cluster = manifest(recording, "PostgresCluster", "shlink-db")
     assert cluster["metadata"]["annotations"][DATABASE] == keepers["database"]

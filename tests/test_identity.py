@@ -165,6 +165,44 @@ def test_a_database_is_known_while_its_cluster_lives(
     assert Sight.read([kube_system], {"metadata": metadata}).database == database
 
 
+class Shows:
+    """An API server that shows these objects, by their URLs, and forbids the rest."""
+
+    def __init__(self, **objects: Mapping[str, Any]) -> None:
+        self._objects = objects
+
+    def call_api(self, *_: Any, url: str, **__: Any) -> Any:
+        shown = self._objects.get(url.partition("/")[0])
+        answer = mock.AsyncMock()
+        answer.__aenter__.return_value = httpx.Response(
+            403 if shown is None else 200, text=json.dumps(shown)
+        )
+        return answer
+
+
+@pytest.mark.parametrize(
+    ("objects", "addresses"),
+    [
+        (
+            {
+                "services": {"spec": {"clusterIPs": ["10.96.0.1"]}},
+                "endpointslices": {
+                    "endpoints": [{"addresses": ["10.0.0.12"]}, {"addresses": ["10.0.0.11"]}]
+                },
+            },
+            ("10.0.0.11/32", "10.0.0.12/32", "10.96.0.1/32"),
+        ),
+        ({"services": {"spec": {"clusterIPs": ["fd00::1"]}}}, ()),
+        ({}, ()),
+    ],
+)
+def test_the_api_servers_addresses_are_all_known_or_none(
+    objects: dict[str, Any], addresses: tuple[str, ...]
+) -> None:
+    """Half of them would close the other half."""
+    assert asyncio.run(identity.api_server(Shows(**objects))) == addresses
+
+
 class Api:
     """An API server that shows its namespaces, or refuses to."""
 

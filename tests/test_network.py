@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from components.network.flows import NAMESPACES
-from offline.record import Recorded, Recording, object_name, plain
+from components.postgres.backups import IP_VERSION
+from components.program.identity import Sight
+from offline.record import Recorded, Recording, object_name, plain, record
 from tests import configurations
-from tests.conftest import REPRESENTATIVE, Program, before
+from tests.conftest import REPRESENTATIVE, Program, before, configuration, manifest
 from tests.flow_table import (
     API,
     BACKUP,
@@ -277,6 +279,37 @@ def test_an_api_server_at_any_address_is_warned_of() -> None:
     assert warned("defaults")
     assert not warned("api-server-narrow")
     assert not warned("cilium")
+
+
+def test_the_api_server_is_open_where_the_cluster_shows_it_and_nowhere_else() -> None:
+    seen = Sight("here", {}, api_server=["10.96.0.1/32", "fd00::1/128"])
+    recording = record("test", configuration({}), sight=seen)
+    open_, labels = policies_of(recording), NAMESPACE_LABELS
+    pgo: End = ("postgres", {"postgres-operator.crunchydata.com/control-plane": "pgo"})
+    assert allowed(open_, labels, pgo, "10.96.0.1", 443)
+    assert allowed(open_, labels, pgo, "fd00::1", 6443)
+    assert not allowed(open_, labels, pgo, "198.51.100.7", 443)
+    assert recording.messages == []
+
+
+def test_a_run_that_does_not_see_the_cluster_keeps_what_one_before_saw() -> None:
+    """The engine answers with the state's record; a preview without a cluster has no difference."""
+    seen = Sight("here", {}, api_server=["10.96.0.1/32"])
+    kept = record("test", configuration({}), sight=seen).one("Stash", "settings")
+    assert plain(kept.inputs)["input"]["kubernetes.apiServer"] == ["10.96.0.1/32"]
+    assert kept.ignore_changes == ()
+    blind = record("test", configuration({})).one("Stash", "settings")
+    assert 'input["kubernetes.apiServer"]' in blind.ignore_changes
+
+
+@pytest.mark.parametrize(
+    ("address", "version"), [("10.96.0.1/32", "IPv4"), ("fd00::1/128", "IPv6")]
+)
+def test_pgbackrest_listens_on_the_family_of_the_pods(address: str, version: str) -> None:
+    seen = Sight("here", {}, api_server=[address])
+    recording = record("test", configuration({}), sight=seen)
+    cluster = manifest(recording, "PostgresCluster", "shlink-db")
+    assert cluster["metadata"]["annotations"][IP_VERSION] == version
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import pulumi
+
 from .. import ports
 from ..settings.environment import Settings
 from ..settings.postgres import Store
@@ -61,7 +63,7 @@ class Addresses:
 class ApiServer:
     """The Kubernetes API server. No label selects it, and Cilium matches it by no address."""
 
-    cidrs: Sequence[str]
+    cidrs: pulumi.Input[Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -183,10 +185,14 @@ _IDENTITY: Mapping[str, Sequence[tuple[str, Sequence[int]]]] = {
 }
 
 
-def flows(settings: Settings) -> list[Flow]:
-    """All connections this environment needs. Everything else is denied, apart from DNS."""
+def flows(settings: Settings, api_server: pulumi.Input[Sequence[str]] | None = None) -> list[Flow]:
+    """All connections this environment needs. Everything else is denied, apart from DNS.
+
+    `api_server`: its addresses, in place of those in the settings.
+    """
+    addresses = settings.network.api_server if api_server is None else api_server
     return [
-        *_api_server(settings),
+        *_api_server(settings, ApiServer(addresses)),
         *_vault(settings),
         *_postgres(settings),
         *_redis(settings),
@@ -195,7 +201,7 @@ def flows(settings: Settings) -> list[Flow]:
     ]
 
 
-def _api_server(settings: Settings) -> list[Flow]:
+def _api_server(settings: Settings, server: ApiServer) -> list[Flow]:
     network, operators = settings.network, settings.operators
     clients = [
         VAULT_SERVER,  # asks whose a token is; its sidecar reads the unseal keys from a Secret
@@ -212,7 +218,6 @@ def _api_server(settings: Settings) -> list[Flow]:
     installed = operators.redis_operator.install and settings.redis.mode == "failover"
     if installed or redis_inside:
         clients.append(REDIS_OPERATOR)
-    server = ApiServer(network.api_server)
     return [Flow(client, server, network.api_server_ports) for client in clients]
 
 

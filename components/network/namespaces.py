@@ -16,7 +16,7 @@ from pulumi_kubernetes import core, meta, networking
 from ..manifests.crds import LabelSelector
 from ..manifests.placement import PULL_SECRET, docker_config
 from ..settings.environment import Settings
-from ..settings.platform import PullCredentials
+from ..settings.platform import Network, PullCredentials
 from .crds import CiliumNetworkPolicy, CiliumPort
 from .flows import (
     ANYWHERE,
@@ -121,25 +121,25 @@ def namespaces(
     settings: Settings,
     opts: pulumi.ResourceOptions,
     consumers: Mapping[str, Sequence[Flow]] | None = None,
+    api_server: pulumi.Output[Sequence[str]] | None = None,
 ) -> dict[str, Namespace]:
     """The namespaces of an environment by name: its own, and those of further consumers.
 
-    `consumers` holds the connections of each further namespace's pods.
+    `consumers` holds the connections of each further namespace's pods, `api_server` where the
+    cluster's own answers, as it shows it.
     """
     further = consumers or {}
-    table, network = flows(settings), settings.network
+    network = settings.network
+    addresses = None
+    if not network.names_api_server:
+        seen = pulumi.Output.from_input(api_server or list[str]())
+        addresses = seen.apply(lambda cidrs: cidrs or _open(network))
+    table = flows(settings, addresses)
     for rows in further.values():
         table += rows
     if settings.postgres.pooler:
         table = [beside_pooler(flow) for flow in table]
     cilium = network.policies == "cilium"
-    if not cilium and set(network.api_server) & set(ANYWHERE.cidrs):
-        api_ports = " and ".join(map(str, network.api_server_ports))
-        pulumi.log.warn(
-            f"every address is open on ports {api_ports} to the pods that use the API server, "
-            "because no label selects it. Set shlink:network.apiServer to its addresses: "
-            "kubectl get endpoints kubernetes"
-        )
     if settings.shlink.resolve_titles and not network.cluster_cidrs:
         pulumi.log.warn(
             "Shlink fetches the titles of strangers' URLs, and only private networks are closed to "
@@ -161,6 +161,18 @@ def namespaces(
         )
         created[name] = Namespace(f"namespace-{name}", args, opts)
     return created
+
+
+def _open(network: Network) -> Sequence[str]:
+    """Where the API server may be while nobody knows."""
+    if network.policies != "cilium":
+        api_ports = " and ".join(map(str, network.api_server_ports))
+        pulumi.log.warn(
+            f"every address is open on ports {api_ports} to the pods that use the API server: no "
+            "label selects it, and this run did not see the cluster's. Set "
+            "shlink:network.apiServer to its addresses: kubectl get endpoints kubernetes"
+        )
+    return ANYWHERE.cidrs
 
 
 def _known_after(
@@ -326,11 +338,14 @@ def _inhabitants(namespace: str, table: Iterable[Flow]) -> list[Pods]:
     return [named[name] for name in sorted(named) if named[name].namespace == namespace]
 
 
-def _selectors(peer: Peer) -> list[networking.v1.NetworkPolicyPeerArgs]:
+def _selectors(peer: Peer) -> pulumi.Input[Sequence[networking.v1.NetworkPolicyPeerArgs]]:
     if isinstance(peer, Pods):
         return [_selector(peer)]
     if isinstance(peer, ApiServer):
-        return _blocks(Addresses(peer.cidrs))
+        if isinstance(peer.cidrs, Sequence):
+            return _blocks(Addresses(peer.cidrs))
+        cidrs = pulumi.Output.from_input(peer.cidrs)
+        return cidrs.apply(lambda known: _blocks(Addresses(known)))
     if isinstance(peer, CiliumGateway):
         return []
     return _blocks(peer)

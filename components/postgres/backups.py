@@ -48,6 +48,9 @@ RESTORE_ANNOTATION = "postgres-operator.crunchydata.com/pgbackrest-restore"
 
 BACKUP_ANNOTATION = "postgres-operator.crunchydata.com/pgbackrest-backup"
 
+IP_VERSION = "postgres-operator.crunchydata.com/pgbackrest-ip-version"
+"""Where pgBackRest's server listens: all addresses of this family."""
+
 _FOLDER = "/etc/pgbackrest/conf.d"
 """Where PGO puts the files of `configuration`; pgBackRest reads those that end in .conf."""
 

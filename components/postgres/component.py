@@ -36,6 +36,7 @@ from ..settings.postgres import (
 from ..settings.types import amount
 from .backups import (
     BACKUP_ANNOTATION,
+    IP_VERSION,
     RESTORE_ANNOTATION,
     WATCHER,
     BackupPlace,
@@ -203,6 +204,8 @@ class PostgresArgs:
     database: str | None = None
     """What the running database is known by, from its annotation DATABASE. None: it is a new one,
     or it has not been told."""
+    ip_version: pulumi.Input[str] = "IPv4"
+    """Or IPv6: the first family of the cluster's pods."""
     protect: bool = False
     """Refuse to delete the cluster, and its data with it."""
     allowed_changes: frozenset[str] = frozenset()
@@ -356,7 +359,9 @@ class Postgres(pulumi.ComponentResource):
     ) -> PostgresCluster:
         args = self._args
         annotations: dict[str, pulumi.Input[str]] = {
-            DATABASE: database.apply(lambda known: known or "")
+            DATABASE: database.apply(lambda known: known or ""),
+            # pgBackRest's server listens on one family (PGO 6.0.3, internal/pgbackrest/config.go).
+            IP_VERSION: args.ip_version,
         }
         restore = args.settings.restore
         if isinstance(restore, InPlaceRestore):

@@ -10,7 +10,7 @@ prepared by hand, write it into `shlink:allowedChanges` exactly as the message d
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, cast
 
 import pulumi
@@ -20,6 +20,7 @@ from ..network.flows import POSTGRES
 from ..postgres.component import CLUSTER
 from ..postgres.guard import GuardedCluster, asked
 from ..settings.changes import (
+    API_SERVER,
     CLUSTER_UID,
     DEFAULT,
     OWN,
@@ -40,8 +41,8 @@ _WHERE = ("kubernetes.cluster", CLUSTER_UID)
 """Of the record: what counts only once something is in a cluster."""
 
 
-def recorded(cluster: Cluster, settings: Settings, uid: str | None = None) -> dict[str, Any]:
-    """What of the settings is compared with the next run; `uid` is the cluster's own."""
+def recorded(cluster: Cluster, settings: Settings, sight: Sight | None = None) -> dict[str, Any]:
+    """What of the settings is compared with the next run, and of the cluster where it is seen."""
     vault, postgres, redis = settings.vault, settings.postgres, settings.redis
     record: dict[str, Any] = {
         "kubernetes.cluster": cluster.identifier,
@@ -84,8 +85,10 @@ def recorded(cluster: Cluster, settings: Settings, uid: str | None = None) -> di
     for key, value in record.items():
         if value is None:
             record[key] = DEFAULT
-    if uid is not None:
-        record[CLUSTER_UID] = uid
+    if sight is not None:
+        record[CLUSTER_UID] = sight.cluster
+        if sight.api_server:
+            record[API_SERVER] = [*sight.api_server]
     return record
 
 
@@ -126,18 +129,31 @@ def guard(cluster: Cluster, settings: Settings, sight: Sight | None) -> pulumi.S
         comparison(frozenset(settings.allowed_changes), access(cluster)),
         opts=pulumi.ResourceHookOptions(on_dry_run=True),
     )
-    uid, unseen = None, [f'input["{CLUSTER_UID}"]']
-    if sight is not None:
-        uid, unseen = sight.cluster, list[str]()
+    record = recorded(cluster, settings, sight)
     return pulumi.Stash(
         RECORD,
-        input=recorded(cluster, settings, uid),
+        input=record,
         opts=pulumi.ResourceOptions(
             hooks=pulumi.ResourceHookBinding(before_update=[hook]),
             # What was not seen has not changed.
-            ignore_changes=unseen,
+            ignore_changes=[
+                f'input["{key}"]' for key in (CLUSTER_UID, API_SERVER) if key not in record
+            ],
         ),
     )
+
+
+def api_server(record: pulumi.Stash) -> pulumi.Output[Sequence[str]]:
+    """The API server's addresses as this run sees them, or as one before did; perhaps none.
+
+    By the record, a preview that does not see the cluster differs in nothing.
+    """
+    return record.input.apply(lambda known: known.get(API_SERVER, []))
+
+
+def ip_version(addresses: Sequence[str]) -> str:
+    """The first family of a cluster's pods: the API server's Service has no other."""
+    return "IPv6" if any(":" in address for address in addresses) else "IPv4"
 
 
 def _input(inputs: Mapping[str, Any] | None) -> Record:

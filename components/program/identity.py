@@ -7,6 +7,7 @@ give two clusters one name.
 """
 
 import asyncio
+import ipaddress
 import json
 import os
 import shutil
@@ -95,18 +96,23 @@ class Sight:
     """Every namespace, by name."""
     database: str | None = None
     """What the database is known by that runs here; None: none runs, or it has not been told."""
+    api_server: Sequence[str] = ()
+    """Networks of single addresses: its Service's and its own. Empty: this login may not ask."""
 
     @classmethod
     def read(
-        cls, items: Iterable[Mapping[str, Any]], cluster: Mapping[str, Any] | None = None
+        cls,
+        items: Iterable[Mapping[str, Any]],
+        cluster: Mapping[str, Any] | None = None,
+        api_server: Sequence[str] = (),
     ) -> Self:
-        """From the namespaces, and from the environment's PostgresCluster."""
+        """From the namespaces, from the environment's PostgresCluster, and the API server's."""
         namespaces = {item["metadata"]["name"]: Marked.read(item) for item in items}
         metadata = _map(cluster or {}, "metadata")
         database = _map(metadata, "annotations").get(DATABASE)
         if "deletionTimestamp" in metadata:
             database = None
-        return cls(namespaces[_CLUSTER].uid, namespaces, database)
+        return cls(namespaces[_CLUSTER].uid, namespaces, database, api_server)
 
     def foreign(self, names: Iterable[str], own: str | None) -> dict[str, Identity]:
         """Whose each of these namespaces is that bears the mark of another id than `own`."""
@@ -130,9 +136,10 @@ async def look(cluster: ClusterAccess) -> Sight:
     try:
         async with asyncio.timeout(_PATIENCE), cluster.connected() as api:
             status, text = await answer(api, "GET", "v1", "", "namespaces")
-            database = None
+            database, addresses = None, Sight.api_server
             if status == HTTPStatus.OK:
                 database = await read(api, RESOURCE, POSTGRES, CLUSTER)
+                addresses = await api_server(api)
     except pulumi.RunError:
         raise
     # A proxy, a credential plugin or the network may fail in any way.
@@ -147,7 +154,31 @@ async def look(cluster: ClusterAccess) -> Sight:
             "namespaces, which tells whose they are, so nothing was touched. The right is in "
             f"deploy/rbac/deploy.yaml. Look: {cluster.kubectl} get namespaces"
         )
-    return Sight.read(json.loads(text)["items"], database)
+    return Sight.read(json.loads(text)["items"], database, addresses)
+
+
+async def api_server(api: Any) -> Sequence[str]:
+    """Networks of the single addresses at which the API server answers, its Service's among them.
+
+    Policies see the one or the other, before or after a Service's address is replaced. Empty unless
+    this login is shown both.
+    """
+    service = await _shown(api, "v1", "services/kubernetes")
+    slices = await _shown(api, "discovery.k8s.io/v1", "endpointslices/kubernetes")
+    endpoints: list[Mapping[str, list[str]]] = slices.get("endpoints") or []
+    addresses: list[str] = []
+    for endpoint in endpoints:
+        addresses += endpoint["addresses"]
+    if not service or not addresses:
+        return ()
+    addresses += service["spec"]["clusterIPs"]
+    return tuple(sorted({str(ipaddress.ip_network(address)) for address in addresses}))
+
+
+async def _shown(api: Any, version: str, url: str) -> Mapping[str, Any]:
+    """An object of namespace `default`; empty where this login may not see it."""
+    status, text = await answer(api, "GET", version, "default", url)
+    return json.loads(text) if status == HTTPStatus.OK else {}
 
 
 def look_first(cluster: ClusterAccess) -> Sight | None:

@@ -22,6 +22,9 @@ Record = Mapping[str, Any]
 CLUSTER_UID = "kubernetes.uid"
 """The key of the cluster's own uid in the record."""
 
+API_SERVER = "kubernetes.apiServer"
+"""The key of the API server's addresses in the record. They may change."""
+
 SECRETS_NAMESPACE = "operators.externalSecrets.namespace"
 """The key of where External Secrets runs in the record."""
 

@@ -372,8 +372,8 @@ class Network(Model):
     api_server: list[Cidr] = Field(
         default=["0.0.0.0/0", "::/0"],
         min_length=1,
-        description="Addresses of the API server, as `kubectl get endpoints kubernetes` shows "
-        "them.",
+        description="Addresses of the API server. When left out, `make up` asks the cluster, and "
+        "again each time: name networks where servers come and go between two updates.",
     )
     api_server_ports: list[RemotePort] = Field(
         default=[443, 6443],
@@ -408,6 +408,11 @@ class Network(Model):
         description="Networks of the cluster's pods, Services and nodes. Shlink fetches titles and "
         "GeoLite from anywhere but there; private networks are closed to it anyway.",
     )
+
+    @property
+    def names_api_server(self) -> bool:
+        """Whether its addresses are set, and so not asked of the cluster."""
+        return "api_server" in self.model_fields_set
 
 
 class Monitoring(Model):

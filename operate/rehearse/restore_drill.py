@@ -25,10 +25,11 @@ from components.cluster.execute import Container, ExecuteError, execute
 from components.cluster.polling import poll
 from components.network.flows import RESTORE_DRILL
 from components.postgres.backup_info import Backup, RepositoryContent, summary
+from components.postgres.backups import IP_VERSION
 from components.postgres.component import CLUSTER, PRIMARY
 from components.postgres.restore import repository_contents
 from operate.declared import Declared
-from operate.view import LookError, Object, View, labelled
+from operate.view import LookError, Object, View, labelled, mapped
 
 COPY = RESTORE_DRILL.name
 """Name of the second PostgresCluster; the network policies know its pods by it."""
@@ -148,10 +149,15 @@ def copy_of(live: Object, repository: str) -> dict[str, Any]:
     own |= {"global": {"start-fast": "y"}, "repos": [volume]}
     source = {"clusterName": CLUSTER, "repoName": repository, "resources": resources}
     copied = {key: spec[key] for key in _ACCEPTED if key in spec}
+    annotations = mapped(live, "metadata", "annotations")
     return {
         "apiVersion": live["apiVersion"],
         "kind": live["kind"],
-        "metadata": {"name": COPY, "namespace": live["metadata"]["namespace"]},
+        "metadata": {
+            "name": COPY,
+            "namespace": live["metadata"]["namespace"],
+            "annotations": {key: annotations[key] for key in annotations if key == IP_VERSION},
+        },
         "spec": {
             **copied,
             "instances": [instance],
