@@ -79,8 +79,7 @@ def write(place: Place, key: str, file: Path, tell: Callable[[str], object]) -> 
 
 def _links(place: Place, key: str) -> Generator[Object]:
     """All links, the oldest first: what is created meanwhile moves no page."""
-    headers = {"Host": place.host, "X-Api-Key": key}
-    with httpx.Client(base_url=place.url, headers=headers, timeout=_REQUEST_SECONDS) as client:
+    with place.client(key, _REQUEST_SECONDS) as client:
         page, pages = 1, 1
         while page <= pages:
             query = {"page": page, "itemsPerPage": _PAGE, "orderBy": "dateCreated-ASC"}

@@ -73,6 +73,16 @@ class Place:
     told: Sequence[str] | None = None
     """What the forward says of connections that it could not make; None without a forward."""
 
+    def client(self, key: str = "", seconds: float = _REQUEST_SECONDS) -> httpx.Client:
+        """A client of Shlink. No proxy leads to this machine: it would be sent the key."""
+        headers = {"Host": self.host, "User-Agent": "shlink-smoke"}
+        if key:
+            headers["X-Api-Key"] = key
+        transport = httpx.HTTPTransport(proxy=proxy_for(self.url))
+        return httpx.Client(
+            base_url=self.url, transport=transport, timeout=seconds, headers=headers
+        )
+
 
 @contextlib.contextmanager
 def through_forward(declared: Declared, access: ClusterAccess) -> Generator[Place]:
@@ -193,14 +203,7 @@ class Smoke:
     def run(self, tell: Callable[[Step], object] = lambda _: None) -> list[Step]:
         """Try every step until one fails; delete in any case what was created."""
         done: list[Step] = []
-        # Not by a proxy of the environment's for this machine: it would be sent the API key.
-        transport = httpx.HTTPTransport(proxy=proxy_for(self._place.url))
-        with httpx.Client(
-            base_url=self._place.url,
-            transport=transport,
-            timeout=_REQUEST_SECONDS,
-            headers={"Host": self._place.host, "User-Agent": "shlink-smoke"},
-        ) as client:
+        with self._place.client() as client:
             self._client = client
             for step in self._tried():
                 done.append(step)

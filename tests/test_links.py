@@ -393,6 +393,17 @@ def test_all_links_are_exported_and_the_import_takes_the_file(
     assert planned("csv", str(file)).parts
 
 
+def test_no_proxy_is_sent_the_api_key(
+    shlink: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The near end of a forward is this machine."""
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    FakeShlink.links = [link(1)]
+    write(shlink, KEY, tmp_path / "links.csv", lambda _: None)
+    assert (tmp_path / "links.csv").exists()
+
+
 def test_what_the_file_can_not_hold_is_told(shlink: Place, tmp_path: Path) -> None:
     FakeShlink.links = [link(1, hasRedirectRules=True), link(2, tags=["a,b"]), link(3)]
     told: list[str] = []
