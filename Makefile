@@ -30,35 +30,33 @@ TARGETS := help setup preview new test verify scratch-cluster lint hooks format 
 # Make would run what it knows, for STACK's default, before it comes to the word that it does not.
 UNKNOWN := $(filter-out $(TARGETS) $(UV) %.locked,$(MAKECMDGOALS))
 ifneq ($(UNKNOWN),)
-$(error there is no target $(firstword $(UNKNOWN)), so nothing was run. A stack is named like this: \
-	make $(firstword $(filter $(TARGETS),$(MAKECMDGOALS)) preview) STACK=$(firstword $(UNKNOWN)))
+$(error there is no target $(firstword $(UNKNOWN)), so nothing was run. make help lists them; a \
+	stack is named like this: make $(firstword $(filter $(TARGETS),$(MAKECMDGOALS)) preview) STACK=$(firstword $(UNKNOWN)))
 endif
 
 help: ## list the targets
-	@echo "make TARGET [STACK=$(STACK)]"
+	@echo "make TARGET STACK=NAME, of a file Pulumi.NAME.yaml; without STACK it is dev"
 	@awk -F ':.*## ' '/^##@/ { printf "\n%s\n", substr($$0, 5) } \
 		/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-
-# What a step of the set-up prints is shown only when it fails.
-step = @echo "set-up: $(1)" >&2; said=$$($(2) 2>&1) || { printf '%s\n' "$$said" | tail -n 3 >&2; \
-	echo "error: set-up needs a package index that answers (PIP_INDEX_URL, UV_INDEX_URL) and a" \
-		"home folder that can be written to (or UV_CACHE_DIR)" >&2; exit 1; }
+	@printf '%s\n' "" "make ends with 2 at every failure. The exit codes themselves (0 well, 1 to mend," \
+		"2 not done) come from the command behind a target that needs the cluster:" \
+		"  .venv/bin/python -m operate doctor NAME"
 
 # uv in an environment of its own, then exactly what uv.lock says.
 $(UV):
-	$(call step,uv $(UV_VERSION),python3 -m venv .uv && \
-		.uv/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION))
+	@scripts/set_up "uv $(UV_VERSION)" sh -c 'python3 -m venv .uv && \
+		.uv/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)'
 
 # Compiled now, once: otherwise half of each run's processor time goes into compiling the SDKs.
 .venv/.locked: uv.lock pyproject.toml | $(UV)
-	$(call step,the packages in uv.lock; one or two minutes at first,\
-		$(UV) sync --locked --group dev --compile-bytecode)
+	@scripts/set_up "the packages in uv.lock, one or two minutes at first" \
+		$(UV) sync --locked --group dev --compile-bytecode
 	@touch $@
 
 # The rules for Pulumi's engine: policy/__main__.py says why they have an environment of their own.
 policy/.venv/.locked: policy/uv.lock policy/pyproject.toml | $(UV)
-	$(call step,the packages in policy/uv.lock,\
-		$(UV) sync --project policy --locked --compile-bytecode)
+	@scripts/set_up "the packages in policy/uv.lock" \
+		$(UV) sync --project policy --locked --compile-bytecode
 	@touch $@
 
 ##@ Without a cluster
@@ -95,9 +93,9 @@ vault-renew: setup ## make Vault from nothing, if its volume or keys are lost
 destroy: setup ## delete STACK; Vault and PostgreSQL need not answer
 	$(operate)
 
-##@ With STACK's cluster (KUBECONFIG=FILE where its own is encrypted; JSON=1)
+##@ With STACK's cluster (KUBECONFIG=FILE where its own is encrypted)
 
-doctor: setup ## what is wrong, and its remedy; PRE=1 before a first up
+doctor: setup ## what is wrong, and its remedy; PRE=1: before an up; JSON=1
 	$(operate) $(kubeconfig) $(if $(PRE),--pre) $(json)
 
 smoke: setup ## use Shlink: create, follow, delete; OUTSIDE=1; JSON=1
@@ -109,7 +107,7 @@ rights: setup ## what each ServiceAccount may do, as the cluster answers
 drill: setup ## rehearse a failure: DRILL=NAME; without it, list them
 	$(operate) $(kubeconfig) $(if $(DRILL),$(call quoted,DRILL))
 
-restore-drill: setup ## restore the latest backup beside the live one, compare
+restore-drill: setup ## restore the latest backup beside the live one; JSON=1
 	$(operate) $(kubeconfig) $(json)
 
 import-links: setup ## bring links along: FROM=csv|shlink|... ORIGIN=FILE|URL

@@ -13,14 +13,14 @@ def console() -> Console:
     return Console(width=width, highlight=False)
 
 
-def hanging(lead: str, text: str, width: int = WIDTH) -> str:
-    """The text behind its lead, its further lines below its first.
+def hanging(lead: str, text: str, width: int = 0) -> str:
+    """The text behind its lead, its further lines below its first; the width is the terminal's.
 
     No word is broken: names and addresses stay whole for whoever copies them.
     """
     filled = textwrap.fill(
         text,
-        width,
+        width or console().width,
         initial_indent=lead,
         subsequent_indent=" " * len(lead),
         break_long_words=False,

@@ -16,7 +16,7 @@ from typing import Any
 import pulumi
 
 from components.cluster.access import access
-from offline.terminal import console
+from offline.terminal import console, hanging
 
 from . import asking, forward, import_links, ownership, rights
 from .declared import Declared, connectable
@@ -27,7 +27,7 @@ from .doctor.report import show
 from .export_links import export_links
 from .rehearse import drills, restore_drill
 from .repair import recover, vault_renew
-from .repair.pulumi_cli import Pulumi
+from .repair.pulumi_cli import DriftError, Pulumi
 from .smoke import Step, resolution, smoke
 
 INTERRUPTED = 130
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
         return options.run(options)
     except pulumi.RunError as error:
         sys.stderr.write(f"error: {error}\n")
-        return BLIND
+        return ILL if isinstance(error, DriftError) else BLIND
     except (KeyboardInterrupt, asyncio.CancelledError):
         sys.stderr.write("interrupted\n")
         return INTERRUPTED
@@ -115,7 +115,7 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
 
 def _engine(options: Options) -> int:
     name, *words = options.engine
-    _command(options).run(name, *words)
+    _command(options, changes=name != "preview").run(name, *words)
     return HEALTHY
 
 
@@ -134,9 +134,12 @@ def _vault_renew(options: Options) -> int:
     return HEALTHY
 
 
-def _command(options: Options) -> Pulumi:
+def _command(options: Options, *, changes: bool = True) -> Pulumi:
     command = Pulumi(options.stack)
     command.check()
+    if changes:
+        # Before anything is done: some of these commands ask late.
+        asking.check_answerable()
     return command
 
 
@@ -159,7 +162,9 @@ def _doctor(options: Options) -> int:
 
 def _rights(options: Options) -> int:
     for account, lines in asyncio.run(rights.look(access(_environment(options).cluster))).items():
-        _say("\n  ".join([account, *(lines or ["nothing"])]))
+        _say(account)
+        for line in lines or ["nothing"]:
+            _say(hanging("  - ", line))
     return HEALTHY
 
 
@@ -175,14 +180,15 @@ def _smoke(options: Options) -> int:
         _print({"stack": stack, "ok": not failed, "steps": shown, "name": name})
     elif failed and options.outside:
         # Doctor does not know where the name should lead.
-        _say(
+        text = (
             f"Shlink does not work at {url}, and {name}. If `make smoke STACK={stack}` works, the "
             "name or the way from it to the cluster is wrong"
         )
+        _say(hanging("", text))
     elif failed:
-        _say(f"Shlink does not work. Find the cause: make doctor STACK={stack}")
+        _say(hanging("", f"Shlink does not work. Find the cause: make doctor STACK={stack}"))
     else:
-        _say(f"Shlink works: {url} ({name})")
+        _say(hanging("", f"Shlink works: {url} ({name})"))
     return ILL if failed else HEALTHY
 
 
@@ -254,10 +260,11 @@ def _tell(step: Step) -> None:
     mark = "ok  " if step.ok else "FAIL"
     if step.skipped:
         mark = "skip"
-    line, detail = f"{mark} {step.name} ({step.seconds:.1f} s)", step.fault or step.skipped
+    detail = step.fault or step.skipped
+    line = f"{step.name} ({step.seconds:.1f} s)"
     if detail:
         line = f"{line}: {detail}"
-    _say(line)
+    _say(hanging(f"{mark} ", line))
 
 
 def _say(line: str) -> None:

@@ -4,7 +4,9 @@ import os
 import sys
 
 import pulumi
+from rich.console import Console
 from rich.prompt import Confirm
+from rich.text import Text
 
 VARIABLE = "PULUMI_SKIP_CONFIRMATIONS"
 """With the value `true` it answers yes: the engine's own variable for the same purpose."""
@@ -19,13 +21,21 @@ def answered_by_script() -> bool:
     return os.environ.get(VARIABLE) == "true"
 
 
+def check_answerable() -> None:
+    """Raises NotAgreedError: neither a person nor a script is there to agree."""
+    if not answered_by_script() and not sys.stdin.isatty():
+        raise NotAgreedError(
+            f"nothing was changed: there is no terminal to answer on; {VARIABLE}=true says yes"
+        )
+
+
 def agreed(question: str) -> bool:
-    """A person's answer, or a script's. Raises NotAgreedError: nobody is there to answer."""
+    """A person's answer, or a script's. Raises NotAgreedError."""
+    check_answerable()
     if answered_by_script():
         return True
-    if not sys.stdin.isatty():
-        raise NotAgreedError(
-            f"nothing was changed: there is no terminal to answer on ({VARIABLE}=true says yes). "
-            f"The question: {question}"
-        )
-    return Confirm.ask(question, default=False)
+    try:
+        # Beside a report that goes into a file.
+        return Confirm.ask(Text(question), console=Console(stderr=True), default=False)
+    except EOFError:
+        return False

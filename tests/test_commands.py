@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 from pathlib import Path
 from unittest import mock
@@ -29,8 +30,31 @@ def test_without_a_terminal_nothing_happens_and_the_variable_is_named(
 ) -> None:
     monkeypatch.setenv(asking.VARIABLE, value)
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
-    with pytest.raises(asking.NotAgreedError, match=f"{asking.VARIABLE}=true.*Delete it?"):
+    with pytest.raises(asking.NotAgreedError, match=f"{asking.VARIABLE}=true"):
         asking.agreed("Delete it?")
+
+
+def test_the_end_of_the_input_is_a_no(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(asking.VARIABLE, raising=False)
+    monkeypatch.setattr("sys.stdin", mock.Mock(isatty=mock.Mock(return_value=True)))
+    monkeypatch.setattr("builtins.input", mock.Mock(side_effect=EOFError))
+    assert not asking.agreed("Delete it?")
+
+
+@pytest.mark.parametrize("name", ["up", "refresh", "destroy", "recover", "vault-renew"])
+def test_without_a_terminal_no_command_begins(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Some ask after half of their work."""
+    monkeypatch.delenv(asking.VARIABLE, raising=False)
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    monkeypatch.setattr(Pulumi, "check", mock.Mock())
+    monkeypatch.setattr(Pulumi, "_call", mock.Mock(side_effect=AssertionError))
+    monkeypatch.setattr(Pulumi, "_stream", mock.Mock(side_effect=AssertionError))
+    assert command.main([name, "dev"]) == command.BLIND
+    printed = capsys.readouterr().err
+    assert f"{asking.VARIABLE}=true" in printed
+    assert len(printed.splitlines()) == 1
 
 
 # The back end
@@ -54,24 +78,47 @@ def test_a_stack_that_is_missing_may_be_made(refusing: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "answer",
+    ("answer", "remedy"),
     [
-        'unable to open state directory "file:///x": stat /x: no such file or directory',
-        "PULUMI_ACCESS_TOKEN must be set for login during non-interactive CLI sessions",
+        (
+            'unable to open state directory "file:///x": stat /x: no such file or directory',
+            "PULUMI_BACKEND_URL",
+        ),
+        (
+            "PULUMI_ACCESS_TOKEN must be set for login during non-interactive CLI sessions",
+            "pulumi login",
+        ),
+        ("Unauthorized: No credentials provided or are invalid", "it has expired"),
+        ("passphrase must be set with PULUMI_CONFIG_PASSPHRASE", "passphrase is missing"),
     ],
 )
 @pytest.mark.parametrize("name", ["up", "refresh", "drift", "live-preview", "destroy", "recover"])
 def test_a_back_end_that_fails_is_told_in_its_own_words(
-    answer: str, name: str, refusing: Path, capsys: pytest.CaptureFixture[str]
+    answer: str, remedy: str, name: str, refusing: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """No advice to make a stack: that is how a second one took over an environment."""
-    (refusing / "answer").write_text(f"error: {answer}\n")
+    told = f"Logging in using access token from PULUMI_ACCESS_TOKEN\nerror: {answer}.\n"
+    (refusing / "answer").write_text(told)
     assert command.main([name, "prod"]) == 2
     printed = capsys.readouterr().err
-    assert f"the back end can't be used: {answer}" in printed
+    assert answer in printed
+    assert remedy in printed
     assert "stack init" not in printed
+    assert "Logging in" not in printed
     calls = (refusing / "calls").read_text().splitlines()
     assert calls == ["stack --non-interactive --stack prod"]
+
+
+def test_drift_is_told_from_a_command_that_failed(
+    refusing: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Pulumi, "check", mock.Mock())
+    (refusing / "answer").write_text(
+        "error: no changes were expected for preview but changes were proposed\n"
+    )
+    assert command.main(["drift", "prod"]) == command.ILL
+    (refusing / "answer").write_text("error: no such file\n")
+    assert command.main(["drift", "prod"]) == command.BLIND
 
 
 # Make
@@ -97,6 +144,38 @@ def test_the_list_of_targets_fits_a_terminal_and_is_whole() -> None:
     text = (ROOT / "Makefile").read_text()
     targets = text.partition("TARGETS := ")[2].partition("\n\n")[0].replace("\\", " ").split()
     assert [name for name in targets if f"\n  {name} " not in listed] == []
+
+
+def set_up(*words: str, cache: str = "/tmp") -> subprocess.CompletedProcess[str]:  # noqa: S108 -- nothing is written
+    return subprocess.run(  # noqa: S603 -- our words
+        [ROOT / "scripts/set_up", "the parts", *words],
+        env={**os.environ, "UV_CACHE_DIR": cache},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_set_up_tells_its_steps() -> None:
+    done = set_up("echo", "much")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "set-up: the parts\n")
+
+
+@pytest.mark.parametrize(
+    ("command_text", "cache", "reason"),
+    [
+        ("echo 'error: Failed to fetch: `x`'; false", "/tmp", "no answer from the package index"),  # noqa: S108
+        ("echo 'cause: failed to create directory'; false", "/proc/cache", "/proc/cache can't be"),
+        ("echo 'No solution found'; false", "/tmp", "No solution found"),  # noqa: S108
+    ],
+)
+def test_the_set_up_says_in_one_line_why_it_stopped(
+    command_text: str, cache: str, reason: str
+) -> None:
+    done = set_up("sh", "-c", command_text, cache=cache)
+    assert done.returncode == 1
+    _, line = done.stderr.splitlines()
+    assert line.startswith(f"error: set-up of the parts: {reason}")
 
 
 def test_each_command_of_the_program_has_a_target(capsys: pytest.CaptureFixture[str]) -> None:

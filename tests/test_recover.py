@@ -18,6 +18,7 @@ from components.program import identity
 from components.program.identity import IdentityError
 from offline.record import plain, record
 from operate import __main__ as operate
+from operate import asking
 from operate.repair import recover
 from operate.repair.pulumi_cli import Lock, Pulumi, PulumiError, locks
 from operate.repair.recover import HelmRecord, blocking, leftovers
@@ -362,6 +363,7 @@ def test_nobody_elses_environment_is_destroyed(
     calls = pulumi_command(deployment(resources=[namespace]))
     theirs = mock.Mock(side_effect=IdentityError("namespace vault belongs to stack prod"))
     monkeypatch.setattr(recover.ownership, "check", theirs)
+    monkeypatch.setenv(asking.VARIABLE, "true")
     assert operate.main(["destroy", "dev"]) == 2
     assert "belongs to stack prod" in capsys.readouterr().err
     assert not any(call.startswith("destroy") for call in calls())

@@ -7,7 +7,6 @@ Stopping a node is a person's to do: nothing that this program may do to a node 
 
 import asyncio
 import subprocess
-import textwrap
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from components.cluster.access import ClusterAccess, answer
 from components.cluster.polling import poll
 from components.postgres.component import PRIMARY
 from components.vault.component import forward_target
+from offline.terminal import hanging
 from operate.declared import Declared
 from operate.doctor.examine import CONFIRM_SECONDS, HEALTHY, ILL, Report, examine
 from operate.doctor.findings import Severity
@@ -268,7 +268,7 @@ def listed(stack: str) -> str:
     """Each drill with what it does, and how to run one."""
     lines = [f"make drill STACK={stack} DRILL=NAME, where NAME is one of:"]
     for drill in DRILLS:
-        lines += ["", drill.name, textwrap.indent(textwrap.fill(drill.says, 74), "  ")]
+        lines += ["", drill.name, hanging("  ", drill.says)]
     return "\n".join(lines)
 
 

@@ -25,7 +25,16 @@ _LOCK = re.compile(
 (pkg/backend/diy/lock.go and pkg/backend/httpstate, 3.259)."""
 
 _UNKNOWN_STACK = "no stack named"
+_CHANGES = "no changes were expected"
 """The engine's words (pkg/cmd/pulumi, 3.259 and 3.276)."""
+
+_REMEDIES = {
+    r"PULUMI_ACCESS_TOKEN must be set|Unauthorized|invalid access token": (
+        "the back end does not accept this login: it has expired, or there is none; pulumi login"
+    ),
+    r"passphrase must be set": "the stack's passphrase is missing; set PULUMI_CONFIG_PASSPHRASE",
+}
+"""What to do, by a pattern of the engine's words (3.259 and 3.276)."""
 
 _STATE_VERSION = 3
 """Form of an exported state (apitype.DeploymentSchemaVersionCurrent, 3.259)."""
@@ -33,6 +42,10 @@ _STATE_VERSION = 3
 
 class PulumiError(pulumi.RunError):
     """The pulumi command failed, or can't be run; the message says what to do."""
+
+
+class DriftError(PulumiError):
+    """What runs differs from the program."""
 
 
 @dataclass(frozen=True)
@@ -87,16 +100,18 @@ class Pulumi:
         done = self._call(["stack", "--non-interactive"])
         if not done.returncode:
             return
-        answer = done.stderr.strip()
+        answer = _errors(done.stderr)
         if _UNKNOWN_STACK in answer:
             raise PulumiError(
-                f"the back end has no stack {self.stack}. Which one it is: pulumi whoami -v. If it "
-                f"is the right one, and the environment is new: "
-                f"pulumi stack init --no-select {self.stack}"
+                f"the back end has no stack {self.stack}. Is it the right back end (pulumi whoami "
+                f"-v)? A new environment begins with: pulumi stack init --no-select {self.stack}"
             )
+        for pattern, remedy in _REMEDIES.items():
+            if re.search(pattern, answer):
+                raise PulumiError(f"{remedy}. The back end's own words: {answer}")
         raise PulumiError(
-            f"the back end can't be used: {answer.removeprefix('error: ')}. `pulumi login` says "
-            "where the state is (docs/state.md)"
+            f"the back end can't be used: {answer}. Is its address right (PULUMI_BACKEND_URL, or "
+            "what `pulumi login` was given)? docs/state.md"
         )
 
     def export(self) -> dict[str, Any]:
@@ -142,7 +157,9 @@ class Pulumi:
         held = locks(errors) if code else []
         if held:
             self.cancel(held)
-            code, _ = self._stream(words, environment)
+            code, errors = self._stream(words, environment)
+        if code and _CHANGES in errors:
+            raise DriftError("what runs differs from the program, see above")
         if code:
             raise PulumiError(f"pulumi {words[0]} failed, see above")
 
@@ -196,6 +213,12 @@ class Pulumi:
         return subprocess.run(  # noqa: S603 -- the pulumi command with our words
             [executable(), *words, *stack], capture_output=True, text=True, check=False
         )
+
+
+def _errors(output: str) -> str:
+    """What follows `error: `; the engine also tells how it logs in."""
+    parts = output.partition("error: ")
+    return " ".join((parts[2] or parts[0]).split()).rstrip(".")
 
 
 def _copy(source: IO[str], lines: list[str]) -> None:
