@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from components.cluster.streams import PortStream
 from components.monitoring.thresholds import CERTIFICATE_DAYS
-from operate.view import NoAnswerError, Object, SkippedError, at, place
+from operate.view import NoAnswerError, Object, SkippedError, place
 
 from .findings import Environment, Problem, Severity, error_unless, skip
 from .inside import authority, certificate, days_left, trusting, tunnel
@@ -26,9 +26,6 @@ class NoTlsError(NoAnswerError):
 
 Opening = Callable[[PortStream], Awaitable[None]]
 """What a protocol says before TLS begins."""
-
-_Shown = Object | ssl.SSLError | NoAnswerError | SkippedError
-"""A certificate, or why there is none."""
 
 
 async def _at_once(_: PortStream) -> None:
@@ -60,65 +57,55 @@ async def problems(
         text = f"the authority that {title}'s clients trust can't be read"
         return [Problem(text, _REFUSED)]
     problems = _authority_problems(environment, context)
-    client = _Client(context=context, port=port, name=name, opening=opening)
-    shown = await asyncio.gather(*(_shown(environment, pod, client) for pod in pods))
-    for pod, result in zip(pods, shown, strict=True):
-        problems += _judge(environment, title, pod, result)
+    client = _Client(title=title, context=context, port=port, name=name, opening=opening)
+    for shown in await asyncio.gather(*(_shown(environment, pod, client) for pod in pods)):
+        problems += shown
     causes = (server, "secrets.unchanged")
     return [dataclasses.replace(problem, causes=causes) for problem in problems]
 
 
 @dataclass(frozen=True)
 class _Client:
-    """How a client of this environment connects."""
+    """How a client of this environment connects to a server."""
 
+    title: str
     context: ssl.SSLContext
     port: int
     name: str
     opening: Opening
 
 
-async def _shown(environment: Environment, pod: Object, client: _Client) -> _Shown:
-    """The certificate that a pod shows, or why a client gets none."""
+async def _shown(environment: Environment, pod: Object, client: _Client) -> list[Problem]:
+    """What is wrong with the certificate that a pod shows, or why a client gets none."""
+    server = f"{client.title} (pod {pod['metadata']['name']})"
     try:
         async with tunnel(environment.view, *place(pod), client.port) as connection:
             await client.opening(connection)
-            return await certificate(connection, client.context, client.name)
-    except (ssl.SSLError, NoAnswerError, SkippedError) as error:
-        return error
-
-
-def _judge(environment: Environment, title: str, pod: Object, shown: _Shown) -> list[Problem]:
-    server = f"{title} (pod {pod['metadata']['name']})"
-    if isinstance(shown, SkippedError):
-        return [skip(str(shown))]
-    if isinstance(shown, NoTlsError):
-        text = f"{server} offers no TLS, and its clients ask for it"
-        return [Problem(text, _REFUSED)]
-    if isinstance(shown, NoAnswerError):
+            shown = await certificate(connection, client.context, client.name)
+    except SkippedError as error:
+        return [skip(str(error))]
+    except NoTlsError:
+        return [Problem(f"{server} offers no TLS, and its clients ask for it", _REFUSED)]
+    except NoAnswerError as error:
         # Why it does not answer is for the checks of its pods to tell.
-        return [skip(f"{server} shows no certificate: {shown}")]
-    if isinstance(shown, ssl.SSLCertVerificationError):
-        text = f"{server} shows a certificate that its clients refuse: {shown.verify_message}"
+        return [skip(f"{server} shows no certificate: {error}")]
+    except ssl.SSLCertVerificationError as error:
+        text = f"{server} shows a certificate that its clients refuse: {error.verify_message}"
         # A rotation gives the servers their new certificate before the stores learn its authority.
         severity = error_unless(changing=moved(environment.view, pod, _ROTATION_SECONDS))
         return [Problem(text, _REFUSED, severity=severity)]
-    if isinstance(shown, ssl.SSLError):
+    except ssl.SSLError:
         return [skip(f"{server} does not complete a TLS handshake")]
     return _ending(environment, f"the certificate of {server}", shown)
 
 
 def _authority_problems(environment: Environment, context: ssl.SSLContext) -> list[Problem]:
     """The current authority is the newest; the one before it may have ended."""
-    newest: Object | None = None
-    for entry in context.get_ca_certs():
-        if newest is None or _end(entry) > _end(newest):
-            newest = entry
-    return _ending(environment, "the certificate of the authority", newest) if newest else []
-
-
-def _end(entry: Object) -> float:
-    return ssl.cert_time_to_seconds(str(at(entry, "notAfter")))
+    authorities: list[Object] = [*context.get_ca_certs()]
+    authorities.sort(key=lambda entry: ssl.cert_time_to_seconds(str(entry["notAfter"])))
+    if not authorities:
+        return []
+    return _ending(environment, "the certificate of the authority", authorities[-1])
 
 
 def _ending(environment: Environment, what: str, shown: Object) -> list[Problem]:

@@ -187,32 +187,18 @@ def _blind(check: Check, environment: Environment, error: Exception) -> Problem:
     """Why a check could not look."""
     if isinstance(error, SkippedError):
         return skip(str(error))
-    if isinstance(error, NotServedError):
-        return Problem(
-            f"{check.description}: {error}",
-            "custom-resource-missing",
-            environment.make("refresh"),
-            causes=("cluster.kinds", "cluster.reachable"),
-        )
-    if isinstance(error, ForbiddenError):
-        return Problem(
-            f"{check.description}: {error}",
-            "rights-missing",
-            "kubectl apply -f deploy/rbac/doctor.yaml",
-            severity=Severity.UNKNOWN,
-            causes=("cluster.reachable",),
-        )
     reason = str(error) or f"no answer within {LAYER_PATIENCE:g} s"
-    severity, causes = Severity.UNKNOWN, ("cluster.reachable",)
-    if check.name == "cluster.reachable":
+    text, severity = f"{check.description}: {reason}", Severity.UNKNOWN
+    causes: tuple[str, ...] = ("cluster.reachable",)
+    page, remedy = "cluster-unreachable", f"{environment.kubectl} version"
+    if isinstance(error, NotServedError):
+        page, remedy = "custom-resource-missing", environment.make("refresh")
+        severity, causes = Severity.ERROR, ("cluster.kinds", *causes)
+    elif isinstance(error, ForbiddenError):
+        page, remedy = "rights-missing", "kubectl apply -f deploy/rbac/doctor.yaml"
+    elif check.name == "cluster.reachable":
         severity, causes = Severity.ERROR, ()
-    return Problem(
-        f"{check.description}: {reason}",
-        "cluster-unreachable",
-        f"{environment.kubectl} version",
-        severity=severity,
-        causes=causes,
-    )
+    return Problem(text, page, remedy, severity=severity, causes=causes)
 
 
 def _severities(problems: Sequence[Problem]) -> set[Severity]:
