@@ -7,7 +7,7 @@ from operate.view import ForbiddenError, NotServedError, Object, place, resource
 
 from . import drift
 from .drift import Change
-from .findings import Check, Environment, Problem, Severity, skip
+from .findings import CLUSTER, Check, Environment, Problem, Severity, skip
 from .last_update import last_update, pending
 
 _LEADS_USERS = frozenset({"Service", "Ingress", "HTTPRoute"})
@@ -60,7 +60,7 @@ def unchanged(name: str, *kinds: str) -> Check:
                     yield problem
 
     description = "nobody has changed what the program declares"
-    return Check(name, description, ("cluster.reachable", "cluster.namespaces"), look)
+    return Check(name, description, CLUSTER, look)
 
 
 async def as_declared(environment: Environment, kinds: Sequence[str]) -> AsyncIterator[Problem]:

@@ -10,6 +10,9 @@ from operate.view import View
 
 RUNBOOK = "docs/runbook.md"
 
+CLUSTER = ("cluster.reachable", "cluster.namespaces")
+"""What every check of an object in a namespace depends on."""
+
 
 class Severity(StrEnum):
     """How much a finding matters."""

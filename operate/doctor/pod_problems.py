@@ -23,7 +23,7 @@ from operate.view import (
     place,
 )
 
-from .findings import Environment, Problem, Severity, error_unless
+from .findings import CLUSTER, Environment, Problem, Severity, error_unless
 
 GRACE = 180.0
 """Seconds in which a pod may start, or stop, before that is a finding."""
@@ -52,7 +52,7 @@ _STARTED = {"running", "terminated"}
 
 _REFUSALS = {"FailedCreate", "ReplicaSetCreateError"}
 
-_FROM_THE_CLUSTER = ("cluster.reachable", "cluster.namespaces", "cluster.nodes")
+_FROM_THE_CLUSTER = (*CLUSTER, "cluster.nodes")
 """What explains a fault that no server of the environment can cause."""
 
 
@@ -138,12 +138,12 @@ async def deployment_problems(
     if replicas == 0:
         text = f"{workload.title}: Deployment {name} is scaled to 0"
         remedy = environment.kubectl_in(namespace, f"scale deployment {name} --replicas=1")
-        return [Problem(text, page, remedy, causes=_FROM_THE_CLUSTER[:2])]
+        return [Problem(text, page, remedy, causes=CLUSTER)]
     problems = await pod_problems(environment, workload)
     if not problems and not at(deployment, "status", "availableReplicas"):
         text = f"{workload.title}: none of its {replicas} pods is available"
         remedy = environment.kubectl_in(namespace, f"describe deployment {name}")
-        problems = [Problem(text, page, remedy, causes=_FROM_THE_CLUSTER[:2])]
+        problems = [Problem(text, page, remedy, causes=CLUSTER)]
     return problems
 
 

@@ -10,7 +10,15 @@ from components.program.inventory import NAME
 from components.settings.types import amount
 from operate.doctor.as_declared import actual, as_declared
 from operate.doctor.endpoints import Served, any_ready, endpoints, pods_behind, served
-from operate.doctor.findings import Checks, Environment, Problem, Severity, error_unless, skip
+from operate.doctor.findings import (
+    CLUSTER,
+    Checks,
+    Environment,
+    Problem,
+    Severity,
+    error_unless,
+    skip,
+)
 from operate.doctor.inside import output
 from operate.doctor.last_update import inventory, last_update, pending
 from operate.doctor.pod_problems import GRACE, container_runs, last_seen, pods_of
@@ -34,9 +42,6 @@ from .postgres_cluster import instances
 CHECKS = Checks()
 
 check = CHECKS.check
-
-CLUSTER = ("cluster.reachable", "cluster.namespaces")
-"""What every check of an object in a namespace depends on."""
 
 _GRANTED = "deploy/rbac/doctor.yaml grants it"
 

@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from components.network.flows import CONTROLLER, PGO, REDIS_OPERATOR
 from operate.declared import HelmInstall
 from operate.doctor.as_declared import actual, by_hand, missing
-from operate.doctor.findings import Checks, Environment, Problem, skip
+from operate.doctor.findings import CLUSTER, Checks, Environment, Problem, skip
 from operate.doctor.last_update import last_update, pending
 from operate.doctor.pod_problems import Workload, deployment_problems
 from operate.view import ForbiddenError, Object, at, listed, mapped
-
-from .cluster import CLUSTER
 
 CHECKS = Checks()
 

@@ -11,13 +11,12 @@ from components.monitoring.thresholds import LAG_BYTES
 from components.network.flows import POOLER
 from operate.doctor import as_declared, certificates
 from operate.doctor.endpoints import unnamed
-from operate.doctor.findings import Checks, Environment, Problem, Severity, error_unless
+from operate.doctor.findings import CLUSTER, Checks, Environment, Problem, Severity, error_unless
 from operate.doctor.last_update import last_update
 from operate.doctor.pod_problems import GRACE, Workload, moved, pod_problems, pods_of, ready
 from operate.view import Object, age, at, condition, labelled, listed, mapped, names, written
 
 from . import postgres_inside, postgres_volumes
-from .cluster import CLUSTER
 from .postgres_cluster import (
     LABEL,
     LEADERS,

@@ -16,7 +16,15 @@ from components.redis.component import MASTER
 from components.settings.types import amount
 from operate.doctor import as_declared
 from operate.doctor.endpoints import unnamed
-from operate.doctor.findings import Checks, Environment, Problem, Severity, error_unless, skip
+from operate.doctor.findings import (
+    CLUSTER,
+    Checks,
+    Environment,
+    Problem,
+    Severity,
+    error_unless,
+    skip,
+)
 from operate.doctor.inside import tunnel
 from operate.doctor.last_update import last_update
 from operate.doctor.pod_problems import (
@@ -44,8 +52,6 @@ from operate.view import (
     place,
     written,
 )
-
-from .cluster import CLUSTER
 
 CHECKS = Checks()
 

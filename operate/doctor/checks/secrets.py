@@ -5,11 +5,10 @@ from collections.abc import AsyncIterator
 
 from components.cluster.waits import synced
 from operate.doctor import as_declared
-from operate.doctor.findings import Checks, Environment, Problem, error_unless
+from operate.doctor.findings import CLUSTER, Checks, Environment, Problem, error_unless
 from operate.doctor.pod_problems import GRACE, last_seen
 from operate.view import Object, age, at, condition, mapped, place, written
 
-from .cluster import CLUSTER
 from .vault import restarted
 
 CHECKS = Checks()

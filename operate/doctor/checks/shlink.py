@@ -7,7 +7,15 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from components.network.flows import GEOLITE, SERVER, SHLINK, WEB_CLIENT
 from operate.doctor import as_declared, drift
 from operate.doctor.endpoints import any_ready, endpoints
-from operate.doctor.findings import Checks, Environment, Problem, Severity, error_unless, skip
+from operate.doctor.findings import (
+    CLUSTER,
+    Checks,
+    Environment,
+    Problem,
+    Severity,
+    error_unless,
+    skip,
+)
 from operate.doctor.last_update import last_update
 from operate.doctor.pod_problems import GRACE, Workload, deployment_problems, pod_problems
 from operate.view import (
@@ -25,7 +33,6 @@ from operate.view import (
 )
 
 from . import postgres_inside
-from .cluster import CLUSTER
 from .postgres_cluster import restoring
 
 CHECKS = Checks()

@@ -11,7 +11,7 @@ from components.vault.server import is_active
 from operate.doctor import certificates
 from operate.doctor.as_declared import by_hand
 from operate.doctor.endpoints import unnamed
-from operate.doctor.findings import Checks, Environment, Problem, Severity, error_unless
+from operate.doctor.findings import CLUSTER, Checks, Environment, Problem, Severity, error_unless
 from operate.doctor.pod_problems import (
     GRACE,
     Workload,
@@ -25,7 +25,6 @@ from operate.doctor.pod_problems import (
 from operate.view import LookError, Object, age, at, condition, labels_of, listed, mapped, place
 
 from . import vault_login
-from .cluster import CLUSTER
 
 CHECKS = Checks()
 
