@@ -142,6 +142,22 @@ MUTANTS = [
         ["tests/test_doctor.py", "-k", "own_role_skips"],
     ),
     Mutant(
+        "doctor takes a webhook without a pod for one that answers",
+        [Change("operate/doctor/checks/cluster.py", "if not any_ready(entries):", "if False:")],
+        ["tests/test_doctor.py", "-k", "webhook_without_a_ready_pod"],
+    ),
+    Mutant(
+        "a question of rights that nobody answers counts as a missing right",
+        [
+            Change(
+                "operate/view.py",
+                "if reply.status >= HTTPStatus.BAD_REQUEST:\n            # An",
+                "if False:\n            # An",
+            )
+        ],
+        ["tests/test_doctor.py", "-k", "refuses_a_question_of_rights"],
+    ),
+    Mutant(
         "doctor accepts a server's certificate whoever signed it",
         [
             Change(
