@@ -68,10 +68,6 @@ class Reply:
         return cast("Mapping[str, Any]", body) if isinstance(body, dict) else {}
 
 
-def _now() -> datetime:
-    return datetime.now(tz=UTC)
-
-
 @dataclass
 class View:
     """One look at a cluster. Every list is read once, however many checks ask for it."""
@@ -80,7 +76,7 @@ class View:
     """A kr8s client, as `ClusterAccess.client` returns it."""
     patience: float = PATIENCE
     """Seconds that one answer may take."""
-    now: datetime = field(default_factory=_now)
+    now: datetime = field(default_factory=lambda: datetime.now(tz=UTC))
     """When the look began; every age is measured from it."""
     _reads: dict[tuple[str, ...], "asyncio.Task[Any]"] = field(
         default_factory=dict["tuple[str, ...]", "asyncio.Task[Any]"], repr=False
@@ -115,7 +111,7 @@ class View:
         Raises NoAnswerError or ForbiddenError; other refusals are the caller's to read.
         """
         key = ("GET", resource, namespace)
-        return await self.once(key, lambda: self._get(resource, namespace, patience))
+        return await self.once(key, lambda: self._call("GET", resource, namespace, patience))
 
     async def once(self, key: tuple[str, ...], ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """The answer to a question that several checks ask, and that is asked once in this look."""
@@ -165,9 +161,6 @@ class View:
         except Exception as error:  # noqa: BLE001
             reason = str(error) or type(error).__name__
             raise NoAnswerError(f"no answer from {what}: {reason}") from None
-
-    async def _get(self, resource: str, namespace: str, patience: float | None) -> Reply:
-        return await self._call("GET", resource, namespace, patience)
 
     async def _call(
         self, method: str, resource: str, namespace: str, patience: float | None, **more: Any

@@ -48,7 +48,7 @@ def login(access: ClusterAccess) -> Login:
 
 
 def test_a_path_with_files_relative_to_it(tmp_path: Path) -> None:
-    (tmp_path / "ca.crt").write_text(made().read("authority"))
+    (tmp_path / "ca.crt").write_text(f"# Autorité\n{made().read('authority')}")
     (tmp_path / "token").write_text("one\n")
     (tmp_path / "config").write_text(
         config({"server": "https://c", "certificate-authority": "ca.crt"}, {"tokenFile": "token"})

@@ -158,7 +158,7 @@ def _tls(cluster: Entry, user: Entry) -> ssl.SSLContext:
             context = httpx.create_ssl_context()
         else:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            context.load_verify_locations(cadata=authority.decode(errors="replace"))
+            context.load_verify_locations(cadata=authority.decode("ascii", errors="ignore"))
         if certificate and key:
             with _piped(certificate) as certificate_path, _piped(key) as key_path:
                 # A password, or OpenSSL would ask a person for the one of an encrypted key.
