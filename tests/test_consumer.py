@@ -3,6 +3,7 @@
 # ruff: noqa: S603 -- a command of the test itself
 import json
 import logging
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,10 @@ from components.outputs import Outputs, parse
 from offline import stacks
 from offline.record import ROOT, plain, record
 from offline.record import run as record_run
+from tests.conftest import Program
+from tests.flow_table import NAMESPACE_LABELS
+from tests.netpol import End, allowed
+from tests.test_network import SHLINK_POD, policies_of
 
 FOLDER = ROOT / "examples" / "consumer"
 CONFIGURATION = {
@@ -100,26 +105,20 @@ def test_the_job_uses_what_the_stack_says(consumer: Any, promised: dict[str, Any
         "customSlug": "1.4.2",
         "findIfExists": True,
     }
-    for policy in ("from-release-links", "release-links"):
-        spec = provider.resources[f"NetworkPolicy {policy}"]["spec"]
-        (rule,) = (*spec.get("ingress", []), *spec.get("egress", []))
-        assert [port["port"] for port in rule["ports"]] == [8081]
 
 
-def test_its_policies_open_the_way_between_its_pod_and_shlinks(
-    consumer: Any, promised: dict[str, Any]
+def test_shlinks_stack_opens_the_way_for_it_as_the_example_says(
+    consumer: Any, promised: dict[str, Any], program: Program
 ) -> None:
-    """Into Shlink's namespace and out of its own, for these pods alone."""
+    """Out of its pod and into Shlink's, with no policy of its own."""
     resources = consumer(promised).resources
+    assert [name for name in resources if name.startswith("NetworkPolicy")] == []
     labels = resources["Job release-link"]["spec"]["template"]["metadata"]["labels"]
-    shlink = record("dev", *stacks.configuration(ROOT, "dev")).one("Deployment", "shlink")
-    server = shlink.inputs["spec"]["template"]["metadata"]["labels"]
-    into = resources["NetworkPolicy from-release-links"]["spec"]
-    out = resources["NetworkPolicy release-links"]["spec"]
-    assert into["podSelector"]["matchLabels"].items() <= server.items()
-    assert into["ingress"][0]["from"] == [{"podSelector": {"matchLabels": labels}}]
-    assert out["podSelector"]["matchLabels"] == labels
-    assert out["egress"][0]["to"][0]["podSelector"]["matchLabels"].items() <= server.items()
+    (setting,) = re.findall("(?m)^#   shlink:app: (.*)$", (FOLDER / "__main__.py").read_text())
+    rules = policies_of(program(app=yaml.safe_load(setting)))
+    job: End = ("shlink", labels)
+    assert allowed(rules, NAMESPACE_LABELS, job, SHLINK_POD, 8080)
+    assert not allowed(rules, NAMESPACE_LABELS, job, SHLINK_POD, 2112)
 
 
 def test_its_pod_passes_pod_security_restricted(consumer: Any, promised: dict[str, Any]) -> None:

@@ -92,8 +92,13 @@ def test_amazons_load_balancer_asks_for_health_and_takes_https(program: Program)
     assert annotations[f"{prefix}healthcheck-path"] == "/s/rest/health"
     assert annotations[f"{prefix}listen-ports"] == '[{"HTTP": 80}, {"HTTPS": 443}]'
     assert annotations[f"{prefix}ssl-redirect"] == "443"
-    # What the file says comes before the default, which is internet-facing.
     assert annotations[f"{prefix}scheme"] == "internal"
+
+
+def test_amazons_load_balancer_is_open_to_the_internet_by_nobodys_oversight(fault: Fault) -> None:
+    route = {"type": "ingress", "className": "alb", "controllerAddresses": ["10.0.0.0/24"]}
+    message = fault(app={"domain": "s.example.org", "route": route})
+    assert "alb.ingress.kubernetes.io/scheme is missing" in message
 
 
 def test_googles_ingress_has_the_annotation_in_place_of_the_class(program: Program) -> None:

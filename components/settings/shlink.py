@@ -60,6 +60,10 @@ EnvironmentText = Annotated[
 ]
 
 
+ALB = "alb.ingress.kubernetes.io/"
+"""Begins what Amazon's controller reads:
+https://kubernetes-sigs.github.io/aws-load-balancer-controller/latest/guide/ingress/annotations/"""
+
 GKE_CLASSES = ("gce", "gce-internal")
 """Of Google's controller. It ignores `ingressClassName` and reads the older annotation."""
 
@@ -151,13 +155,24 @@ class Ingress(Route):
             return route
         return {"controllerAddresses": [*GOOGLE_ADDRESSES], **route}
 
+    @model_validator(mode="after")
+    def _seen_from_where_it_is_meant(self) -> Self:
+        """Amazon's controller makes it internal by default, and replaces it for another scheme."""
+        scheme = f"{ALB}scheme"
+        if self.class_name == "alb" and scheme not in self.annotations:
+            raise ValueError(
+                f"annotations: {scheme} is missing, with className alb; allowed: internet-facing, "
+                "or internal for the VPC alone"
+            )
+        return self
+
     @property
     def encrypted(self) -> bool:
         """Whether it is known to take https."""
         return bool(
             self.tls_secret
             or self.tls_secrets
-            or "alb.ingress.kubernetes.io/certificate-arn" in self.annotations
+            or f"{ALB}certificate-arn" in self.annotations
             or "networking.gke.io/managed-certificates" in self.annotations
         )
 

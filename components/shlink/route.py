@@ -16,6 +16,7 @@ from pulumi_kubernetes import core, meta, networking
 from .. import ports
 from ..network.flows import ANYWHERE, SERVER
 from ..settings.shlink import (
+    ALB,
     GKE_CLASSES,
     GOOGLE_ADDRESSES,
     GatewayRoute,
@@ -34,9 +35,6 @@ from .crds import (
 )
 
 _NO_WAIT = "pulumi.com/skipAwait"
-
-_ALB = "alb.ingress.kubernetes.io/"
-"""https://kubernetes-sigs.github.io/aws-load-balancer-controller/latest/guide/ingress/annotations/"""
 
 
 @dataclass(frozen=True)
@@ -255,11 +253,10 @@ def _annotations(settings: Ingress, app: ShlinkSettings) -> dict[str, str]:
         listeners: list[dict[str, int]] = [{"HTTP": ports.HTTP}]
         if app.https:
             listeners.append({"HTTPS": ports.HTTPS})
-            own[f"{_ALB}ssl-redirect"] = str(ports.HTTPS)
-        own[f"{_ALB}healthcheck-path"] = _health_path(app)
-        own[f"{_ALB}target-type"] = "ip"
-        own[f"{_ALB}listen-ports"] = json.dumps(listeners)
-        own[f"{_ALB}scheme"] = "internet-facing"
+            own[f"{ALB}ssl-redirect"] = str(ports.HTTPS)
+        own[f"{ALB}healthcheck-path"] = _health_path(app)
+        own[f"{ALB}target-type"] = "ip"
+        own[f"{ALB}listen-ports"] = json.dumps(listeners)
     return {**own, **settings.annotations}
 
 

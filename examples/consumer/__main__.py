@@ -8,11 +8,10 @@ name.
 """
 
 import json
-from urllib.parse import urlsplit
 
 import pulumi
 import pulumi_kubernetes as kubernetes
-from pulumi_kubernetes import batch, core, meta, networking
+from pulumi_kubernetes import batch, core, meta
 
 import shlink_outputs
 
@@ -34,46 +33,9 @@ cluster = kubernetes.Provider(
 opts = pulumi.ResourceOptions(provider=cluster)
 
 # A Secret can't be used from another namespace: the Job runs where the API key is. That namespace
-# denies by default, and policies add up, so these two open the way from the Job to Shlink and
-# nothing besides.
+# denies by default, and Shlink's stack names these pods among its clients, which opens the way:
+#   shlink:app: {clients: [{namespace: shlink, labels: {app.kubernetes.io/name: release-links}}]}
 namespace = shlink.apply(lambda known: known.api_key.namespace)
-server = meta.v1.LabelSelectorArgs(match_labels={"app.kubernetes.io/name": "shlink"})
-job = meta.v1.LabelSelectorArgs(match_labels=LABELS)
-ports = [
-    networking.v1.NetworkPolicyPortArgs(
-        protocol="TCP", port=shlink.apply(lambda known: urlsplit(known.internal_url).port or 80)
-    )
-]
-policies = [
-    networking.v1.NetworkPolicy(
-        "from-release-links",
-        metadata=meta.v1.ObjectMetaArgs(name="shlink-from-release-links", namespace=namespace),
-        spec=networking.v1.NetworkPolicySpecArgs(
-            pod_selector=server,
-            policy_types=["Ingress"],
-            ingress=[
-                networking.v1.NetworkPolicyIngressRuleArgs(
-                    from_=[networking.v1.NetworkPolicyPeerArgs(pod_selector=job)], ports=ports
-                )
-            ],
-        ),
-        opts=opts,
-    ),
-    networking.v1.NetworkPolicy(
-        "release-links",
-        metadata=meta.v1.ObjectMetaArgs(name="release-links", namespace=namespace),
-        spec=networking.v1.NetworkPolicySpecArgs(
-            pod_selector=job,
-            policy_types=["Egress"],
-            egress=[
-                networking.v1.NetworkPolicyEgressRuleArgs(
-                    to=[networking.v1.NetworkPolicyPeerArgs(pod_selector=server)], ports=ports
-                )
-            ],
-        ),
-        opts=opts,
-    ),
-]
 
 link = json.dumps({"longUrl": config.require("notes"), "customSlug": release, "findIfExists": True})
 batch.v1.Job(
@@ -127,6 +89,6 @@ batch.v1.Job(
             ),
         ),
     ),
-    opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=policies)),
+    opts=opts,
 )
 pulumi.export("short_url", shlink.apply(lambda known: f"{known.external_url}/{release}"))
