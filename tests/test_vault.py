@@ -526,6 +526,7 @@ def test_openbao_takes_the_audit_device_and_a_storage_that_stays() -> None:
     configuration = _configuration("docker.io/openbao/openbao:2.6.2")
     assert configuration["unsafe_allow_api_audit_creation"] is True
     assert configuration["storage"] == {"raft": {"path": "/vault/data"}}
+    assert "disable_mlock" not in configuration
     assert "unsafe_allow_api_audit_creation" not in _configuration(pins.VAULT_IMAGE)
 
 

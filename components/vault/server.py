@@ -229,6 +229,7 @@ def server_configuration(release: str, args: VaultArgs) -> dict[str, Any]:
     }
     _allow_unauthenticated_root(configuration, args.image)
     if ImageReference.parse(args.image).is_openbao:
+        del configuration["disable_mlock"]  # unknown to it
         configuration["unsafe_allow_api_audit_creation"] = True  # the program's audit device
         # It loses `file` with 2.7.
         configuration["storage"] = {"raft": {"path": "/vault/data"}}
