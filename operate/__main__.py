@@ -57,6 +57,9 @@ def main(arguments: Sequence[str]) -> int:
     except pulumi.RunError as error:
         sys.stderr.write(f"error: {error}\n")
         return ILL if isinstance(error, DriftError) else BLIND
+    except ConnectionError as error:
+        sys.stderr.write(f"error: {error}; see: make doctor STACK={options.stack}\n")
+        return BLIND
     except (KeyboardInterrupt, asyncio.CancelledError):
         sys.stderr.write("interrupted\n")
         return INTERRUPTED

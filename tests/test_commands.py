@@ -192,3 +192,20 @@ def test_json_is_all_that_is_printed(capsys: pytest.CaptureFixture[str]) -> None
     """Of an environment without a cluster, too."""
     assert command.main(["doctor", "dev", "--json"]) == command.BLIND
     assert json.loads(capsys.readouterr().out)["findings"][0]["check"] == "cluster.reachable"
+
+
+def test_a_cluster_that_does_not_answer_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Port 0 is nobody's."""
+    kubeconfig = tmp_path / "config"
+    context = {"name": "kind-shlink", "context": {"cluster": "c", "user": "u"}}
+    content = {
+        "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:0"}}],
+        "contexts": [context],
+        "users": [{"name": "u", "user": {"token": "t"}}],
+    }
+    kubeconfig.write_text(json.dumps(content))
+    assert command.main(["rights", "dev", "--kubeconfig", str(kubeconfig)]) == command.BLIND
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: no connection to http://127.0.0.1:0")

@@ -395,7 +395,7 @@ def test_a_failure_from_outside_sends_nobody_to_doctor(
     monkeypatch.setattr(command, "smoke", answer)
     monkeypatch.setattr("socket.getaddrinfo", addresses("198.51.100.9"))
     assert command.main(["smoke", "dev", "--outside"]) == 1
-    printed = capsys.readouterr().out
+    printed = " ".join(capsys.readouterr().out.split())
     assert "localhost resolves to 198.51.100.9. If `make smoke STACK=dev` works" in printed
     assert "doctor" not in printed
 
