@@ -175,7 +175,7 @@ def test_the_set_up_says_in_one_line_why_it_stopped(
     done = set_up("sh", "-c", command_text, cache=cache)
     assert done.returncode == 1
     _, line = done.stderr.splitlines()
-    assert line.startswith(f"error: set-up of the parts: {reason}")
+    assert line.startswith(f"error: set-up stopped: {reason}")
 
 
 def test_each_command_of_the_program_has_a_target(capsys: pytest.CaptureFixture[str]) -> None:
