@@ -126,9 +126,10 @@ def test_the_network_lets_the_fork_work(fork: Recording) -> None:
     assert flows.REDIS_OPERATOR.labels.items() <= labels.items()
 
 
-def test_an_archived_operator_gets_no_label(dev: Recording) -> None:
+def test_an_archived_operator_gets_no_label() -> None:
     """Another label would be a change for nothing."""
-    assert "labels" not in manifest(dev, "RedisFailover", "shlink-redis")["metadata"]
+    defaults = configurations.recording("defaults")
+    assert "labels" not in manifest(defaults, "RedisFailover", "shlink-redis")["metadata"]
 
 
 def test_external_secrets_looks_after_one_namespace_and_asks_for_no_ones_token(
@@ -199,9 +200,9 @@ def test_a_chart_comes_from_a_registry_a_repository_or_a_folder(  # noqa: PLR091
 
 @pytest.mark.parametrize(("key", "kind", "name", "released"), CHARTS)
 def test_the_default_source_of_a_chart_is_its_pin(
-    dev: Recording, key: str, kind: str, name: str, released: str
+    key: str, kind: str, name: str, released: str
 ) -> None:
-    inputs = manifest(dev, kind, name)
+    inputs = manifest(configurations.recording("defaults"), kind, name)
     repository = getattr(Charts(), to_snake(key)).repository
     assert repository in (inputs["chart"], inputs.get("repositoryOpts", {}).get("repo"))
     assert inputs["name"] == released
