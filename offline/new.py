@@ -18,7 +18,7 @@ from components.settings.environment import parse
 from offline import stacks
 from offline.record import ROOT
 
-MARK = re.compile(r"CHANGE-ME[\w-]*")
+MARK = re.compile(r"(?i)CHANGE-ME[\w-]*")
 
 _ALWAYS = re.compile(r"^ *(?:kubernetes:context|domain): (?P<value>[^\s#{}]+)")
 

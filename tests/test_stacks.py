@@ -62,6 +62,20 @@ def test_prod_stops_before_it_touches_a_cluster_while_something_is_not_set() -> 
     assert parse(*stacks.configuration(ROOT, "prod"))[0].context.startswith("CHANGE-ME")
 
 
+def test_one_message_lists_all_that_is_to_be_changed_in_prod(prod: Recording) -> None:
+    (message,) = [text for text in prod.messages if "CHANGE-ME" in text]
+    for key in (
+        "kubernetes:context",
+        "shlink:app.domain",
+        "shlink:app.route.name",
+        "shlink:app.route.namespace",
+        "shlink:app.route.controllerNamespace",
+        "shlink:vault.seal.kmsKeyId",
+        "shlink:vault.serviceAccountAnnotations.eks",
+    ):
+        assert key in message
+
+
 def test_no_secret_is_written_in_a_stack_file() -> None:
     for stack in stacks.names(ROOT):
         text = (ROOT / f"Pulumi.{stack}.yaml").read_text()

@@ -374,6 +374,8 @@ def load() -> tuple[Cluster, Settings]:
     cluster, settings = parse(values, secrets)
     for doubt in doubts(cluster, settings, secrets):
         pulumi.log.warn(doubt)
+    if left := configuration.left_to_change(values):
+        pulumi.log.warn(f"CHANGE-ME is to be replaced before `make up`, in {', '.join(left)}")
     return cluster, settings
 
 

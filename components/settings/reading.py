@@ -115,7 +115,7 @@ def validated(
                 faults += reader.explain(fault).splitlines()
         except RecursionError:
             faults.append(f"{name}: is nested too deeply")
-    faults += _left_to_change(values)
+    faults += _still_to_change(values)
     if faults:
         raise SettingsError(faults)
     return tuple(instances)
@@ -191,16 +191,35 @@ def _foreign(key: str, models: Mapping[str, type[Model]]) -> list[str]:
     return []
 
 
-def _left_to_change(values: Mapping[str, Any]) -> list[str]:
+def left_to_change(values: Mapping[str, Any]) -> list[str]:
+    """The keys below which a placeholder stands still."""
+    left: list[str] = []
+    for key, value in values.items():
+        if key.partition(":")[0] in ("shlink", "kubernetes"):
+            left += _marked(key, opened(value))
+    return left
+
+
+def _marked(key: str, value: Any) -> list[str]:
+    if isinstance(value, Mapping):
+        items = [(f"{key}.{name}", item) for name, item in cast("Mapping[str, Any]", value).items()]
+    elif isinstance(value, list):
+        items = [(f"{key}.{number}", item) for number, item in enumerate(cast("list[Any]", value))]
+    else:
+        # Names of Kubernetes have small letters only.
+        return [_cut(key)] if "change-me" in str(value).lower() else []
+    left: list[str] = []
+    for path, item in items:
+        left += _marked(path, item)
+    return left
+
+
+def _still_to_change(values: Mapping[str, Any]) -> list[str]:
     """Placeholders in a file that is otherwise in use."""
-    mark = "CHANGE-ME"
-    if mark in str(values.get("kubernetes:context", "")):
+    left = left_to_change(values)
+    if "kubernetes:context" in left:
         return []  # nothing can be reached yet, and the offline preview shows what would be
-    return [
-        f"{_cut(key)}: still has {mark} in it; set it, or remove it"
-        for key, value in values.items()
-        if mark in str(value) and key.partition(":")[0] in ("shlink", "kubernetes")
-    ]
+    return [f"{key}: still has CHANGE-ME in it; set it, or remove it" for key in left]
 
 
 def _properties(model: type[Model]) -> list[str]:

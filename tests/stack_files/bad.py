@@ -794,10 +794,10 @@ COMBINATIONS: Sequence[Case] = (
     ("shlink:redis: {mode: cluster}", "redis: `mode: cluster` is not possible"),
     ("shlink:redis: none", "redis: must be a map of keys"),
     ("shlink:redis: {mode: }", "redis: `mode` must be one word; allowed: mode: external"),
-    ("shlink:app: {domain: CHANGE-ME}", "shlink:app: still has CHANGE-ME in it"),
+    ("shlink:app: {domain: CHANGE-ME}", "shlink:app.domain: still has CHANGE-ME in it"),
     (
         "shlink:vault: {mode: ha, seal: {type: awskms, region: r, kmsKeyId: alias/CHANGE-ME}}",
-        "shlink:vault: still has CHANGE-ME in it",
+        "shlink:vault.seal.kmsKeyId: still has CHANGE-ME in it",
     ),
 )
 
