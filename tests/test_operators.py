@@ -146,6 +146,8 @@ def test_external_secrets_looks_after_one_namespace_and_asks_for_no_ones_token(
     for key, value in values.items():
         assert value is False or not key.startswith("processCluster"), key
     assert values["installCRDs"] is True
+    # Deleted CRDs take every ExternalSecret of the cluster along, other environments' too.
+    assert values["crds"]["annotations"] == {"helm.sh/resource-policy": "keep"}
     # Nothing waits for the webhook, and its cert controller would read every Secret of the cluster.
     assert values["webhook"]["create"] is values["certController"]["create"] is False
 
@@ -338,8 +340,8 @@ def test_each_consumer_has_a_controller_of_its_own(two_consumers: Recording) -> 
         assert values["serviceAccount"]["name"] == name
 
 
-def test_the_crds_have_one_owner_that_is_deleted_last(two_consumers: Recording) -> None:
-    """Helm deletes the CRDs, and so every ExternalSecret, with the release that owns them."""
+def test_the_crds_have_one_owner_that_comes_first(two_consumers: Recording) -> None:
+    """Helm refuses a second release that declares the same CRDs."""
     owners = {
         release.name: release.inputs["values"]["installCRDs"]
         for release in two_consumers.of_kind("Release")

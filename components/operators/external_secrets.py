@@ -31,8 +31,8 @@ class ExternalSecretsArgs(OperatorArgs):
     """Helm's name for it, and with it the name of its ServiceAccount, Roles and lease. Must contain
     `external-secrets`, or the chart puts that behind it. Another one for a second consumer."""
     crds: OperatorResources = ()
-    """The release that owns the CRDs; empty: this one does. One release of a cluster may own them;
-    when it is removed, the CRDs and every ExternalSecret of the cluster go with it."""
+    """The release that owns the CRDs; empty: this one does. One release of a cluster may own them,
+    and its removal leaves them there: they are the whole cluster's."""
 
 
 class ExternalSecretsOperator(pulumi.ComponentResource):
@@ -54,7 +54,7 @@ class ExternalSecretsOperator(pulumi.ComponentResource):
     ) -> None:
         super().__init__("shlink:operators:ExternalSecretsOperator", name, None, opts)
         self.account = args.release
-        # A controller does not start without the CRDs, and must end before they go.
+        # A controller does not start without the CRDs.
         release = helm_release(
             parent=self,
             name=name,
@@ -104,6 +104,8 @@ def _external_secrets_values(args: ExternalSecretsArgs) -> dict[str, Any]:
         "crds": {
             **{f"create{kind}": False for kind in _UNUSED_CRDS},
             "conversion": {"enabled": False},
+            # Deleted CRDs would take every ExternalSecret of the cluster along, other people's too.
+            "annotations": {"helm.sh/resource-policy": "keep"},
         },
         # The webhook only repeats what the CRDs' schemas and the controller's own conditions say,
         # and its cert controller reads every Secret of the cluster for it (docs/decisions/).

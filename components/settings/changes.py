@@ -246,9 +246,9 @@ _RULES: Mapping[str, Rule] = {
     ),
     "operators.externalSecrets.install": Rule(
         _switched_off,
-        "the release takes its CRDs along, and with them every ExternalSecret of the whole cluster "
-        "and the Secrets made from them",
-        f"let another release of the chart adopt the CRDs first: {_DOCS}",
+        "a release of 0.1 takes its CRDs along, and with them every ExternalSecret of the whole "
+        "cluster and the Secrets made from them; without a controller none is synced",
+        f"mark the CRDs to stay, and install another release of the chart: {_DOCS}",
     ),
     SECRETS_NAMESPACE: Rule(
         lambda before, after: (before, after) == (OWN, "external-secrets"),

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import re
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 
 from components.cluster.forward import local_port
 from components.network.flows import EXTERNAL_SECRETS, POSTGRES, VAULT
@@ -143,7 +143,9 @@ def _named_classes(environment: Environment) -> set[str | None]:
 )
 async def _owners(environment: Environment) -> AsyncIterator[Problem]:
     """The operators' kinds that are there already belong to this environment's own releases."""
-    own = await _own_releases(environment)
+    namespaces = await environment.view.objects("v1/namespaces")
+    own = _own_releases(environment, namespaces)
+    occupied = {namespace["metadata"]["name"] for namespace in namespaces}
     installed = {install.name for install in environment.declared.operators}
     # By the chart's name: what exists, and the namespace of who owns it.
     foreign: dict[str, list[str]] = {}
@@ -157,6 +159,9 @@ async def _owners(environment: Environment) -> AsyncIterator[Problem]:
         owner = notes.get("meta.helm.sh/release-name")
         home = str(notes.get("meta.helm.sh/release-namespace", ""))
         if release is None or release not in installed or (owner, home) in own:
+            continue
+        if (owner, home) == (_SECRETS, EXTERNAL_SECRETS) and home not in occupied:
+            # An environment that was destroyed left its CRDs; Helm takes them over by these names.
             continue
         if owner is None and release != _SECRETS:
             # Helm notes no owner on the CRDs of a chart's crds/ folder.
@@ -183,10 +188,10 @@ def _note(texts: dict[str, list[str]], key: str, text: str) -> None:
         texts[key].append(text)
 
 
-async def _own_releases(environment: Environment) -> set[tuple[str, str]]:
+def _own_releases(environment: Environment, namespaces: Iterable[Object]) -> set[tuple[str, str]]:
     """The operators' releases in namespaces that bear this stack's mark: name and namespace."""
     own: set[tuple[str, str]] = set()
-    for namespace in await environment.view.objects("v1/namespaces"):
+    for namespace in namespaces:
         owner = _owner(namespace)
         if owner is not None and _is_own(environment, owner):
             own |= {(release, namespace["metadata"]["name"]) for release in _HELM.values()}
