@@ -386,7 +386,7 @@ def _nodes(world: World) -> None:
 
 def _peers(world: World) -> None:
     """The cluster's DNS, and the namespaces of the cluster itself, of gateways and monitoring."""
-    for name in ("kube-system", "envoy-gateway-system", "monitoring"):
+    for name in ("kube-system", "change-me", "monitoring"):
         world.objects.append(
             {
                 "apiVersion": "v1",
