@@ -21,11 +21,17 @@ LAYERS = {
 
 
 def layer(recording: Recording, kind: str) -> set[str]:
-    """The URNs of a component and its children, without random values: those exist at once."""
+    """The URNs of a component and its children.
+
+    Without random values, which exist at once, and without what ends a rotation of Redis after
+    Shlink.
+    """
     return {
         urn
         for urn, resource in recording.resources.items()
-        if kind in urn and not resource.type.startswith(("random:", "tls:"))
+        if kind in urn
+        and not resource.type.startswith(("random:", "tls:"))
+        and resource.kind != "RedisFailoverPatch"
     }
 
 
