@@ -10,6 +10,7 @@ import shlex
 from collections.abc import AsyncIterator
 from functools import cache
 from typing import Any
+from unittest import mock
 
 import httpx
 import kr8s
@@ -18,6 +19,7 @@ from rich.console import Console
 
 from components.cluster.access import ClusterAccess
 from components.settings.environment import parse
+from offline import stacks
 from offline.record import ROOT
 from operate import __main__ as command
 from operate.declared import Declared, declared, of_recording
@@ -991,14 +993,9 @@ def test_doctor_reads_each_list_once() -> None:
 def test_an_encrypted_kubeconfig_is_asked_for(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    environment = stack("dev")
-    cluster = environment.cluster.model_copy(update={"kubeconfig": "encrypted"})
-    changed = dataclasses.replace(environment, cluster=cluster)
-
-    def unchanged(_: str) -> Declared:
-        return changed
-
-    monkeypatch.setattr("operate.declared.declared", unchanged)
+    values = {"kubernetes:context": "lab", "kubernetes:kubeconfig": stacks.PLACEHOLDER}
+    encrypted = mock.Mock(return_value=(values, frozenset({"kubernetes:kubeconfig"})))
+    monkeypatch.setattr("operate.declared.stacks.configuration", encrypted)
     assert command.main(["doctor", "dev"]) == BLIND
     assert "--kubeconfig ~/.kube/config" in capsys.readouterr().err
 

@@ -150,6 +150,7 @@ _WITHOUT_PODS = frozenset(
         "BackendConfig",
         "CiliumNetworkPolicy",
         "HealthCheckPolicy",
+        "RedisFailoverPatch",
         "ClusterRole",
         "ClusterRoleBinding",
         "ConfigMap",

@@ -275,7 +275,7 @@ def server_transform(args: ServerTransformArgs) -> pulumi.ResourceTransform:
         _annotate(item.props, {"pulumi.com/waitFor": "jsonpath={.metadata.uid}"})
         if item.type_ == _SERVICE:
             service: Any = item.props["spec"]
-            selector: dict[str, str] = service["selector"]
+            selector: dict[str, str] = service.get("selector", {})
             if "vault-active" in selector:
                 selector[active_label(args.image)] = selector.pop("vault-active")
             return pulumi.ResourceTransformResult(props=item.props, opts=item.opts)

@@ -21,8 +21,8 @@ _VARIABLE = "SHLINK_TEST_IMAGE"
 
 LINKS = """Short code,Domain,Long URL,Title,Tags,Created,Valid until,Max visits
 abc,,https://example.org/1,"A; ""B"" ",a|b,2024-01-01T00:00:00+00:00,2030-01-01T00:00:00+00:00,5
-abd,go.example.org,https://example.org/2,,,,,
-abd,go.example.org,https://example.org/3,,,,,
+xyz,go.example.org,https://example.org/2,,,,,
+xyz,go.example.org,https://example.org/3,,,,,
 a/b,,https://example.org/4,,,,,
 bad,,no URL,,,,,
 here,,https://example.org/here,,,,,
@@ -114,13 +114,13 @@ def test_links_come_once_and_what_does_not_come_is_told(
     assert "links: 8 read, 3 came, 1 were here already" in first
     assert "links: 8 read, 0 came, 4 were here already" in second
     assert stored == again
-    assert "1: the source has this short code twice (abd)" in first
+    assert "1: the source has this short code twice (xyz)" in first
     assert "1: Shlink's importer would change the short code" in first
     assert "1: its short code is taken by a link to another URL (taken)" in first
     assert "1: Provided data is not valid (bad)" in first
     abc = (None, 'A; "B"', "2024-01-01 00:00:00", "2030-01-01 00:00:00", 5)
     assert stored["abc"] == abc
-    assert stored["abd"][0] == "go.example.org"
+    assert stored["xyz"][0] == "go.example.org"
     assert stored["own"][0] is None, "the default domain is stored as none"
 
 
