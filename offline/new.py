@@ -15,10 +15,9 @@ from rich.prompt import Prompt
 
 from components.settings import stack_file
 from components.settings.environment import parse
+from components.settings.reading import TO_CHANGE
 from offline import stacks
 from offline.record import ROOT
-
-MARK = re.compile(r"(?i)CHANGE-ME[\w-]*")
 
 _ALWAYS = re.compile(r"^ *(?:kubernetes:context|domain): (?P<value>[^\s#{}]+)")
 
@@ -40,9 +39,9 @@ def filled(text: str, ask: Ask) -> str:
         value, comment_sign, comment = line.partition(" #")
         if line.lstrip().startswith("#"):
             value, comment_sign, comment = "", "", line
-        for mark in MARK.findall(value):
+        for mark in TO_CHANGE.findall(value):
             value = value.replace(mark, ask(value.strip(), None), 1)
-        if (plain := _ALWAYS.match(value)) and not MARK.search(line):
+        if (plain := _ALWAYS.match(value)) and not TO_CHANGE.search(line):
             start, end = plain.span("value")
             value = value[:start] + ask(value.strip(), plain["value"]) + value[end:]
         lines.append(value + comment_sign + comment)

@@ -6,10 +6,12 @@ and says why, 130 it was interrupted.
 
 import argparse
 import asyncio
+import contextlib
 import dataclasses
 import json
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -222,7 +224,7 @@ def _restore_drill(options: Options) -> int:
     )
     outcome = asyncio.run(drill.choose(options.repository))
     _agree(environment, asyncio.run(drill.announcement(outcome)))
-    asyncio.run(restore_drill.interruptible(drill.run(outcome)))
+    asyncio.run(_interruptible(drill.run(outcome)))
     if options.json:
         _print({"stack": options.stack, "ok": outcome.ok, **dataclasses.asdict(outcome)})
     else:
@@ -237,7 +239,7 @@ def _import_links(options: Options) -> int:
     ownership.check_by_stack(reached, environment)
     _agree(environment, f"Imports from {options.origin or options.source}, for hours if need be")
     run = import_links.Importing(reached, _say)
-    asyncio.run(restore_drill.interruptible(run.run(plan.job, plan.needs())))
+    asyncio.run(_interruptible(run.run(plan.job, plan.needs())))
     return HEALTHY if run.complete else ILL
 
 
@@ -249,6 +251,16 @@ def _export_links(options: Options) -> int:
 
 def _environment(options: Options) -> Declared:
     return connectable(options.stack, options.kubeconfig)
+
+
+async def _interruptible(work: Coroutine[Any, Any, None]) -> None:
+    """Run it so that SIGTERM and SIGHUP, too, end it by its own `finally`."""
+    task = asyncio.ensure_future(work)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        with contextlib.suppress(NotImplementedError):
+            loop.add_signal_handler(number, task.cancel)
+    await task
 
 
 def _agree(environment: Declared, announcement: str) -> None:

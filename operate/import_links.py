@@ -9,6 +9,7 @@ and is not imported twice. It needs deploy/rbac/import-links.yaml.
 import argparse
 import asyncio
 import base64
+import contextlib
 import copy
 import csv
 import getpass
@@ -18,7 +19,6 @@ import ipaddress
 import json
 import socket
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -29,7 +29,8 @@ from urllib.parse import urlsplit
 import pulumi
 
 from components import scripts
-from components.cluster.access import ClusterAccess, answer, read
+from components.cluster.access import AnswerError, ClusterAccess, answer, pods, read
+from components.cluster.polling import poll
 from components.network.flows import MIGRATION, SHLINK
 from components.program import identity
 
@@ -196,9 +197,9 @@ def job(
     environment: Declared, number: int, variables: Mapping[str, str], hours: float
 ) -> dict[str, Any]:
     """The Job: the migration's pod with another command. `number`: of the CSV's pieces."""
-    migration = environment.named("Job", "shlink-migration")
+    migration = environment.named("Job", MIGRATION.name)
     if migration is None:
-        raise ImportLinksError("this stack declares no Job shlink-migration to take the pod from")
+        raise ImportLinksError(f"this stack declares no Job {MIGRATION.name} to take the pod from")
     pod = copy.deepcopy(cast("dict[str, Any]", migration["spec"]["template"]["spec"]))
     (container,) = pod["containers"]
     plain = {
@@ -285,10 +286,8 @@ class Importing:
             item = await read(api, "jobs.v1.batch", SHLINK, NAME)
             if item is None:
                 raise ImportLinksError(f"somebody deleted Job {NAME}")
-            query = {"labelSelector": f"job-name={NAME}"}
-            status, text = await answer(api, "GET", "v1", SHLINK, "pods", params=query)
-            if status == HTTPStatus.OK:
-                for pod in listed(json.loads(text), "items"):
+            with contextlib.suppress(AnswerError):
+                for pod in await pods(api, SHLINK, f"job-name={NAME}"):
                     await self._look(api, pod)
             for entry in listed(item, "status", "conditions"):
                 if entry["type"] in ("Complete", "Failed") and entry["status"] == "True":
@@ -318,16 +317,17 @@ class Importing:
     async def _remove(self, api: Any) -> None:
         options = {"propagationPolicy": "Foreground"}
         await answer(api, "DELETE", "batch/v1", SHLINK, f"jobs/{NAME}", params=options)
-        deadline = time.monotonic() + _REMOVAL_SECONDS
-        while time.monotonic() < deadline:
-            if await read(api, "jobs.v1.batch", SHLINK, NAME) is None:
-                self._tell("the Job, its policy and its Secrets are removed")
-                return
-            await asyncio.sleep(INTERVAL)
-        raise ImportLinksError(
-            f"Job {NAME} is not gone after {_REMOVAL_SECONDS:g} s, and Secret {NAME} may hold the "
-            f"credential. Look: {self._cluster.kubectl} -n {SHLINK} get jobs,pods,secrets"
-        )
+
+        async def look() -> str:
+            job = await read(api, "jobs.v1.batch", SHLINK, NAME)
+            return "" if job is None else NAME
+
+        if await poll(look, _REMOVAL_SECONDS, INTERVAL):
+            raise ImportLinksError(
+                f"Job {NAME} is not gone after {_REMOVAL_SECONDS:g} s, and Secret {NAME} may hold "
+                f"the credential. Look: {self._cluster.kubectl} -n {SHLINK} get jobs,pods,secrets"
+            )
+        self._tell("the Job, its policy and its Secrets are removed")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -28,7 +28,7 @@ def test_the_new_file_is_one_that_the_program_takes(root: Path, like: str) -> No
     path = new.write(root, "staging", like, answer)
     text = path.read_text()
     values = [line.split(" #")[0] for line in text.splitlines() if "#" not in line.lstrip()[:1]]
-    assert not any(new.MARK.search(line) for line in values)
+    assert not any(new.TO_CHANGE.search(line) for line in values)
     assert "domain: s.example.org" in text
     assert stacks.configuration(root, "staging")[0]["kubernetes:context"]
     lines = (root / f"Pulumi.{like}.yaml").read_text().splitlines()

@@ -22,6 +22,9 @@ from .types import EXPECTED, Model, Refused
 
 _ROOT = Path(__file__).parents[2]
 
+TO_CHANGE = re.compile(r"(?i)CHANGE-ME[\w-]*")
+"""A placeholder of a stack's file; names of Kubernetes have small letters only."""
+
 _CUT = 60
 """Characters of a value that a message shows."""
 
@@ -206,8 +209,7 @@ def _marked(key: str, value: Any) -> list[str]:
     elif isinstance(value, list):
         items = [(f"{key}.{number}", item) for number, item in enumerate(cast("list[Any]", value))]
     else:
-        # Names of Kubernetes have small letters only.
-        return [_cut(key)] if "change-me" in str(value).lower() else []
+        return [_cut(key)] if TO_CHANGE.search(str(value)) else []
     left: list[str] = []
     for path, item in items:
         left += _marked(path, item)

@@ -17,6 +17,7 @@ from components.vault import component as vault
 from operate.ownership import PROJECT
 from operate.view import ForbiddenError, Object, mapped, place, plural
 
+from .checks import cluster
 from .checks.operators import SETTINGS
 from .findings import Checks, Environment, Problem, Severity
 
@@ -51,13 +52,7 @@ _SECRETS_OBJECTS = (
 """What the chart of External Secrets makes by default outside of its namespace (2.9.0)."""
 
 
-@check("cluster.reachable", "the API server answers")
-async def _reachable(environment: Environment) -> AsyncIterator[Problem]:
-    reply = await environment.view.reply("/version")
-    if "gitVersion" not in reply.fields:
-        context = environment.declared.cluster.context
-        text = f"what answers at context {context} is no API server (status {reply.status})"
-        yield Problem(text, "cluster-unreachable", f"{environment.kubectl} version")
+check("cluster.reachable", "the API server answers")(cluster.reachable)
 
 
 @check("cluster.version", "Kubernetes is new enough", after=("cluster.reachable",))

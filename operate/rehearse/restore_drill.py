@@ -7,12 +7,10 @@ It needs deploy/rbac/restore-drill.yaml.
 """
 
 import argparse
-import asyncio
 import contextlib
 import re
-import signal
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -395,16 +393,6 @@ def shown(outcome: Outcome) -> list[str]:
     ]
     lines += [f"FAIL {fault}" for fault in outcome.faults]
     return lines
-
-
-async def interruptible(work: Coroutine[Any, Any, None]) -> None:
-    """Run it so that SIGTERM and SIGHUP, too, end it by its own `finally`."""
-    task = asyncio.ensure_future(work)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        with contextlib.suppress(NotImplementedError):
-            loop.add_signal_handler(number, task.cancel)
-    await task
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

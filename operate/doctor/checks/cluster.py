@@ -71,7 +71,8 @@ _POD_SECURITY = "pod-security.kubernetes.io/enforce"
 
 
 @check("cluster.reachable", "the API server answers")
-async def _reachable(environment: Environment) -> AsyncIterator[Problem]:
+async def reachable(environment: Environment) -> AsyncIterator[Problem]:
+    """Whether what answers is an API server."""
     reply = await environment.view.reply("/version")
     if "gitVersion" not in reply.fields:
         context = environment.declared.cluster.context
